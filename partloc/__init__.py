@@ -1,0 +1,1 @@
+"""partloc: where does a part belong in a whole 3D model, from one image of each."""
