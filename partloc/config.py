@@ -83,6 +83,7 @@ class ModelConfig(Group):
     cross_attention_dim: Count = 384
     cross_attention_heads: Count = 6
     mlp_hidden_dim: Count = 512
+    match_dim: Annotated[int, Field(ge=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
@@ -122,6 +123,7 @@ class TrainConfig(Group):
     grad_clip: Positive = 1.0
     w_trans: NonNegative = 1.0
     w_scale: NonNegative = 1.0
+    scale_loss: Literal["log", "plain"] = "log"
     twin_aware: bool = True
     use_amp: bool = True
     use_gradient_checkpointing: bool = True

@@ -1,0 +1,254 @@
+"""The encoder: DINOv2 vision transformers by timm, faithful to the official code.
+
+Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, and for
+the register variants Darcet et al., "Vision Transformers Need Registers", 2023.
+
+Shapes: B batch, S image side in pixels, G = S // 14 patches a side, N = G * G patches, D width,
+M patches a side of the position table in a file of weights (37 in the published ones).
+"""
+
+import math
+import pickle
+import struct
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+PATCH_SIZE = 14  # pixels
+
+TIMM_NAMES = {
+    "dinov2_vits14": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "vit_base_patch14_dinov2.lvd142m",
+    "dinov2_vitl14": "vit_large_patch14_dinov2.lvd142m",
+    "dinov2_vits14_reg": "vit_small_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2.lvd142m",
+}
+# Not a published size: the same class, small enough to train from scratch on a CPU.
+TINY = {"dinov2_vitt14": {"embed_dim": 192, "depth": 6, "num_heads": 3}}
+
+# What the readers raise for a file that is damaged or holds something else.
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+)
+
+
+class BackboneError(ValueError):
+    """Weights that cannot be had, or do not fit; says which and what to do."""
+
+
+class Backbone(nn.Module):
+    """A DINOv2 encoder for square images of one size, `image_size` pixels a side.
+
+    embed_dim: D. grid: G, e.g. 73 for 1024. num_blocks: transformer blocks.
+    """
+
+    def __init__(self, vit: VisionTransformer, image_size: int) -> None:
+        super().__init__()
+        self.vit = vit
+        self.image_size = image_size
+        self.grid = image_size // PATCH_SIZE
+        self.embed_dim = vit.embed_dim
+        self.num_blocks = len(vit.blocks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class token (B, D) and patch tokens (B, N, D), row by row, after the final norm.
+
+        images: (B, 3, S, S), normalised. Only the central 14 * G pixels a side are seen: 1022 of
+            1024. Register tokens are dropped.
+
+        Raises: ValueError for images of another size.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"the backbone expects images of shape (B, {', '.join(map(str, expected))}), "
+                f"found {tuple(images.shape)}"
+            )
+        side = PATCH_SIZE * self.grid
+        start = (self.image_size - side) // 2
+        central = images[..., start : start + side, start : start + side]  # (B, 3, 14G, 14G)
+        tokens = self.vit.forward_features(central)  # (B, 1 + registers + N, D)
+        return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        self.vit.set_grad_checkpointing(enable)
+
+
+def build_backbone(
+    name: str, image_size: int, pretrained: bool = False, weights: Path | str | None = None
+) -> Backbone:
+    """The encoder `name` of partloc.config.BACKBONES for images of `image_size` pixels a side.
+
+    weights: a local file in timm's or the official key layout (.pth or .safetensors); it goes
+        before `pretrained`, which lets timm download the published weights. With neither, the
+        weights are random, from torch's global generator.
+
+    Raises: BackboneError when the weights cannot be downloaded or do not fit the architecture;
+        FileNotFoundError when `weights` is not there.
+    """
+    vit = _make_vit(name, PATCH_SIZE * (image_size // PATCH_SIZE))
+    if weights is not None:
+        state = _read_state(Path(weights))
+        vit.load_state_dict(_fit_state(state, vit, f"{weights} for {name}"))
+    elif pretrained:
+        vit.load_state_dict(_fit_state(_download_state(name), vit, f"download for {name}"))
+    return Backbone(vit, image_size)
+
+
+def _make_vit(name: str, side: int) -> VisionTransformer:
+    """timm's model for square images of `side` pixels, a multiple of the patch size."""
+    if name not in TIMM_NAMES and name not in TINY:
+        known = ", ".join([*TINY, *TIMM_NAMES])
+        raise BackboneError(f"unknown backbone {name!r}; expected one of {known}")
+    timm_name = TIMM_NAMES.get(name, "vit_small_patch14_dinov2")
+    # timm's LayerScale starts at 1e-5, with which random blocks are nearly the identity and learn
+    # slowly; published weights bring their own values.
+    settings = {"img_size": side, "num_classes": 0, "init_values": 1.0, **TINY.get(name, {})}
+    vit = timm.create_model(timm_name, **settings)
+    fused = all(block.attn.fused_attn for block in vit.blocks)
+    assert fused, (
+        "timm's fused attention is off (TIMM_FUSED_ATTN=0?); without it 1024 px need 16 GB"
+    )
+    return vit
+
+
+def _download_state(name: str) -> dict[str, Tensor]:
+    """The published weights in timm's layout, from its place in the hub's cache or from the net.
+
+    Raises: BackboneError saying what else can be done.
+    """
+    if name not in TIMM_NAMES:
+        raise BackboneError(
+            f"there are no published weights for {name}; set model.pretrained: false (random "
+            "weights), or model.weights to a local file"
+        )
+    source = {"repo_id": f"timm/{TIMM_NAMES[name]}", "filename": "model.safetensors"}
+    try:
+        return _read_state(Path(hf_hub_download(**source, local_files_only=True)))
+    except LocalEntryNotFoundError:
+        pass  # not in the cache
+    try:
+        # One short question first: offline, the download itself keeps trying for most of a minute.
+        get_hf_file_metadata(hf_hub_url(**source), timeout=10)
+        return _read_state(Path(hf_hub_download(**source)))
+    except (OSError, HTTPError) as error:
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise BackboneError(
+            f"the weights of {name} could not be downloaded ({reason}); "
+            "set model.weights to a local file (timm's or the official dinov2 .pth), or "
+            "model.pretrained: false to start from random weights"
+        ) from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .pth or .safetensors file, taken out of `model` or `state_dict`.
+
+    Raises: FileNotFoundError; BackboneError when the file holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the encoder's weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        # Not torch's own text: it advises to load pickled code.
+        kind = type(error).__name__
+        raise BackboneError(
+            f"{path}: not a readable file of weights ({kind}); expected tensors by name"
+        ) from error
+    for container in ("model", "state_dict"):
+        if isinstance(state, dict) and container in state:
+            state = state[container]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise BackboneError(f"{path}: expected a state dict of tensors, found other things in it")
+    return state
+
+
+def _fit_state(state: dict[str, Tensor], vit: VisionTransformer, what: str) -> dict[str, Tensor]:
+    """The weights in timm's layout with the position table at the model's grid, all checked.
+
+    what: the file and the backbone's name, for errors. Raises: BackboneError.
+    """
+    state = _to_timm_layout(state, vit)
+    expected = vit.state_dict()
+    for key in sorted(expected.keys() & state.keys() - {"pos_embed"}):
+        if state[key].shape != expected[key].shape:
+            raise _misfit(what, key, state[key].shape, expected[key].shape)
+    for problem, keys in (
+        ("missing", expected.keys() - state.keys()),
+        ("unexpected", state.keys() - expected.keys()),
+    ):
+        if keys:
+            first, *others = sorted(keys)
+            more = f" and {len(others)} more" if others else ""
+            raise BackboneError(
+                f"{what}: {problem} key {first!r}{more}; are these weights of another architecture?"
+            )
+    state["pos_embed"] = _fit_pos_embed(state["pos_embed"], vit, what)
+    return state
+
+
+def _to_timm_layout(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
+    """A copy with timm's keys. Both layouts are equal but for the mask and the registers."""
+    state = {key: value for key, value in state.items() if key != "mask_token"}
+    if vit.num_reg_tokens and {"register_tokens", "pos_embed", "cls_token"} <= state.keys():
+        # timm's register models hold no position for the class token: it goes into the token.
+        table = state["pos_embed"]
+        state["reg_token"] = state.pop("register_tokens")
+        if table.ndim == 3 and table.shape[-1] == state["cls_token"].shape[-1]:
+            state["cls_token"] = state["cls_token"] + table[:, :1]
+        state["pos_embed"] = table[:, 1:]
+    return state
+
+
+def _fit_pos_embed(table: Tensor, vit: VisionTransformer, what: str) -> Tensor:
+    """(1, prefix + M * M, D) to (1, prefix + N, D), resized as the official code does it."""
+    grid = vit.patch_embed.grid_size[0]
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    old_grid = math.isqrt(max(table.shape[1] - prefix, 0)) if table.ndim == 3 else 0
+    if not old_grid or table.shape != (1, prefix + old_grid**2, vit.embed_dim):
+        raise _misfit(what, "pos_embed", table.shape, (1, f"{prefix} + n * n", vit.embed_dim))
+    if old_grid == grid:
+        return table
+    patches = table[:, prefix:].float().reshape(1, old_grid, old_grid, -1).permute(0, 3, 1, 2)
+    patches = _resize_table(patches, grid, registers=vit.num_reg_tokens > 0)  # (1, D, G, G)
+    assert patches.shape[2:] == (grid, grid)
+    return torch.cat([table[:, :prefix].float(), patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _resize_table(table: Tensor, grid: int, registers: bool) -> Tensor:
+    """(1, D, M, M) to (1, D, G, G), by the rule that each family of weights was published with.
+
+    Plain models: bicubic by a scale factor whose 0.1 shifts every sample a little. Register
+    models: bicubic to the exact size, antialiased, which uses another cubic even when enlarging.
+    """
+    if registers:
+        return interpolate(table, size=(grid, grid), mode="bicubic", antialias=True)
+    scale = (grid + 0.1) / table.shape[-1]
+    return interpolate(table, scale_factor=(scale, scale), mode="bicubic")
+
+
+def _misfit(what: str, key: str, found: tuple, expected: tuple) -> BackboneError:
+    found, expected = (f"({', '.join(map(str, shape))})" for shape in (found, expected))
+    return BackboneError(
+        f"{what}: {key} has shape {found}, expected {expected}; "
+        "are these weights of another size of model?"
+    )

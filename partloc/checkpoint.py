@@ -1,0 +1,177 @@
+"""Files that survive: the model that users get, and the state that an interrupted run goes on from.
+
+Every write goes to a neighbour with a fixed name, is flushed to the disk and then renamed, so a
+reader sees the old file or the new one, never a part.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from partloc.config import ModelConfig
+from partloc.data import Preprocessing
+from partloc.model import PartLocator
+
+KEPT_STATES = 2
+MODEL_FORMAT = "partloc-model-1"
+
+
+class CheckpointError(ValueError):
+    """A file that is not what it should be, or a folder that another process holds."""
+
+
+def save_atomically(path: Path, value: Any) -> None:
+    """torch.save through a handle: the bytes then do not depend on the file's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def load(path: Path) -> Any:
+    """Tensors and plain values only, on the CPU.
+
+    Raises: CheckpointError naming the file, for a missing, damaged or foreign one.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; train it (dvc repro) or pull it") from None
+    except Exception as error:  # torch raises many types for damaged files; all of them end here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
+
+
+def save_model(path: Path, model: PartLocator, info: dict[str, Any]) -> None:
+    """Write the model file: weights, architecture and preprocessing; nothing else is needed."""
+    content = {
+        "format": MODEL_FORMAT,
+        "model": model.config.model_dump(),
+        "preprocessing": asdict(model.preprocessing),
+        "weights": {key: value.cpu() for key, value in model.state_dict().items()},
+        "info": info,
+    }
+    save_atomically(path, content)
+
+
+def load_model(path: Path) -> PartLocator:
+    """Rebuild the network of a model file, in evaluation mode, on the CPU.
+
+    Raises: CheckpointError also when the file is a checkpoint of something else.
+    """
+    content = load(path)
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found != MODEL_FORMAT:
+        raise CheckpointError(f"{path}: expected a {MODEL_FORMAT} file, found format {found!r}")
+    # The weights are in the file, so none are looked for elsewhere.
+    config = ModelConfig(**content["model"] | {"pretrained": False, "weights": None})
+    model = PartLocator(config, Preprocessing(**content["preprocessing"]))
+    model.load_state_dict(content["weights"])
+    return model.eval()
+
+
+class RunFolder:
+    """Resumable state of one training run, keyed by what determines its result.
+
+    state-NNNN.pth (last two, each with a .sha256), best.pth, tensorboard/, lock, finished.
+    """
+
+    def __init__(self, root: Path, fingerprint: str) -> None:
+        self.path = root / fingerprint[:16]
+        self.tensorboard = self.path / "tensorboard"
+        self.best = self.path / "best.pth"
+        self._finished = self.path / "finished"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; a second trainer on the same state would corrupt both.
+
+        Raises: CheckpointError naming the process that holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise CheckpointError(
+                    f"{self.path}: another training (process {file.read().strip() or '?'}) works "
+                    "on the same configuration and data; wait for it or stop it, then run again"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @property
+    def finished(self) -> bool:
+        return self._finished.exists()
+
+    def mark_finished(self) -> None:
+        self._finished.touch()
+
+    def write_note(self, name: str, text: str) -> None:
+        (self.path / name).write_text(text)
+
+    def read_note(self, name: str) -> str | None:
+        path = self.path / name
+        return path.read_text() if path.exists() else None
+
+    def clear(self) -> None:
+        """Drop all state but the lock: the next training starts afresh."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+    def save_state(self, epoch: int, state: dict[str, Any]) -> None:
+        """Write the state after `epoch` finished epochs and its hash; keep the last two."""
+        path = self.path / f"state-{epoch:04d}.pth"
+        save_atomically(path, state)
+        self._hash_file(path).write_text(_sha256(path))
+        for old in self._states()[:-KEPT_STATES]:
+            self._hash_file(old).unlink(missing_ok=True)
+            old.unlink()
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The newest undamaged state, or None; damaged ones are reported and passed over."""
+        for path in reversed(self._states()):
+            hash_file = self._hash_file(path)
+            if hash_file.exists() and hash_file.read_text() == _sha256(path):
+                return load(path)
+            print(f"warning: {path} is damaged; trying the state before", file=sys.stderr)
+        return None
+
+    def _states(self) -> list[Path]:
+        return sorted(self.path.glob("state-*.pth"), key=lambda path: int(path.stem[6:]))
+
+    @staticmethod
+    def _hash_file(path: Path) -> Path:
+        return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,219 @@
+"""The demo data set: procedural multi-part objects in the layout that users bring.
+
+    {out}/{model}/{model}-whole.png    the whole model
+    {out}/{model}/{model}-{part}.png   one part, normalised on its own, drawn as it stands
+    {out}/{model}/{model}-{part}.json  where it belongs: translation, rotation, scale
+
+The whole's box is centred at the origin with its longest side 1; so is each part's in its own
+picture, hence `whole_point = scale * part_point + translation`.
+
+Shapes: N points, M triangles.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from partloc import buildings, furniture, machines, robots, seats, vehicles
+from partloc.kit import Kit, Part
+from partloc.raster import rasterise
+from partloc.render import picture
+from partloc.shapes import Mesh
+
+DEMO_STREAM = 7  # this use of the seed, apart from all others
+VISIBLE_SIZE = 256  # pixels; a part's visibility is judged at this size, whatever is written
+MIN_VISIBLE = 40  # pixels of VISIBLE_SIZE squared; fewer and the part gets no sample
+MIN_SCALE = 0.03  # of the whole's longest side; smaller and the part gets no sample
+PART_LIMITS = (2, 12)  # parts with a sample, in a model
+ATTEMPTS = 100  # at drawing a model that keeps to the limits
+MARKER = ".partloc-demo"  # in a folder that this module made, and so may remove
+
+# A family, and the name that some of its models bear: other people's names are not tidy.
+FAMILIES: dict[str, tuple[Callable[[Kit], None], str]] = {
+    "table": (furniture.table, "küchentisch"),
+    "car": (vehicles.car, "voiture.décapotable"),
+    "robot-arm": (robots.robot_arm, "robot.v2"),
+    "chair": (seats.chair, "stuhl.groß"),
+    "aeroplane": (vehicles.aeroplane, "avión"),
+    "blocks": (machines.blocks, "klötze.3d"),
+    "bookcase": (furniture.bookcase, "bücherregal"),
+    "house": (buildings.house, "hütte.am-see"),
+    "engine": (machines.engine, "motor.1.6"),
+    "lamp": (furniture.lamp, "lámpara"),
+    "humanoid": (robots.humanoid, "roboter.größe-2"),
+    "truck": (vehicles.truck, "camión"),
+    "cabinet": (furniture.cabinet, "kommode.höhe-2"),
+    "gearbox": (machines.gearbox, "getriebe.ü2"),
+    "tower": (buildings.tower, "türmchen"),
+    "boat": (vehicles.boat, "båt"),
+    "desk": (furniture.desk, "bureau.équipé"),
+    "flange": (machines.flange, "flansch.dn50"),
+    "quadruped": (robots.quadruped, "hündin"),
+    "drone": (vehicles.drone, "drohne.für-zwei"),
+    "sofa": (seats.sofa, "canapé"),
+    "vessel": (machines.vessel, "cafetière"),
+    "windmill": (buildings.windmill, "windmühle"),
+    "bed": (seats.bed, "säng"),
+    "cart": (robots.cart, "wägelchen"),
+    "bench": (seats.bench, "bänk.2-sits"),
+}
+OTHER_NAME_EVERY = 4  # models, so that any small set has both kinds
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A model in the whole's frame: its box is centred at the origin, its longest side is 1.
+
+    visible: pixels of each part in the whole at VISIBLE_SIZE.
+    written: the parts that get a sample.
+    """
+
+    name: str
+    family: str
+    parts: list[Part]
+    visible: list[int]
+    written: list[Part]
+
+
+def write_demo(out_dir: Path, num_models: int, image_size: int, seed: int, workers: int) -> Counter:
+    """Render the data set into a fresh folder; the number of written parts by family.
+
+    workers: processes, 0 draws in this one. The bytes do not depend on it, and a model's do not
+    depend on how many others are drawn.
+
+    Raises: ValueError when `out_dir` holds something that this function did not write.
+    """
+    out_dir = Path(out_dir)
+    _claim(out_dir)
+    job = partial(write_model, out_dir, image_size, seed)
+    parts = Counter()
+    finished = _each(job, range(num_models), workers)
+    for family, count in tqdm(finished, "demo", num_models, unit="model", disable=None):
+        parts[family] += count
+    return parts
+
+
+def write_model(out_dir: Path, image_size: int, seed: int, number: int) -> tuple[str, int]:
+    """Draw one model and write its folder; its family and its number of written parts."""
+    model = draw_model(seed, number)
+    folder = out_dir / model.name
+    folder.mkdir()
+    triangles, colours, _ = scene(model.parts)
+    _write_png(folder / f"{model.name}-whole.png", picture(triangles, colours, image_size))
+    pictures: dict[int, np.ndarray] = {}  # equal parts share a mesh, and so a picture
+    for part in model.written:
+        stem = folder / f"{model.name}-{part.name}"
+        if id(part.mesh) not in pictures:
+            pictures[id(part.mesh)] = part_picture(part.mesh, image_size)
+        _write_png(Path(f"{stem}.png"), pictures[id(part.mesh)])
+        Path(f"{stem}.json").write_text(json.dumps(label(part)) + "\n", encoding="utf-8")
+    return model.family, len(model.written)
+
+
+def draw_model(seed: int, number: int) -> DemoModel:
+    """Model `number` of the set, drawn again until enough of its parts can be seen."""
+    rng = np.random.default_rng([seed, DEMO_STREAM, number])
+    family = list(FAMILIES)[number % len(FAMILIES)]
+    build, other_name = FAMILIES[family]
+    foreign = number % OTHER_NAME_EVERY == OTHER_NAME_EVERY - 1
+    name = f"{other_name if foreign else family}-{number:04d}"
+    least, most = PART_LIMITS
+    for _ in range(ATTEMPTS):
+        kit = Kit(rng, foreign)
+        build(kit)
+        parts = normalised(kit.turned())
+        visible = visible_pixels(parts)
+        written = [
+            part
+            for part, pixels in zip(parts, visible, strict=True)
+            if pixels >= MIN_VISIBLE and label(part)["scale"][0] >= MIN_SCALE
+        ]
+        if least <= len(written) <= most:
+            return DemoModel(name, family, parts, visible, written)
+    raise AssertionError(f"{name}: no drawing in {ATTEMPTS} shows {least} to {most} parts")
+
+
+def normalised(parts: list[Part]) -> list[Part]:
+    """The parts moved and scaled together, so that their common box fits the unit cube."""
+    boxes = [(part.mesh.box()[0] + part.at, part.mesh.box()[1] + part.at) for part in parts]
+    low = np.min([box[0] for box in boxes], axis=0)
+    high = np.max([box[1] for box in boxes], axis=0)
+    factor, centre = 1 / (high - low).max(), (low + high) / 2
+    meshes = {id(part.mesh): part.mesh.scaled(factor, factor, factor) for part in parts}
+    return [Part(p.name, meshes[id(p.mesh)], (p.at - centre) * factor) for p in parts]
+
+
+def label(part: Part) -> dict[str, list[float]]:
+    """What the part's JSON says; `part` stands in the whole's frame."""
+    low, high = part.mesh.box()
+    centre, longest = part.at + (low + high) / 2, (high - low).max()
+    return {
+        "translation": [round(float(c), 6) + 0.0 for c in centre],  # + 0.0 turns -0.0 into 0.0
+        "rotation": [1.0, 0.0, 0.0, 0.0],
+        "scale": [round(float(longest), 6)] * 3,
+    }
+
+
+def visible_pixels(parts: list[Part]) -> list[int]:
+    mask = part_mask(parts, VISIBLE_SIZE)
+    return np.bincount(mask[mask >= 0], minlength=len(parts)).tolist()
+
+
+def part_mask(parts: list[Part], size: int) -> np.ndarray:
+    """The number of the part seen at each pixel, (size, size) int, -1 on the ground."""
+    triangles, _, owner = scene(parts)
+    return np.append(owner, -1)[rasterise(triangles, size)]
+
+
+def scene(parts: list[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Triangles (M, 3, 3) in the whole's frame, their colours (M, 3), and their part's number."""
+    triangles = [(part.mesh.points + part.at)[part.mesh.triangles] for part in parts]
+    colours = [part.mesh.colours for part in parts]
+    owner = np.repeat(np.arange(len(parts)), [len(t) for t in triangles])
+    return np.concatenate(triangles), np.concatenate(colours), owner
+
+
+def part_picture(mesh: Mesh, image_size: int) -> np.ndarray:
+    """The mesh alone, its own box centred and its longest side 1; (image_size, image_size, 3)."""
+    low, high = mesh.box()
+    points = (mesh.points - (low + high) / 2) / (high - low).max()
+    return picture(points[mesh.triangles], mesh.colours, image_size)
+
+
+def _claim(out_dir: Path) -> None:
+    """Make an empty folder, in the place of an earlier demo if there is one."""
+    if out_dir.exists():
+        if not out_dir.is_dir():
+            raise ValueError(f"{out_dir}: is a file; expected a folder to write the demo into")
+        if (out_dir / MARKER).exists():
+            shutil.rmtree(out_dir)
+        elif any(out_dir.iterdir()):
+            raise ValueError(
+                f"{out_dir}: holds files but no {MARKER}, so it is not an earlier demo and stays "
+                "as it is; expected a new or an empty folder"
+            )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / MARKER).write_text("Written by stages/demo.py, which may remove this folder.\n")
+
+
+def _each(job: Callable, numbers: range, workers: int) -> Iterator:
+    """`job` of each number, in order, in this process or in others."""
+    if workers == 0:
+        yield from map(job, numbers)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(job, numbers, chunksize=4)
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    Image.fromarray(image).save(path, compress_level=6)

@@ -1,0 +1,192 @@
+"""How well the model answers on a split, sample by sample and in figures.
+
+Shapes: N samples of a table, K twins of a part.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from partloc.config import Config
+from partloc.data import PairDataset, PairTable, PlannedBatches, make_loader, plan_in_order
+from partloc.images import ImageError
+from partloc.metrics import (
+    constant_answer,
+    relative_scale_errors,
+    summarize,
+    translation_errors,
+    twin_translation_errors,
+)
+from partloc.model import PartLocator, Tokens
+from partloc.pose import PartPose
+from partloc.schedule import amp_dtype
+from partloc.split import SETS, read_manifest
+
+PAIRS_PER_BATCH = 8
+MAX_RECORDS = 500  # of a series for the plots; a chart with more says no more
+AXES = ("x", "y", "z", "scale")
+PIPELINE_MODEL = Path("models/best_model.pth")
+
+
+def results_of(output_dir: Path, split: str, checkpoint: Path) -> tuple[Path, Path]:
+    """Where the figures and the folder with tables and pictures go.
+
+    The pipeline's own places hold the test set under the pipeline's model, nothing else.
+    """
+    pipelines = checkpoint.resolve() == PIPELINE_MODEL.resolve()
+    if pipelines and split == "test":
+        return Path("metrics/evaluate.json"), output_dir / "evaluate"
+    folder = output_dir / f"evaluate-{split if pipelines else f'{split}-{checkpoint.stem}'}"
+    return folder / "evaluate.json", folder
+
+
+def read_split(output_dir: Path, name: str) -> pd.DataFrame:
+    """The table of one set.
+
+    Raises: FileNotFoundError or ValueError, saying what to do, if it is missing or empty.
+    """
+    path = output_dir / "split" / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; make it with `dvc repro split`")
+    table = read_manifest(path)
+    if table.empty:
+        raise ValueError(
+            f"{path}: the {name} set has no samples; raise data.{name}_ratio in params.yaml, "
+            f"or choose one of --split {', '.join(other for other in SETS if other != name)}"
+        )
+    return table
+
+
+def encode(model: PartLocator, images: Tensor) -> Tokens:
+    """(B, 3, H, W), normalised -> tokens in float32.
+
+    On a GPU the encoder runs in half precision; what reads the answer off the tokens does not,
+    since three significant digits would show in it.
+    """
+    dtype = amp_dtype(True, images.device)
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        tokens = model.encode(images)
+    return Tokens(*(field.float() for field in tokens))
+
+
+@torch.inference_mode()
+def predict_table(
+    model: PartLocator, table: PairTable, config: Config, device: torch.device
+) -> PartPose:
+    """The model's answer to each row of the table, in its order: (N, 3), (N, 1), on the CPU.
+
+    Batch by batch; of the images nothing is kept. Raises: ImageError for an unreadable one.
+    """
+    model = model.to(device).eval()
+    answer = PartPose(torch.empty(len(table), 3), torch.empty(len(table), 1))
+    batches = PlannedBatches(table)
+    batches.set_plan(0, plan_in_order(table, PAIRS_PER_BATCH))
+    dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
+    loader = make_loader(dataset, batches, config.machine.num_workers, device)
+    with tqdm(desc="evaluate", total=len(table), unit="pair", disable=None) as bar:
+        try:
+            for batch in loader:
+                moved = batch.to(device)
+                wholes = encode(model, moved.wholes).pick(moved.whole_of_part)
+                pose = model.locate(wholes, encode(model, moved.parts)).pose
+                answer.translation[batch.rows] = pose.translation.cpu()
+                answer.scale[batch.rows] = pose.scale.cpu()
+                bar.update(len(batch.rows))
+        except ImageError as error:
+            # A loader's worker wraps the message in its traceback; the last line is the message.
+            line = str(error).strip().splitlines()[-1]
+            raise ImageError(line.removeprefix("partloc.images.ImageError: ")) from None
+    return answer
+
+
+def evaluate(predicted: PartPose, table: PairTable, training: PairTable) -> dict[str, Any]:
+    """The content of metrics/evaluate.json: figures, the baseline's figures, series for plots."""
+    truth, twins = _truth(table)
+    training_poses = PartPose(training.translation, training.scale)
+    baseline = constant_answer(training_poses, len(table))
+    errors = {
+        "model": twin_translation_errors(predicted, twins),
+        "training_median": twin_translation_errors(baseline, twins),
+    }
+    return {
+        **summarize(predicted, truth, twins),
+        "baseline": summarize(baseline, truth, twins),
+        "n_samples": len(table),
+        "n_models": len(set(table.models)),
+        "points": _points(predicted, truth),
+        "errors": [
+            {name: values[row].item() for name, values in errors.items()}
+            for row in _spread_rows(len(table), MAX_RECORDS)
+        ],
+    }
+
+
+def _truth(table: PairTable) -> tuple[PartPose, PartPose]:
+    """The labelled poses (N, 3), (N, 1), and every twin's (N, K, 3), (N, K, 1)."""
+    return PartPose(table.translation, table.scale), table.twins(range(len(table)))
+
+
+def _points(predicted: PartPose, truth: PartPose) -> list[dict[str, Any]]:
+    """Predicted against true, a record for each axis of some rows: the parity plot."""
+    true, found = torch.cat(truth, 1), torch.cat(predicted, 1)  # (N, 4)
+    rows = _spread_rows(len(true), MAX_RECORDS // len(AXES))
+    return [
+        {"axis": axis, "true": true[row, i].item(), "predicted": found[row, i].item()}
+        for i, axis in enumerate(AXES)
+        for row in rows
+    ]
+
+
+def _spread_rows(count: int, most: int) -> list[int]:
+    """At most `most` of `count` rows, evenly spaced: no chance, and every model has its turn."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+
+
+def prediction_table(samples: pd.DataFrame, table: PairTable, predicted: PartPose) -> pd.DataFrame:
+    """Truth, answer and errors of each sample, sorted; `twins` counts the part's look-alikes."""
+    truth, twins = _truth(table)
+    answers = torch.cat(predicted, 1).numpy().astype(float)  # (N, 4)
+    columns = ["model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale"]
+    rows = samples[columns].reset_index(drop=True)
+    for i, name in enumerate(("tx", "ty", "tz", "scale")):
+        rows[f"predicted_{name}"] = answers[:, i]
+    errors = {
+        "translation_error": translation_errors(predicted, truth),
+        "twin_aware_error": twin_translation_errors(predicted, twins),
+        "relative_scale_error": relative_scale_errors(predicted, truth),
+    }
+    rows = rows.assign(**{name: values.numpy().astype(float) for name, values in errors.items()})
+    rows["twin_group"] = samples["twin_group"].to_numpy()
+    rows["twins"] = [len(group) - 1 for group in table.twin_rows]
+    return rows.sort_values(["model", "part"], ignore_index=True).round(6)
+
+
+def comparison(figures: dict[str, Any], split: str) -> str:
+    """For the terminal: the model's figures beside those of the constant answer."""
+    lines = [
+        f"{split}: {figures['n_samples']} samples of {figures['n_models']} models",
+        f"{'':34}{'model':>9}{'training median':>18}",
+    ]
+    for label, path, form in (
+        ("translation error, mean", "translation_error/mean", ".3f"),
+        ("  nearest twin, mean", "translation_error/twin_aware/mean", ".3f"),
+        ("  nearest twin, median", "translation_error/twin_aware/median", ".3f"),
+        ("  nearest twin, under 0.05", "translation_error/twin_aware/within_0.05", ".1%"),
+        ("relative scale error, mean", "scale_error/relative_mean", ".1%"),
+        ("relative scale error, median", "scale_error/relative_median", ".1%"),
+        ("  under 15 %", "scale_error/within_15pct", ".1%"),
+    ):
+        ours, theirs = _figure(figures, path), _figure(figures["baseline"], path)
+        lines.append(f"{label:34}{ours:>9{form}}{theirs:>18{form}}")
+    return "\n".join(lines)
+
+
+def _figure(figures: dict[str, Any], path: str) -> float:
+    for key in path.split("/"):
+        figures = figures[key]
+    return figures

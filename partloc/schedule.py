@@ -1,0 +1,51 @@
+"""How the weights move: AdamW in groups, warm-up and cosine, the precision of the arithmetic."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from partloc.config import TrainConfig
+from partloc.model import PartLocator
+
+
+def make_optimizer(model: PartLocator, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; no decay on norms, biases and tables; a lower rate for the backbone."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
+            groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * (config.backbone_lr_factor if in_backbone else 1),
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (in_backbone, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
+        ]
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, steps_per_epoch: int, config: TrainConfig
+) -> LambdaLR:
+    """Linear warm-up, then half a cosine to zero; counted in optimiser steps."""
+    total = steps_per_epoch * config.num_epochs
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def amp_dtype(use_amp: bool, device: torch.device) -> torch.dtype | None:
+    """bf16 where the GPU has it, else fp16; None (full precision) on a CPU or on request."""
+    if not use_amp or device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,100 @@
+"""The processes that train together, the device of each, and their generators of chance."""
+
+import os
+import random
+import resource
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train together; one process alone is a team of one."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everybody's value, by rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until everybody is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def led(self, hold: AbstractContextManager[None]) -> AbstractContextManager[None]:
+        """`hold` for the leading process, nothing for the others."""
+        return hold if self.leads else nullcontext()
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes a GPU when there is one. Raises: ValueError when `name` is not available."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"machine.device: {name}, but torch finds no CUDA device here")
+    return device
+
+
+def join_team(device_name: str) -> Team:
+    """Join the processes that torchrun started, or stand alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = choose_device(device_name)
+    if size == 1:
+        return Team(0, 1, device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Team(dist.get_rank(), size, device)
+
+
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """One seed for every generator; processes of a team draw apart."""
+    random.seed(seed + rank)
+    np.random.seed((seed + rank) % 2**32)
+    torch.manual_seed(seed + rank)
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory held so far: the device's, or the process's own on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    version, words, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(words), next_gauss],
+    }
+
+
+def restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, next_gauss = states["python"]
+    random.setstate((version, tuple(words), next_gauss))

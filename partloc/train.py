@@ -1,0 +1,281 @@
+"""The resumable training loop.
+
+What ends up in the weights is a function of configuration, split and seed: batches come from
+(seed, epoch), augmentation from (seed, epoch, rows), and the state of the remaining generators is
+saved with each epoch. A run that was interrupted therefore ends like one that was not.
+
+Shapes: P pairs of a batch.
+"""
+
+import math
+import sys
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from partloc.checkpoint import RunFolder, save_atomically
+from partloc.config import Config
+from partloc.data import (
+    Augmentation,
+    Batch,
+    PairDataset,
+    PairTable,
+    PlannedBatches,
+    make_loader,
+    plan_epoch,
+    plan_in_order,
+)
+from partloc.losses import LossParts, pose_loss, targets_of
+from partloc.metrics import summarize
+from partloc.model import PartLocator
+from partloc.pose import PartPose
+from partloc.schedule import amp_dtype, make_optimizer, make_schedule
+from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
+
+# Raise it when a change of the loop makes older states useless.
+STATE_FORMAT = 1
+
+
+class NonFiniteLoss(FloatingPointError):
+    """Training diverged; the state of the last finished epoch is kept."""
+
+
+class Trainer:
+    """Trains one model on one split; all that a resumed run needs is in `state` and back."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: PartLocator,
+        train_table: PairTable,
+        val_table: PairTable,
+        team: Team,
+    ) -> None:
+        self.config, self.team = config, team
+        self.model = model.to(team.device)
+        self.train_table, self.val_table = train_table, val_table
+        self.optimizer = make_optimizer(model, config.train)
+        steps = math.ceil(len(self._plan(0)) / config.train.accumulation_steps)
+        self.schedule = make_schedule(self.optimizer, steps, config.train)
+        self.dtype = amp_dtype(config.train.use_amp, team.device)
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.dtype == torch.float16)
+        self.epoch, self.history = 0, []
+        self.parallel = DistributedDataParallel(model) if team.size > 1 else model
+        self.train_batches = PlannedBatches(train_table, team.rank, team.size)
+        self.val_batches = PlannedBatches(val_table, team.rank, team.size)
+        self.train_loader = self._loader(self.train_batches, Augmentation(config.augment))
+        self.val_loader = self._loader(self.val_batches, None)
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        return plan_epoch(self.train_table, self.config.train, self.config.seed, epoch)
+
+    def _loader(self, batches: PlannedBatches, augmentation: Augmentation | None) -> Any:
+        config = self.config
+        dataset = PairDataset(
+            batches.table,
+            self.model.preprocessing,
+            config.data.max_image_pixels,
+            augmentation,
+            config.seed,
+        )
+        return make_loader(dataset, batches, config.machine.num_workers, self.team.device)
+
+    # -- one epoch -------------------------------------------------------------------------------
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the plan. Raises: NonFiniteLoss before the weights are touched by it."""
+        self.model.train()
+        plan = self._plan(self.epoch)
+        self.train_batches.set_plan(self.epoch, plan)
+        sums = torch.zeros(3)
+        every = self.config.train.accumulation_steps
+        bar = tqdm(
+            total=len(self.train_table),
+            desc=f"epoch {self.epoch + 1}/{self.config.train.num_epochs}",
+            unit="pair",
+            leave=False,
+            disable=None if self.team.leads else True,
+        )
+        with bar:
+            loader = iter(self.train_loader)
+            for start in range(0, len(plan), every):
+                window = plan[start : start + every]
+                pairs = sum(len(batch) for batch in window)
+                step_sums = self._accumulate(loader, window, pairs)
+                sums += step_sums
+                self._step(step_sums[0].item() / pairs)
+                bar.update(pairs)
+                bar.set_postfix(loss=f"{step_sums[0].item() / pairs:.3f}", refresh=False)
+        means = sums / len(self.train_table)
+        return dict(zip(("loss", "translation_loss", "scale_loss"), means.tolist(), strict=True))
+
+    def _accumulate(self, loader: Any, window: list[list[int]], pairs: int) -> Tensor:
+        """Add up the gradients of a window of batches, as if it were one batch of `pairs`.
+
+        Each loss is a sum over its pairs divided by the window's pairs, so short batches weigh
+        what they should; DDP takes the mean over processes, hence the factor `size`.
+        """
+        sums = torch.zeros(3)
+        for i, planned in enumerate(window):
+            share = self.train_batches.share_of(planned)
+            batch: Batch = next(loader).to(self.team.device)
+            last = i == len(window) - 1
+            wait = nullcontext() if last or self.team.size == 1 else self.parallel.no_sync()
+            with wait:
+                losses = self._losses(batch)
+                weight = self.team.size / pairs if share else 0.0
+                self.scaler.scale(losses.total.sum() * weight).backward()
+            if share:
+                sums += torch.stack([term.detach().sum() for term in losses]).cpu()
+        return sum(self.team.gather(sums))
+
+    def _losses(self, batch: Batch) -> LossParts:
+        with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
+            predicted = self.parallel(batch.wholes, batch.parts, batch.whole_of_part)
+        targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
+        return pose_loss(predicted.pose, targets, self.config.train)
+
+    def _step(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"epoch {self.epoch + 1}: the loss is {loss}; the state after epoch {self.epoch} "
+                "is kept. Try a lower train.learning_rate or train.use_amp: false"
+            )
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Losses and error figures on the validation set; empty without one."""
+        if not len(self.val_table):
+            return {}
+        self.model.eval()
+        plan = plan_in_order(self.val_table, self.config.train.batch_size)
+        self.val_batches.set_plan(0, plan)
+        mine = []
+        for planned, batch in zip(plan, self.val_loader, strict=True):
+            share = self.val_batches.share_of(planned)
+            if share:
+                mine.append(self._predict(batch.to(self.team.device)))
+        rows, losses, poses = (
+            torch.cat(parts) for parts in zip(*sum(self.team.gather(mine), []), strict=True)
+        )
+        order = rows.argsort()
+        rows, losses, poses = rows[order], losses[order], poses[order]
+        figures = summarize(
+            PartPose(poses[:, :3], poses[:, 3:]),
+            PartPose(self.val_table.translation[rows], self.val_table.scale[rows]),
+            self.val_table.twins(rows.tolist()),
+        )
+        means = losses.mean(0).tolist()
+        return {
+            **dict(zip(("loss", "translation_loss", "scale_loss"), means, strict=True)),
+            "translation_error": figures["translation_error"]["mean"],
+            "twin_aware_error": figures["translation_error"]["twin_aware"]["mean"],
+            "relative_scale_error": figures["scale_error"]["relative_mean"],
+        }
+
+    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """rows (P,), losses (P, 3), translation and scale side by side (P, 4), on the CPU."""
+        with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
+            predicted = self.model(batch.wholes, batch.parts, batch.whole_of_part)
+        targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
+        losses = pose_loss(predicted.pose, targets, self.config.train)
+        values = (batch.rows, torch.stack(losses, 1), torch.cat(predicted.pose, 1))
+        return tuple(value.cpu() for value in values)
+
+    # -- all epochs ------------------------------------------------------------------------------
+
+    def fit(self, folder: RunFolder) -> None:
+        """Train what is left of num_epochs; after each epoch the state is on the disk."""
+        writer = (
+            SummaryWriter(folder.tensorboard, purge_step=self.epoch + 1)
+            if self.team.leads
+            else None
+        )
+        while self.epoch < self.config.train.num_epochs:
+            start = time.perf_counter()
+            train = self.train_epoch()
+            speed = len(self.train_table) / (time.perf_counter() - start)
+            val = self.validate()
+            self.epoch += 1
+            record = {"epoch": self.epoch, "learning_rate": self._rate()}
+            record |= {f"train_{key}": value for key, value in train.items()}
+            record |= {f"val_{key}": value for key, value in val.items()}
+            self.history.append(record)
+            state = self.state()
+            if self.team.leads:
+                self._report(writer, record, speed)
+                if self.best_epoch == self.epoch:
+                    save_atomically(folder.best, state["model"])
+                folder.save_state(self.epoch, state)
+        if writer:
+            writer.close()
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest validation loss; the last one without a validation set."""
+        if not len(self.val_table):
+            return self.epoch
+        return min(self.history, key=lambda record: record["val_loss"])["epoch"]
+
+    def _rate(self) -> float:
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def _report(self, writer: SummaryWriter, record: dict[str, float], speed: float) -> None:
+        figures = {
+            **record,
+            "samples_per_s": speed,
+            "peak_memory_gb": peak_memory_gb(self.team.device),
+        }
+        for key, value in figures.items():
+            if key != "epoch":
+                group, _, name = key.partition("_")
+                tag = f"{group}/{name}" if group in ("train", "val") else f"run/{key}"
+                writer.add_scalar(tag, value, record["epoch"])
+        writer.flush()
+        line = f"epoch {self.epoch:>3}/{self.config.train.num_epochs}"
+        line += f"  train loss {record['train_loss']:.3f}"
+        if "val_loss" in record:
+            line += (
+                f"  val loss {record['val_loss']:.3f}"
+                f"  translation error {record['val_translation_error']:.3f}"
+                f" (twin-aware {record['val_twin_aware_error']:.3f})"
+                f"  scale error {record['val_relative_scale_error']:.1%}"
+            )
+        line += f"  {speed:.1f} pairs/s  {figures['peak_memory_gb']:.1f} GB"
+        tqdm.write(line, file=sys.stderr)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on; every process must call it."""
+        return {
+            "format": STATE_FORMAT,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "history": self.history,
+            "generators": self.team.gather(generator_states(self.team.device)),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.history = state["epoch"], state["history"]
+        if self.team.rank < len(state["generators"]):
+            restore_generators(state["generators"][self.team.rank], self.team.device)

@@ -1,0 +1,74 @@
+"""Stage `evaluate`: how far off the model is, beside the constant answer.
+
+Reads   {output_dir}/split/{test,train}.csv, the images they name, models/best_model.pth
+Writes  metrics/evaluate.json, {output_dir}/evaluate/predictions.csv and samples/
+
+Another split or checkpoint leaves these alone and writes all three to a folder of its own,
+{output_dir}/evaluate-val or, say, {output_dir}/evaluate-test-other_model.
+
+    $ python stages/evaluate.py
+    $ python stages/evaluate.py --split val
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from partloc.checkpoint import load_model  # noqa: E402
+from partloc.config import load_config  # noqa: E402
+from partloc.data import PairTable  # noqa: E402
+from partloc.evaluate import (  # noqa: E402
+    PIPELINE_MODEL,
+    comparison,
+    evaluate,
+    predict_table,
+    prediction_table,
+    read_split,
+    results_of,
+)
+from partloc.index import write_table  # noqa: E402
+from partloc.metrics import write_json  # noqa: E402
+from partloc.report import write_samples  # noqa: E402
+from partloc.split import SETS  # noqa: E402
+from partloc.team import choose_device  # noqa: E402
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="params.yaml", metavar="FILE")
+    parser.add_argument("--split", choices=SETS, default="test")
+    parser.add_argument("--checkpoint", type=Path, default=PIPELINE_MODEL, metavar="FILE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    config = load_config(args.config)
+    data_dir, output_dir = Path(config.data.data_dir), Path(config.data.output_dir)
+    metrics_file, folder = results_of(output_dir, args.split, args.checkpoint)
+
+    samples = read_split(output_dir, args.split)
+    table = PairTable(samples, data_dir)
+    training = PairTable(read_split(output_dir, "train"), data_dir)
+    model = load_model(args.checkpoint)
+    predicted = predict_table(model, table, config, choose_device(config.machine.device))
+
+    figures = evaluate(predicted, table, training)
+    predictions = prediction_table(samples, table, predicted)
+    write_table(folder / "predictions.csv", predictions)
+    write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)
+    write_json(metrics_file, figures)
+    print(comparison(figures, args.split), file=sys.stderr)
+    print(f"written: {metrics_file}, {folder}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,46 @@
+"""Stage `index`: which samples are there, and which are not usable.
+
+Reads   the folder data.data_dir, params.yaml
+Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.json
+
+    $ python stages/index.py --config params.yaml
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from partloc.config import load_config  # noqa: E402
+from partloc.index import (  # noqa: E402
+    build_index,
+    count_findings,
+    summary,
+    write_json,
+    write_table,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="params.yaml", metavar="FILE")
+    config = load_config(parser.parse_args().config)
+
+    index = build_index(config.data, workers=config.machine.num_workers)
+    print(summary(index), file=sys.stderr)
+
+    output_dir = Path(config.data.output_dir)
+    write_table(output_dir / "manifest.csv", index.manifest)
+    write_table(output_dir / "index_report.csv", index.report)
+    write_json(Path("metrics/index.json"), count_findings(index))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,133 @@
+"""Stage `infer`: where does a part belong? Needs a checkpoint and pictures, nothing else.
+
+One whole: prints {"translation": [x, y, z], "scale": s}; with several --part a list of such
+objects, each with its "part". All else goes to stderr.
+
+    $ python stages/infer.py --whole chair-whole.png --part chair-leg.png
+    $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --part chair-seat.png
+
+A folder of models: writes OUT/{model}/{model}-{part}.json for each part, in the format of the
+labels, OUT/predictions.csv, and OUT/skipped.csv with the pictures that could not be used.
+
+    $ python stages/infer.py --data-dir data/images --output answers
+
+The models of a split table, as in the pipeline; data_dir and device come from params.yaml.
+
+    $ python stages/infer.py --split outputs/split/test.csv --output outputs/infer
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# What needs torch is imported after the arguments are checked: a mistake is answered at once.
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--whole", type=Path, metavar="FILE", help="picture of the whole")
+    add("--part", type=Path, metavar="FILE", action="append", help="of a part; repeatable")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of models; labels are not needed")
+    add("--split", type=Path, metavar="FILE", help="a split table: only the parts that it lists")
+    add("--output", type=Path, metavar="OUT", help="folder for the answers of many models")
+    add("--config", type=Path, metavar="FILE", help="with --split only; default params.yaml")
+    add("--checkpoint", type=Path, metavar="FILE", default=Path("models/best_model.pth"))
+    add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
+    add("--max-image-pixels", type=int, metavar="N", help="refuse larger pictures; 64,000,000")
+    return parser
+
+
+def check(args: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments taken together, or None."""
+    many = args.data_dir or args.split
+    if not (args.whole or args.part or many):
+        return "give --whole and --part, or --data-dir and --output, or --split and --output"
+    if (args.whole or args.part) and (many or args.output):
+        return "--whole and --part answer one whole; they exclude --data-dir, --split and --output"
+    if not many and not (args.whole and args.part):
+        return f"{'--part' if args.whole else '--whole'} is missing: a whole and a part are needed"
+    if many and not args.output:
+        return "--output is missing: the folder for the answers"
+    if args.config and not args.split:
+        return "--config goes with --split; elsewhere the checkpoint says everything"
+    return None
+
+
+def require_files(args: argparse.Namespace) -> None:
+    """Raises: FileNotFoundError for the first file that is not there."""
+    if not args.checkpoint.is_file():
+        cure = "train it with `dvc repro`, or fetch it with `dvc pull`"
+        raise FileNotFoundError(f"{args.checkpoint}: no such file; {cure}")
+    for path in [args.whole, *(args.part or []), args.split]:
+        if path and not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+
+
+def answer_one(args: argparse.Namespace) -> None:
+    from partloc.images import DEFAULT_MAX_PIXELS
+    from partloc.infer import Predictor, as_answer, numbers_of
+
+    limit = args.max_image_pixels or DEFAULT_MAX_PIXELS
+    predictor = Predictor(args.checkpoint, args.device or "auto", limit)
+    answers = [as_answer(row) for row in numbers_of(predictor.predict(args.whole, args.part))]
+    if len(answers) == 1:
+        print(json.dumps(answers[0]))
+    else:
+        named = [{"part": str(p)} | a for p, a in zip(args.part, answers, strict=True)]
+        print(json.dumps(named, ensure_ascii=False))
+
+
+def answer_many(args: argparse.Namespace) -> None:
+    from partloc.config import Config, load_config
+    from partloc.infer import (
+        Predictor,
+        find_jobs,
+        jobs_of_table,
+        predict_jobs,
+        refuse_overwriting,
+        summary,
+        write_answers,
+    )
+    from partloc.split import read_manifest
+
+    config = load_config(args.config or "params.yaml") if args.split else Config()
+    data_dir = args.data_dir or Path(config.data.data_dir)
+    limit = args.max_image_pixels or config.data.max_image_pixels
+    refuse_overwriting(args.output, data_dir)
+    if args.split:
+        jobs, skipped = jobs_of_table(read_manifest(args.split)), []
+    else:
+        jobs, skipped = find_jobs(data_dir)
+
+    predictor = Predictor(args.checkpoint, args.device or config.machine.device, limit)
+    answers, unreadable = predict_jobs(predictor, jobs, data_dir)
+    write_answers(args.output, answers, skipped + unreadable)
+    print(summary(answers, skipped + unreadable), file=sys.stderr)
+    print(f"written: {args.output}", file=sys.stderr)
+
+
+def main() -> None:
+    parser = make_parser()
+    args = parser.parse_args()
+    mistake = check(args)
+    if mistake:
+        parser.error(mistake)
+    require_files(args)
+    if args.whole:
+        answer_one(args)
+    else:
+        answer_many(args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

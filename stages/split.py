@@ -1,0 +1,54 @@
+"""Stage `split`: divide the models among training, validation and test.
+
+Reads   {output_dir}/manifest.csv, params.yaml
+Writes  {output_dir}/split/{train,val,test}.csv, metrics/split.json
+
+    $ python stages/split.py --config params.yaml
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from partloc.config import load_config  # noqa: E402
+from partloc.index import write_json, write_table  # noqa: E402
+from partloc.split import (  # noqa: E402
+    SETS,
+    count_split,
+    find_shared,
+    read_manifest,
+    split_models,
+    summary,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="params.yaml", metavar="FILE")
+    config = load_config(parser.parse_args().config)
+    data, output_dir = config.data, Path(config.data.output_dir)
+
+    manifest = read_manifest(output_dir / "manifest.csv")
+    ratios = (data.train_ratio, data.val_ratio, data.test_ratio)
+    chosen = split_models(manifest.model, ratios, config.seed)
+    shared = find_shared(manifest, chosen)
+    counts = count_split(manifest, chosen, shared)
+    print(summary(counts, shared), file=sys.stderr)
+
+    for name in SETS:
+        write_table(
+            output_dir / "split" / f"{name}.csv", manifest[manifest.model.map(chosen) == name]
+        )
+    write_json(Path("metrics/split.json"), counts)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,241 @@
+"""The demo's pictures, labels and layout agree with each other, and with themselves next time."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partloc.camera import project
+from partloc.demo import (
+    FAMILIES,
+    MARKER,
+    MIN_VISIBLE,
+    PART_LIMITS,
+    VISIBLE_SIZE,
+    draw_model,
+    label,
+    part_mask,
+    part_picture,
+    scene,
+    write_demo,
+    write_model,
+)
+from partloc.render import picture
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 64  # pixels
+COUNT = len(FAMILIES)  # one model of each family
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "made"
+    write_demo(folder, COUNT, SIZE, seed=0, workers=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [draw_model(0, number) for number in range(COUNT)]
+
+
+def test_every_file_is_one_of_the_three_kinds_of_the_layout(demo, models):
+    expected = {MARKER}
+    for model in models:
+        start = f"{model.name}/{model.name}-"
+        expected.add(f"{start}whole.png")
+        for part in model.written:
+            expected |= {f"{start}{part.name}.png", f"{start}{part.name}.json"}
+    assert set(hashes(demo)) == expected
+
+
+def test_each_family_comes_once_before_any_comes_twice(models):
+    assert {model.family for model in models} == set(FAMILIES)
+    assert len(FAMILIES) >= 10
+
+
+def test_every_model_has_two_to_twelve_parts_with_names_of_their_own(models):
+    for model in models:
+        names = [part.name for part in model.parts]
+        assert PART_LIMITS[0] <= len(model.written) <= PART_LIMITS[1]
+        assert len(set(names)) == len(names) and "whole" not in names
+
+
+def test_names_hold_hyphens_dots_and_letters_beyond_ascii(models):
+    folders = [model.name for model in models]
+    parts = [part.name for model in models for part in model.written]
+    for names in (folders, parts):
+        assert any("-" in name for name in names)
+        assert any("." in name for name in names)
+        assert any(not name.isascii() for name in names)
+
+
+def test_pictures_are_square_rgb_on_white_ground(demo):
+    for path in demo.rglob("*.png"):
+        image = Image.open(path)
+        assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
+        assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_labels_hold_finite_numbers_in_range(demo):
+    for path in demo.rglob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert list(found) == ["translation", "rotation", "scale"]
+        assert np.abs(found["translation"]).max() <= 0.5
+        assert found["rotation"] == [1.0, 0.0, 0.0, 0.0]
+        assert len(set(found["scale"])) == 1 and 0 < found["scale"][0] <= 1
+
+
+def test_the_whole_is_centred_and_its_longest_side_is_one(models):
+    for model in models:
+        points = scene(model.parts)[0].reshape(-1, 3)
+        low, high = points.min(0), points.max(0)
+        assert (low + high) / 2 == pytest.approx(np.zeros(3), abs=1e-9)
+        assert (high - low).max() == pytest.approx(1)
+
+
+def test_a_parts_visible_pixels_lie_inside_its_labelled_box(models):
+    """The label says only a cube round the part's centre; its picture must hold the part."""
+    for model in models:
+        mask = part_mask(model.parts, VISIBLE_SIZE)
+        for number, part in enumerate(model.parts):
+            if part not in model.written:
+                continue
+            pose = label(part)
+            corners = np.array(list(product((-0.5, 0.5), repeat=3)))
+            uv, _ = project(pose["scale"][0] * corners + np.array(pose["translation"]))
+            rows, columns = np.nonzero(mask == number)
+            pixels = np.stack([columns, rows], -1) + 0.5
+            assert len(pixels) >= MIN_VISIBLE
+            assert (pixels >= uv.min(0) * VISIBLE_SIZE - 1).all(), (model.name, part.name)
+            assert (pixels <= uv.max(0) * VISIBLE_SIZE + 1).all(), (model.name, part.name)
+
+
+def test_scale_and_translation_carry_the_normalised_part_onto_the_whole(models):
+    """whole = scale * part + translation, to the rounding of the label."""
+    for model in models:
+        for part in model.written:
+            low, high = part.mesh.box()
+            alone = (part.mesh.points - (low + high) / 2) / (high - low).max()
+            pose = label(part)
+            placed = pose["scale"][0] * alone + np.array(pose["translation"])
+            assert placed == pytest.approx(part.mesh.points + part.at, abs=2e-6)
+
+
+def test_a_part_alone_fills_its_frame_as_its_normalised_box_says(demo, models):
+    for model in models[:8]:
+        for part in model.written:
+            low, high = part.mesh.box()
+            uv, _ = project((part.mesh.points - (low + high) / 2) / (high - low).max())
+            image = read(demo / model.name / f"{model.name}-{part.name}.png")
+            rows, columns = np.nonzero((image < 255).any(-1))
+            drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            expected = np.concatenate([uv.min(0), uv.max(0)]) * SIZE
+            assert drawn == pytest.approx(expected, abs=1.5), (model.name, part.name)
+
+
+def test_a_part_wears_the_same_colours_alone_and_in_the_whole(models):
+    """Most of its pixels in the whole have a colour of its own picture; edges are mixed ones."""
+    for model in models[::5]:
+        triangles, colours, _ = scene(model.parts)
+        whole = picture(triangles, colours, VISIBLE_SIZE)
+        mask = part_mask(model.parts, VISIBLE_SIZE)
+        for number, part in enumerate(model.parts):
+            if part in model.written and model.visible[number] > 1000:
+                alone = part_picture(part.mesh, VISIBLE_SIZE)
+                known = {tuple(colour) for colour in alone.reshape(-1, 3).tolist()}
+                seen = [tuple(colour) for colour in whole[mask == number].tolist()]
+                assert np.mean([colour in known for colour in seen]) > 0.5, part.name
+
+
+def test_equal_parts_have_pictures_that_are_equal_to_the_byte(demo, models):
+    table_legs = wheels = 0
+    for model in models:
+        first = {}
+        for part in model.written:
+            data = (demo / model.name / f"{model.name}-{part.name}.png").read_bytes()
+            twin = first.setdefault(id(part.mesh), data)
+            assert twin == data
+        wheels += model.family == "car" and len(first) < len(model.written)
+        table_legs += model.family == "bench" and len(first) < len(model.written)
+    assert wheels and table_legs
+
+
+def test_parts_that_can_hardly_be_seen_have_no_sample_but_stay_in_the_whole(models):
+    left_out = [
+        (part, pixels)
+        for model in models
+        for part, pixels in zip(model.parts, model.visible, strict=True)
+        if part not in model.written
+    ]
+    assert left_out
+    assert all(pixels < MIN_VISIBLE or label(part)["scale"][0] < 0.03 for part, pixels in left_out)
+
+
+def test_some_written_parts_are_largely_hidden(models):
+    """Less than a third of what would be seen without the others."""
+    hidden = 0
+    for model in models:
+        for part, pixels in zip(model.parts, model.visible, strict=True):
+            alone = (part_mask([part], VISIBLE_SIZE) == 0).sum()
+            hidden += part in model.written and pixels < alone / 3
+    assert hidden >= 5
+
+
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(demo, tmp_path):
+    write_demo(tmp_path / "again", COUNT, SIZE, seed=0, workers=2)
+    assert hashes(tmp_path / "again") == hashes(demo)
+
+
+def test_a_models_bytes_do_not_depend_on_the_models_before_it(demo, tmp_path):
+    number = 5
+    write_model(tmp_path, SIZE, 0, number)
+    alone = hashes(tmp_path)
+    assert alone.items() <= hashes(demo).items() and alone
+
+
+def test_another_seed_gives_other_models(models):
+    other = draw_model(1, 0)
+    assert label(other.parts[0]) != label(models[0].parts[0])
+
+
+def test_an_earlier_demo_is_replaced_and_a_users_folder_is_refused(tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "chair").mkdir(parents=True)
+    (mine / "chair" / "chair-whole.png").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=f"mine: holds files but no {MARKER}"):
+        write_demo(mine, 1, SIZE, seed=0, workers=0)
+    assert (mine / "chair" / "chair-whole.png").read_bytes() == b"precious"
+
+    made = tmp_path / "made"
+    write_demo(made, 2, SIZE, seed=0, workers=0)
+    write_demo(made, 1, SIZE, seed=0, workers=0)
+    assert [path.name for path in made.iterdir() if path.is_dir()] == ["table-0000"]
+
+
+def test_the_stage_says_what_it_made_and_what_is_wrong(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("demo: {num_models: 8, image_size: 32}\nmachine: {num_workers: 0}\n")
+    command = [sys.executable, ROOT / "stages" / "demo.py", "--config", params, "--out"]
+    good = subprocess.run([*command, tmp_path / "out"], capture_output=True, text=True)
+    assert good.returncode == 0, good.stderr
+    assert "8 models" in good.stdout and "8 families" in good.stdout
+
+    bad = subprocess.run([*command, params], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: ") and len(bad.stderr.splitlines()) == 1

@@ -1,0 +1,292 @@
+"""Evaluation: figures, the per-sample table and the pipeline's files."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from partloc.checkpoint import save_model
+from partloc.config import Config, ModelConfig
+from partloc.data import PairTable, Preprocessing
+from partloc.evaluate import (
+    MAX_RECORDS,
+    comparison,
+    evaluate,
+    predict_table,
+    prediction_table,
+    read_split,
+    results_of,
+)
+from partloc.images import ImageError
+from partloc.index import MANIFEST_COLUMNS, write_table
+from partloc.model import PartLocator
+from partloc.pose import PartPose
+from partloc.report import TYPICAL, WORST
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """A tiny network is much faster so, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame:
+    """A split table: parts a, b, c, ... of each model; a and b are twins."""
+    chance = np.random.default_rng(seed)
+    rows = []
+    for number in range(models):
+        for letter in "abcdefgh"[:parts]:
+            model = f"m{number}"
+            paths = f"{model}/{model}-whole.png", f"{model}/{model}-{letter}.png"
+            place = chance.uniform(-0.4, 0.4, 3).round(3), chance.uniform(0.1, 0.9).__round__(3)
+            group = "a" if letter == "b" else letter
+            rows.append(
+                (model, letter, *paths, "0", "0", 60, 60, 60, 60, *place[0], place[1], group)
+            )
+    return pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
+
+
+def truth_of(table: PairTable) -> PartPose:
+    return PartPose(table.translation.clone(), table.scale.clone())
+
+
+@pytest.fixture
+def samples():
+    return make_samples()
+
+
+@pytest.fixture
+def table(samples):
+    return PairTable(samples, Path("data"))
+
+
+def tiny_model() -> PartLocator:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone_name="dinov2_vitt14",
+        pretrained=False,
+        downsample_size=4,
+        cross_attention_layers=1,
+        cross_attention_dim=48,
+        cross_attention_heads=3,
+        mlp_hidden_dim=32,
+    )
+    model = PartLocator(config, Preprocessing(56))
+    torch.nn.init.normal_(model.head[-1].weight, std=0.3)  # so that answers differ
+    return model
+
+
+def draw_images(folder: Path, samples: pd.DataFrame) -> None:
+    chance = np.random.default_rng(0)
+    for path in sorted({*samples.whole_path, *samples.part_path}):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = chance.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((60, 60)).save(folder / path)
+
+
+def test_perfect_answers_have_no_error(table):
+    figures = evaluate(truth_of(table), table, table)
+    for spread in (figures["translation_error"], figures["translation_error"]["twin_aware"]):
+        assert (spread["mean"], spread["median"], spread["p90"]) == (0, 0, 0)
+        assert spread["within_0.05"] == 1
+    assert figures["scale_error"] == {
+        "absolute_mean": 0,
+        "relative_mean": 0,
+        "relative_median": 0,
+        "within_15pct": 1,
+    }
+    assert (figures["n_samples"], figures["n_models"]) == (12, 3)
+
+
+def test_a_part_that_is_put_where_its_twin_belongs_is_right_for_the_twin_aware_figure(table):
+    predicted = truth_of(table)
+    predicted.translation[[0, 1]] = table.translation[[1, 0]]  # a and b of m0
+    apart = (table.translation[0] - table.translation[1]).norm().item()
+    figures = evaluate(predicted, table, table)["translation_error"]
+    assert figures["twin_aware"]["mean"] == 0
+    assert figures["mean"] == pytest.approx(2 * apart / 12)
+
+
+def test_a_part_that_is_put_where_another_part_belongs_is_wrong_for_both_figures(table):
+    predicted = truth_of(table)
+    predicted.translation[3] = table.translation[2]  # d of m0 is no twin of c
+    figures = evaluate(predicted, table, table)["translation_error"]
+    assert figures["twin_aware"]["mean"] == pytest.approx(figures["mean"]) != 0
+
+
+def test_the_baseline_answers_the_training_median_to_everything(table):
+    training = make_samples(models=5, seed=1)
+    figures = evaluate(truth_of(table), table, PairTable(training, Path("data")))["baseline"]
+    median = training[["tx", "ty", "tz"]].median().to_numpy()
+    errors = np.linalg.norm(table.translation.numpy() - median, axis=1)
+    relative = (
+        np.abs(table.scale.numpy()[:, 0] - training.scale.median()) / table.scale[:, 0].numpy()
+    )
+    assert figures["translation_error"]["mean"] == pytest.approx(errors.mean(), abs=1e-6)
+    assert figures["translation_error"]["median"] == pytest.approx(np.median(errors), abs=1e-6)
+    assert figures["scale_error"]["relative_mean"] == pytest.approx(relative.mean(), abs=1e-6)
+
+
+def test_the_rows_of_the_table_add_up_to_the_figures(samples, table):
+    predicted = truth_of(table)
+    predicted.translation.add_(0.1 * torch.randn(12, 3, generator=torch.manual_seed(0)))
+    predicted.scale.mul_(1.1)
+    figures = evaluate(predicted, table, table)
+    rows = prediction_table(samples, table, predicted)
+    errors = figures["translation_error"]
+    assert rows.translation_error.mean() == pytest.approx(errors["mean"], abs=2e-6)
+    assert rows.twin_aware_error.mean() == pytest.approx(errors["twin_aware"]["mean"], abs=2e-6)
+    relative = figures["scale_error"]["relative_mean"]
+    assert rows.relative_scale_error.mean() == pytest.approx(relative, abs=2e-6)
+    assert rows.twins.tolist() == [1, 1, 0, 0] * 3
+    assert list(zip(rows.model, rows.part, strict=True)) == sorted(
+        zip(samples.model, samples.part, strict=True)
+    )
+    assert "training median" in comparison(figures, "test")
+
+
+def test_answers_stay_with_their_rows_when_the_table_is_not_grouped_by_model(samples):
+    shuffled = samples.sample(frac=1, random_state=0)
+    rows = prediction_table(shuffled, *_perfect(shuffled))
+    assert rows.translation_error.max() == 0
+    assert (rows.tx - rows.predicted_tx).abs().max() < 1e-6
+    assert rows.part.tolist() == list("abcd") * 3
+
+
+def _perfect(samples: pd.DataFrame) -> tuple[PairTable, PartPose]:
+    table = PairTable(samples, Path("data"))
+    return table, truth_of(table)
+
+
+def test_series_for_the_plots_stay_small_and_span_the_table():
+    table = PairTable(make_samples(models=100, parts=8), Path("data"))
+    figures = evaluate(truth_of(table), table, table)
+    assert len(figures["points"]) == len(figures["errors"]) == MAX_RECORDS
+    assert {point["axis"] for point in figures["points"]} == {"x", "y", "z", "scale"}
+    assert all(point["true"] == point["predicted"] for point in figures["points"])
+    first, last = figures["points"][0], figures["points"][MAX_RECORDS // 4 - 1]
+    assert first["true"] == pytest.approx(table.translation[0, 0].item())
+    assert last["true"] == pytest.approx(table.translation[-1, 0].item())
+
+
+def test_the_answer_to_a_row_does_not_depend_on_the_rows_beside_it(tmp_path, samples):
+    draw_images(tmp_path, samples)
+    model, config = tiny_model(), Config(machine={"num_workers": 0})
+
+    def answers(rows: pd.DataFrame) -> PartPose:
+        return predict_table(model, PairTable(rows, tmp_path), config, torch.device("cpu"))
+
+    together = answers(samples)
+    assert together.translation.std(0).min() > 1e-3
+    chosen = [5, 0, 10]
+    alone = answers(samples.iloc[chosen])
+    assert_close(alone.translation, together.translation[chosen], atol=1e-5, rtol=1e-4)
+    assert_close(alone.scale, together.scale[chosen], atol=1e-5, rtol=1e-4)
+
+
+def test_an_unreadable_picture_is_named_in_one_line_also_by_a_worker(tmp_path, samples):
+    draw_images(tmp_path, samples)
+    (tmp_path / "m1/m1-c.png").write_bytes(b"no picture")
+    table, config = PairTable(samples, tmp_path), Config(machine={"num_workers": 1})
+    with pytest.raises(ImageError, match="m1-c.png") as caught:
+        predict_table(tiny_model(), table, config, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_set_says_which_ratio_to_raise(tmp_path, samples):
+    write_table(tmp_path / "split/test.csv", samples.iloc[:0])
+    with pytest.raises(ValueError, match=r"test set has no samples; raise data.test_ratio"):
+        read_split(tmp_path, "test")
+    with pytest.raises(FileNotFoundError, match="dvc repro split"):
+        read_split(tmp_path, "val")
+
+
+def test_only_the_test_set_under_the_pipelines_model_goes_to_the_pipelines_files():
+    model, output = Path("models/best_model.pth"), Path("outputs")
+    assert results_of(output, "test", model) == (Path("metrics/evaluate.json"), output / "evaluate")
+    other = [results_of(output, "val", model), results_of(output, "test", Path("other.pth"))]
+    assert [folder.name for _, folder in other] == ["evaluate-val", "evaluate-test-other"]
+    assert all(file.parent == folder for file, folder in other)
+
+
+@pytest.fixture
+def project(tmp_path, samples):
+    draw_images(tmp_path / "data", samples)
+    for name, seed in (("test", 0), ("train", 1), ("val", 0)):
+        write_table(tmp_path / f"outputs/split/{name}.csv", make_samples(seed=seed))
+    save_model(tmp_path / "models/best_model.pth", tiny_model(), {})
+    machine = "machine: {device: cpu, num_workers: 0}"
+    (tmp_path / "params.yaml").write_text(f"data: {{data_dir: data}}\n{machine}\n")
+    return tmp_path
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_stage(project, monkeypatch, capsys):
+    """Runs the stage's script in the project's folder, in this process: torch loads once."""
+    monkeypatch.chdir(project)
+
+    def run(*arguments: str) -> Ended:
+        script = str(ROOT / "stages/evaluate.py")
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        code = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_stage_writes_the_same_bytes_each_time_and_leaves_them_to_other_splits(
+    project, run_stage
+):
+    def written() -> dict[str, bytes]:
+        folder = project / "outputs/evaluate"
+        files = [project / "metrics/evaluate.json", *sorted(folder.rglob("*.*"))]
+        return {str(file.relative_to(project)): file.read_bytes() for file in files}
+
+    first = run_stage()
+    assert first.code == 0, first.err
+    assert "training median" in first.err and first.out == ""
+    before = written()
+    pictures = [name for name in before if name.endswith(".png")]
+    assert len(pictures) == 9  # of 12 samples, 3 are twins of another
+    assert WORST <= len(pictures) <= WORST + TYPICAL
+    figures = json.loads(before["metrics/evaluate.json"])
+    rows = pd.read_csv(project / "outputs/evaluate/predictions.csv")
+    mean = figures["translation_error"]["mean"]
+    assert rows.translation_error.mean() == pytest.approx(mean, abs=2e-6)
+
+    assert run_stage().code == 0
+    assert written() == before
+    assert run_stage("--split", "val").code == 0
+    assert written() == before
+    assert (project / "outputs/evaluate-val/evaluate.json").is_file()
+
+
+def test_a_missing_checkpoint_is_one_line_on_stderr(run_stage):
+    result = run_stage("--checkpoint", "gone.pth")
+    assert result.code == 2
+    assert result.err.startswith("error: gone.pth: no such file; train it (dvc repro)")
+    assert "Traceback" not in result.err
