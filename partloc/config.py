@@ -60,7 +60,7 @@ class DataConfig(Group):
     test_ratio: Fraction = 0.1
     max_image_pixels: Count = 64_000_000
     translation_tolerance: NonNegative = 0.05
-    twin_tolerance: NonNegative = 0.02
+    twin_tolerance: NonNegative = 0.015
 
     @model_validator(mode="after")
     def ratios_add_up(self) -> "DataConfig":
@@ -123,6 +123,7 @@ class TrainConfig(Group):
     grad_clip: Positive = 1.0
     w_trans: NonNegative = 1.0
     w_scale: NonNegative = 1.0
+    w_match: NonNegative = 1.0
     scale_loss: Literal["log", "plain"] = "log"
     twin_aware: bool = True
     use_amp: bool = True

@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from partloc import buildings, furniture, machines, robots, seats, vehicles
 from partloc.kit import Kit, Part
-from partloc.raster import rasterise
-from partloc.render import picture
+from partloc.render import picture, require_opengl, seen_triangles
 from partloc.shapes import Mesh
 
 DEMO_STREAM = 7  # this use of the seed, apart from all others
@@ -91,9 +90,11 @@ def write_demo(out_dir: Path, num_models: int, image_size: int, seed: int, worke
     workers: processes, 0 draws in this one. The bytes do not depend on it, and a model's do not
     depend on how many others are drawn.
 
-    Raises: ValueError when `out_dir` holds something that this function did not write.
+    Raises: ValueError when `out_dir` holds something that this function did not write;
+        RenderError when this machine cannot draw, before anything is removed.
     """
     out_dir = Path(out_dir)
+    require_opengl()
     _claim(out_dir)
     job = partial(write_model, out_dir, image_size, seed)
     parts = Counter()
@@ -172,7 +173,7 @@ def visible_pixels(parts: list[Part]) -> list[int]:
 def part_mask(parts: list[Part], size: int) -> np.ndarray:
     """The number of the part seen at each pixel, (size, size) int, -1 on the ground."""
     triangles, _, owner = scene(parts)
-    return np.append(owner, -1)[rasterise(triangles, size)]
+    return np.append(owner, -1)[seen_triangles(triangles, size)]
 
 
 def scene(parts: list[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

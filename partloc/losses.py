@@ -53,3 +53,21 @@ def targets_of(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:
     if twin_aware:
         return twins
     return PartPose(*(torch.unsqueeze(field, 1) for field in pose))
+
+
+def match_loss(
+    places: PartPose, log_probability: Tensor, targets: PartPose, config: TrainConfig
+) -> Tensor:
+    """Expected cost of drawing one of the model's hypotheses, (B,).
+
+    Unlike the error of the mean place, this rewards certainty, and of equal parts any one place.
+    Args:
+        places: H hypotheses, translation (H, 3), scale (H, 1). log_probability: (B, H).
+        targets: translation (B, K, 3), scale (B, K, 1).
+    Source: the expected task loss of DSAC, eq. 5 (arXiv:1611.05705).
+    """
+    offset = places.translation[:, None] - targets.translation[:, None]  # (B, H, K, 3)
+    distance = (offset.square().sum(-1) + 1e-6).sqrt()  # (B, H, K), smooth at 0
+    ratio = (places.scale.log()[:, None] - targets.scale.log()[:, None]).abs().squeeze(-1)
+    cost = (config.w_trans * distance + config.w_scale * ratio).amin(-1)  # (B, H)
+    return (log_probability.exp() * cost).sum(1)

@@ -6,6 +6,7 @@ partly covered copy of its own image. Two coordinates and the scale are thus a r
 Shapes: B pairs, S tokens a side, C features, L template sizes, H = L * S * S hypotheses.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,18 +16,25 @@ from torch.nn import functional as F
 from partloc.fusion import pooling_matrix
 
 MAX_SIZES = 16
+# A step of Adam moves every weight alike; the few numbers that steer all places need longer ones.
+STRIDE = 10.0
+# Standard deviations of the window round the best place: right, down, log size.
+WINDOW = (0.15, 0.15, 0.35)
 
 
 class Match(NamedTuple):
     """What the sliding found.
 
-    log_probability: (B, H) over all hypotheses. place: (B, 3) their mean (right, down, log size),
-    the first two in [-1, 1] across the image. features: (B, C) of the whole at the found places.
+    log_probability: (B, H) over all hypotheses. best, mean: (B, 3), the place of the highest peak,
+    averaged over its surroundings, and of all; right and down in [-1, 1] across the image, log
+    size. features: (B, C) of the whole at the peak. doubt: (B, 1), entropy in [0, 1].
     """
 
     log_probability: Tensor
-    place: Tensor
+    best: Tensor
+    mean: Tensor
     features: Tensor
+    doubt: Tensor
 
 
 class TemplateMatch(nn.Module):
@@ -41,21 +49,26 @@ class TemplateMatch(nn.Module):
         self.size = size
         self.project = nn.Linear(width, features)
         nn.init.orthogonal_(self.project.weight)
+        # What differs from the picture's corners is the part; the tokens may know better.
         self.mask = nn.Linear(width, 1)
-        steps = torch.linspace(0, 1, MAX_SIZES)
-        self.sizes = sorted({max(1, round(size**step)) for step in steps.tolist()})
+        nn.init.zeros_(self.mask.weight)
+        nn.init.zeros_(self.mask.bias)
+        self.contrast = nn.Parameter(torch.tensor([4.0, -2.0]))
+        self.sizes = sorted(
+            {max(1, round(size**step)) for step in torch.linspace(0, 1, MAX_SIZES).tolist()}
+        )
         for i, cells in enumerate(self.sizes):
             self.register_buffer(f"shrink{i}", pooling_matrix(size, cells), persistent=False)
-        self.log_sharpness = nn.Parameter(torch.full((len(self.sizes),), 1.0))
+        self.log_sharpness = nn.Parameter(torch.full((len(self.sizes),), math.log(5) / STRIDE))
         self.size_bias = nn.Parameter(torch.zeros(len(self.sizes)))
         self.register_buffer("places", self._places(), persistent=False)  # (H, 3)
+        self.register_buffer("window", torch.tensor(WINDOW), persistent=False)
 
     def _places(self) -> Tensor:
         """(H, 3): right, down, log size of each hypothesis."""
-        starts = torch.arange(self.size)
         rows = []
         for cells in self.sizes:
-            centre = (starts + (cells % 2) / 2) * (2 / self.size) - 1  # (S,)
+            centre = (torch.arange(self.size) + (cells % 2) / 2) * (2 / self.size) - 1  # (S,)
             down, right = torch.meshgrid(centre, centre, indexing="ij")
             log_size = torch.full_like(right, cells / self.size).log()
             rows.append(torch.stack([right, down, log_size], -1).flatten(0, 1))
@@ -70,20 +83,38 @@ class TemplateMatch(nn.Module):
         grid = (self.size, self.size)
         seen = self.project(whole).unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, S, S)
         shown = self.project(part).unflatten(1, grid).permute(0, 3, 1, 2)
-        mask = self.mask(part).sigmoid().unflatten(1, grid).permute(0, 3, 1, 2)  # (B, 1, S, S)
-        distance = self._distances(shown, mask, seen)  # (B, L, S, S)
-        logits = -distance * self.log_sharpness.exp()[:, None, None]
-        logits = logits + self.size_bias[:, None, None]
+        mask = self.mask(part).unflatten(1, grid).permute(0, 3, 1, 2) + self._contrast(shown)
+        distance = self._distances(shown, mask.sigmoid(), seen)  # (B, L, S, S)
+        sharpness = (STRIDE * self.log_sharpness).exp()[:, None, None]
+        logits = STRIDE * self.size_bias[:, None, None] - sharpness * distance
         log_probability = logits.flatten(1).log_softmax(1)  # (B, H)
         probability = log_probability.exp()
-        where = probability.unflatten(1, (len(self.sizes), -1)).sum(1)  # (B, S * S)
-        features = torch.einsum("bm,bcm->bc", where, seen.flatten(2))
-        return Match(log_probability, probability @ self.places, features)
+
+        peak = self.places[log_probability.argmax(1)]  # (B, 3)
+        off = (self.places - peak[:, None]) / self.window  # (B, H, 3)
+        near = (log_probability - off.square().sum(-1) / 2).softmax(1)  # (B, H)
+        where = near.unflatten(1, (len(self.sizes), -1)).sum(1)  # (B, S * S)
+        entropy = -(probability * log_probability).sum(1, keepdim=True)
+        return Match(
+            log_probability,
+            best=near @ self.places,
+            mean=probability @ self.places,
+            features=torch.einsum("bm,bcm->bc", where, seen.flatten(2)),
+            doubt=entropy / math.log(len(self.places)),
+        )
+
+    def _contrast(self, shown: Tensor) -> Tensor:
+        """(B, 1, S, S): how far a token is from the corners, which seldom show the part."""
+        last = self.size - 1
+        corners = shown[:, :, ::last, ::last].mean((2, 3), keepdim=True)
+        distance = (shown - corners).square().sum(1, keepdim=True)
+        gain, threshold = self.contrast
+        return gain * distance / (distance.mean((2, 3), keepdim=True) + 1e-6) + threshold
 
     def _distances(self, shown: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-        """(B, L, S, S) mean squared distance of each template at each place."""
+        """(B, L, S, S) mean squared distance of each template at each place, per feature."""
         margin = self.size // 2
-        span = self.size + 2 * margin
+        span = (self.size + 2 * margin,) * 2
         padded = F.pad(seen, (margin,) * 4, mode="replicate")
         seen_f = torch.fft.rfft2(padded)  # (B, C, span, .)
         energy_f = torch.fft.rfft2(padded.square().sum(1))  # (B, span, .)
@@ -92,14 +123,13 @@ class TemplateMatch(nn.Module):
             shrink = getattr(self, f"shrink{i}")
             template = shrink @ (mask * shown) @ shrink.T  # (B, C, n, n), masked features
             weight = (shrink @ mask @ shrink.T).squeeze(1)  # (B, n, n)
-            template_f = torch.fft.rfft2(template, s=(span, span)).conj()
-            weight_f = torch.fft.rfft2(weight, s=(span, span)).conj()
-            cross = torch.fft.irfft2(
-                energy_f * weight_f - 2 * (seen_f * template_f).sum(1), s=(span, span)
-            )
+            template_f = torch.fft.rfft2(template, s=span).conj()
+            weight_f = torch.fft.rfft2(weight, s=span).conj()
+            cross = energy_f * weight_f - 2 * (seen_f * template_f).sum(1)
             own = template.square().sum(1) / (weight + 1e-6)  # (B, n, n)
             start = margin - cells // 2
-            window = cross[:, start : start + self.size, start : start + self.size]
-            total = weight.sum((1, 2)) + 1e-6
-            distances.append((window + own.sum((1, 2))[:, None, None]) / total[:, None, None])
-        return torch.stack(distances, 1)
+            window = slice(start, start + self.size)
+            total = torch.fft.irfft2(cross, s=span)[:, window, window]
+            total = total + own.sum((1, 2))[:, None, None]
+            distances.append(total / (weight.sum((1, 2)) + 1e-6)[:, None, None])
+        return torch.stack(distances, 1) / shown.shape[1]

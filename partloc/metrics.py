@@ -85,7 +85,7 @@ def _as_text(value: Any, indent: str = "") -> str:
         deeper = indent + "  "
         lines = [f"{json.dumps(key)}: {_as_text(value[key], deeper)}" for key in sorted(value)]
         return "{\n" + deeper + f",\n{deeper}".join(lines) + f"\n{indent}}}"
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         lines = [json.dumps(item, sort_keys=True, ensure_ascii=False) for item in value]
         return "[\n" + indent + "  " + f",\n{indent}  ".join(lines) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False)

@@ -13,7 +13,7 @@ from partloc.backbone import build_backbone
 from partloc.config import ModelConfig
 from partloc.data import PairTable, Preprocessing
 from partloc.fusion import AttentionPool, CrossAttention, TokenPool, bin_centres, position_code
-from partloc.matching import Match, TemplateMatch
+from partloc.matching import STRIDE, TemplateMatch
 from partloc.pose import PartPose
 
 
@@ -28,8 +28,14 @@ class Tokens(NamedTuple):
 
 
 class Prediction(NamedTuple):
+    """pose: the answer, (B, 3) and (B, 1). With template matching also all that it weighed:
+
+    places: the poses of the H hypotheses, (H, 3) and (H, 1); log_probability: (B, H).
+    """
+
     pose: PartPose
-    match: Match | None
+    places: PartPose | None = None
+    log_probability: Tensor | None = None
 
 
 class PartLocator(nn.Module):
@@ -52,7 +58,7 @@ class PartLocator(nn.Module):
         )
         self.summary = AttentionPool(width)
         self.match = TemplateMatch(size, depth, config.match_dim) if config.match_dim else None
-        evidence = width + 2 * depth + (3 + config.match_dim if config.match_dim else 0)
+        evidence = width + 2 * depth + (7 + config.match_dim if config.match_dim else 0)
         self.head = nn.Sequential(
             nn.LayerNorm(evidence),
             nn.Linear(evidence, config.mlp_hidden_dim),
@@ -65,10 +71,11 @@ class PartLocator(nn.Module):
         )
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
-        if self.match:
-            self.direct = nn.Linear(3, 4)
-            nn.init.zeros_(self.direct.weight)
-            nn.init.zeros_(self.direct.bias)
+        # The pose that a place in the image stands for; the users' camera is not known.
+        self.view = nn.Linear(3, 4) if config.match_dim else None
+        if self.view:
+            nn.init.zeros_(self.view.weight)
+            nn.init.zeros_(self.view.bias)
         self.register_buffer("center", torch.zeros(4))
         self.register_buffer("spread", torch.ones(4))
 
@@ -90,16 +97,24 @@ class PartLocator(nn.Module):
         for layer in self.layers:
             asked = layer(asked, answering, self.position)  # (B, M, C)
         evidence = [self.summary(asked), part.cls, whole.cls]
-        match = None
-        if self.match:
-            match = self.match(part.patches, whole.patches)
-            evidence += [match.place, match.features]
-        raw = self.head(torch.cat(evidence, -1)).float()  # (B, 4)
-        if match:
-            raw = raw + self.direct(match.place)
+        if self.match is None:
+            return Prediction(self._pose(self.head(torch.cat(evidence, -1)).float()))
+        match = self.match(part.patches, whole.patches)
+        evidence += [match.best, match.mean, match.features, match.doubt]
+        residual = self.head(torch.cat(evidence, -1)).float()  # (B, 4)
+        with torch.autocast(residual.device.type, enabled=False):
+            pose = self._pose(self._view(match.best) + residual)
+            places = self._pose(self._view(self.match.places))
+        return Prediction(pose, places, match.log_probability)
+
+    def _view(self, places: Tensor) -> Tensor:
+        """(B, 3) places in the image -> (B, 4) poses in units of the prior's spread."""
+        return STRIDE * self.view(places)
+
+    def _pose(self, raw: Tensor) -> PartPose:
         raw = self.center + self.spread * raw
-        # exp keeps the scale positive; the clamp keeps it in what a float can hold and invert.
-        return Prediction(PartPose(raw[:, :3], raw[:, 3:].clamp(-7, 2).exp()), match)
+        # exp keeps the scale positive; the clamp keeps it, and its gradient, within a float.
+        return PartPose(raw[:, :3], raw[:, 3:].clamp(-7, 2).exp())
 
     def forward(self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor) -> Prediction:
         """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> poses of the B parts."""

@@ -1,31 +1,44 @@
-"""Pictures of coloured meshes through the demo's camera.
+"""Pictures of coloured meshes through the demo's camera, off screen.
 
-Shading is flat, so a triangle has one colour, computed here; `partloc.raster` finds the triangle
-that is seen at each pixel. There is no OpenGL in it: nothing to install, nothing that a machine
-without a display lacks, and the same bytes wherever it runs.
+Shading is flat, so a triangle has one colour, computed here. What is left is which triangle is
+seen at each pixel: VTK draws the triangles' numbers as colours, without light and without
+anti-aliasing, in a window that a process opens once.
 
 Shapes: M triangles, S side of the picture in pixels.
 """
 
-import numpy as np
+import subprocess
+import sys
+from functools import cache
+from multiprocessing import parent_process
 
-from partloc.camera import FORWARD, POSITION
-from partloc.raster import rasterise
+import numpy as np
+import pyvista
+
+from partloc.camera import DISTANCE, FORWARD, POSITION, VIEW_ANGLE_DEG
 
 OVERSAMPLING = 2  # drawn at twice the size and averaged down
 HEADLIGHT = 0.78  # strength of the light at the camera
 OVERHEAD = 0.42  # strength of the light from above
 OVERHEAD_DIRECTION = np.array([0.32, 0.0, 0.947])  # toward it; leaning, so a box's sides differ
 CONTRAST = 0.92  # colours are pulled a little toward mid grey, so black and white keep shading
+OPEN_A_WINDOW = "import pyvista; pyvista.Plotter(off_screen=True).show()"
+PATIENCE_S = 120  # for a child that opens a window, which takes one or two on a warm disk
+
+
+class RenderError(OSError):
+    """This machine lacks what drawing needs."""
 
 
 def picture(triangles: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray:
     """Shaded triangles on white ground, (size, size, 3) uint8.
 
     triangles: (M, 3, 3), corners in the camera's scene; colours: (M, 3), 0..1, before shading.
+
+    Raises: RenderError as `require_opengl`.
     """
     image = np.full((size, size, 3), 255, dtype=np.uint8)
-    seen = rasterise(triangles, size * OVERSAMPLING)
+    seen = seen_triangles(triangles, size * OVERSAMPLING)
     window = _window(seen >= 0)  # most of a picture is ground
     if window is None:
         return image
@@ -52,6 +65,82 @@ def shade(triangles: np.ndarray, colours: np.ndarray) -> np.ndarray:
     light += OVERHEAD * np.maximum(normal @ OVERHEAD_DIRECTION, 0)
     muted = 0.5 + CONTRAST * (colours - 0.5)
     return np.round(255 * np.clip(light[:, None] * muted, 0, 1)).astype(np.uint8)
+
+
+def seen_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
+    """The number of the triangle seen at each pixel's centre, (size, size) int, -1 on the ground.
+
+    triangles: (M, 3, 3), M < 2**24 - 1, corners in the camera's scene.
+
+    Raises: RenderError as `require_opengl`.
+    """
+    if len(triangles) == 0:  # pyvista refuses an empty mesh
+        return np.full((size, size), -1, dtype=np.int32)
+    plotter = _plotter()
+    # One actor for all pictures: adding one costs more than drawing it.
+    plotter.mapper.dataset = _numbered(triangles)
+    if plotter.window_size != [size, size]:
+        plotter.window_size = [size, size]  # it draws, too
+    else:
+        plotter.render()
+    image = plotter.image.astype(np.int32)  # (size, size, 3)
+    return image[..., 0] + (image[..., 1] << 8) + (image[..., 2] << 16) - 1
+
+
+def aim(camera: pyvista.Camera) -> None:
+    """Make VTK's camera the one that `partloc.camera` describes."""
+    camera.position, camera.focal_point, camera.up = tuple(POSITION), (0, 0, 0), (0, 0, 1)
+    camera.view_angle = VIEW_ANGLE_DEG
+    camera.clipping_range = (DISTANCE - 1, DISTANCE + 1)  # the unit cube reaches 0.87
+
+
+@cache
+def require_opengl() -> None:
+    """A child opens a window first: without OpenGL, VTK does not raise but crash.
+
+    Raises: RenderError naming the packages to install.
+    """
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", OPEN_A_WINDOW], capture_output=True, timeout=PATIENCE_S
+        )
+        found = f"a trial ended with status {child.returncode}"
+    except subprocess.TimeoutExpired:
+        found = f"a trial did not end in {PATIENCE_S} seconds"
+    else:
+        if child.returncode == 0:
+            return
+    raise RenderError(
+        f"cannot draw off screen: {found}; expected an OpenGL library that works without a "
+        "display. On Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (or libosmesa6)"
+    )
+
+
+@cache
+def _plotter() -> pyvista.Plotter:
+    """One for each process, opened when it is first needed."""
+    if parent_process() is None:  # else the parent has asked
+        require_opengl()
+    # Without a display VTK complains about X11 before it turns to EGL or OSMesa.
+    with pyvista.vtk_verbosity("off"):
+        plotter = pyvista.Plotter(off_screen=True, lighting="none")
+        plotter.disable_anti_aliasing()
+        plotter.set_background("black")
+        nothing = _numbered(np.zeros((1, 3, 3)))
+        plotter.add_mesh(nothing, scalars="number", rgb=True, lighting=False)
+        plotter.show(auto_close=False)
+    aim(plotter.camera)  # only here: opening the window fits the camera to what it holds
+    return plotter
+
+
+def _numbered(triangles: np.ndarray) -> pyvista.PolyData:
+    """Triangles that share no corners, coloured by their number plus one; black is the ground."""
+    corners = np.arange(3 * len(triangles)).reshape(-1, 3)
+    mesh = pyvista.PolyData.from_regular_faces(triangles.reshape(-1, 3).astype(np.float32), corners)
+    number = np.arange(1, len(triangles) + 1)
+    colours = np.stack([number & 255, number >> 8 & 255, number >> 16], axis=-1)
+    mesh.cell_data["number"] = colours.astype(np.uint8)  # (M, 3)
+    return mesh
 
 
 def _window(drawn: np.ndarray) -> tuple[int, int, int, int] | None:

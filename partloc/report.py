@@ -62,7 +62,7 @@ def write_samples(
         twins = predictions[same & (predictions.index != row)]
         whole = load_rgb(data_dir / case.whole_path, max_pixels)
         part = load_rgb(data_dir / case.part_path, max_pixels)
-        draw_case(name, case, twins, whole, part).save(folder / f"{name}.png", optimize=True)
+        draw_case(name, case, twins, whole, part).save(folder / f"{name}.png")
 
 
 def draw_case(
