@@ -33,7 +33,7 @@ TIMM_NAMES = {
     "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2.lvd142m",
 }
 # Not a published size: the same class, small enough to train from scratch on a CPU.
-TINY = {"dinov2_vitt14": {"embed_dim": 192, "depth": 6, "num_heads": 3}}
+TINY = {"dinov2_vitt14": {"embed_dim": 192, "depth": 4, "num_heads": 3}}
 
 # What the readers raise for a file that is damaged or holds something else.
 UNREADABLE = (

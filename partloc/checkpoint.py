@@ -7,8 +7,10 @@ reader sees the old file or the new one, never a part.
 import fcntl
 import hashlib
 import os
+import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,14 +32,22 @@ class CheckpointError(ValueError):
 
 
 def save_atomically(path: Path, value: Any) -> None:
-    """torch.save through a handle: the bytes then do not depend on the file's name."""
+    """torch.save through a handle: the bytes then do not depend on the file's name.
+
+    Raises: OSError naming the file, when the disk is full for example; the old file stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error in its own
+        raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -47,9 +57,16 @@ def load(path: Path) -> Any:
     Raises: CheckpointError naming the file, for a missing, damaged or foreign one.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; train it (dvc repro) or pull it") from None
+    except pickle.UnpicklingError:  # not torch's own text: it advises to run what is in the file
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint: it holds more than tensors and plain values"
+        ) from None
     except Exception as error:  # torch raises many types for damaged files; all of them end here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
@@ -86,13 +103,13 @@ def load_model(path: Path) -> PartLocator:
 class RunFolder:
     """Resumable state of one training run, keyed by what determines its result.
 
-    state-NNNN.pth (last two, each with a .sha256), best.pth, tensorboard/, lock, finished.
+    state-*.pth after an epoch and best-*.pth, the weights of the best epoch so far (the last two
+    of each, with a .sha256 beside them), tensorboard/, lock, finished, code.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
         self.path = root / fingerprint[:16]
         self.tensorboard = self.path / "tensorboard"
-        self.best = self.path / "best.pth"
         self._finished = self.path / "finished"
 
     @contextmanager
@@ -104,8 +121,10 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Not flock: the loader's workers would inherit it, and outlive a killed trainer
+                # by some seconds.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 file.seek(0)
                 raise CheckpointError(
                     f"{self.path}: another training (process {file.read().strip() or '?'}) works "
@@ -138,30 +157,71 @@ class RunFolder:
             elif entry.name != "lock":
                 entry.unlink()
 
+    def others(self) -> list[Path]:
+        """The folders beside this one that hold unfinished state of other configurations."""
+        return sorted(
+            folder
+            for folder in self.path.parent.iterdir()
+            if folder != self.path and any(folder.glob("state-*.pth"))
+            if not (folder / self._finished.name).exists()
+        )
+
     def save_state(self, epoch: int, state: dict[str, Any]) -> None:
         """Write the state after `epoch` finished epochs and its hash; keep the last two."""
-        path = self.path / f"state-{epoch:04d}.pth"
-        save_atomically(path, state)
-        self._hash_file(path).write_text(_sha256(path))
-        for old in self._states()[:-KEPT_STATES]:
-            self._hash_file(old).unlink(missing_ok=True)
-            old.unlink()
+        self._save("state", epoch, state)
+
+    def save_best(self, epoch: int, weights: dict[str, Any]) -> None:
+        """Write the best weights so far. Two are kept, since each state kept has its own best."""
+        self._save("best", epoch, weights)
 
     def load_state(self) -> dict[str, Any] | None:
         """The newest undamaged state, or None; damaged ones are reported and passed over."""
-        for path in reversed(self._states()):
-            hash_file = self._hash_file(path)
-            if hash_file.exists() and hash_file.read_text() == _sha256(path):
+        for path in reversed(self._files("state")):
+            if _is_whole(path):
                 return load(path)
             print(f"warning: {path} is damaged; trying the state before", file=sys.stderr)
         return None
 
-    def _states(self) -> list[Path]:
-        return sorted(self.path.glob("state-*.pth"), key=lambda path: int(path.stem[6:]))
+    def load_best(self, epoch: int) -> dict[str, Any]:
+        """The weights that were the best after `epoch`. Raises: CheckpointError if damaged."""
+        path = self._file("best", epoch)
+        if not _is_whole(path):
+            raise CheckpointError(f"{path}: missing or damaged; train anew with --no-resume")
+        return load(path)
 
-    @staticmethod
-    def _hash_file(path: Path) -> Path:
-        return path.with_suffix(".sha256")
+    def rewind(self, epoch: int) -> None:
+        """Drop what was written after `epoch`: damaged states, and a best one without its state."""
+        for path in self._files("state") + self._files("best"):
+            if int(path.stem[-6:]) > epoch:
+                _remove(path)
+
+    def _save(self, kind: str, epoch: int, value: dict[str, Any]) -> None:
+        path = self._file(kind, epoch)
+        save_atomically(path, value)
+        _hash_file(path).write_text(_sha256(path))
+        for old in self._files(kind)[:-KEPT_STATES]:
+            _remove(old)
+
+    def _file(self, kind: str, epoch: int) -> Path:
+        return self.path / f"{kind}-{epoch:06d}.pth"
+
+    def _files(self, kind: str) -> list[Path]:
+        return sorted(self.path.glob(f"{kind}-*.pth"))
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there, as it was written."""
+    hash_file = _hash_file(path)
+    return path.exists() and hash_file.exists() and hash_file.read_text() == _sha256(path)
+
+
+def _remove(path: Path) -> None:
+    _hash_file(path).unlink(missing_ok=True)
+    path.unlink()
 
 
 def _sha256(path: Path) -> str:

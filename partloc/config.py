@@ -83,7 +83,8 @@ class ModelConfig(Group):
     cross_attention_dim: Count = 384
     cross_attention_heads: Count = 6
     mlp_hidden_dim: Count = 512
-    match_dim: Annotated[int, Field(ge=0)] = 32
+    match_features: Annotated[int, Field(ge=0)] = 16
+    match_upsampling: Annotated[int, Field(ge=1, le=14)] = 1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
@@ -122,8 +123,8 @@ class TrainConfig(Group):
     weight_decay: NonNegative = 0.05
     grad_clip: Positive = 1.0
     w_trans: NonNegative = 1.0
-    w_scale: NonNegative = 1.0
-    w_match: NonNegative = 1.0
+    w_scale: NonNegative = 0.8
+    w_match: NonNegative = 0.2
     scale_loss: Literal["log", "plain"] = "log"
     twin_aware: bool = True
     use_amp: bool = True
@@ -136,6 +137,7 @@ class MachineConfig(Group):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     num_workers: Annotated[int, Field(ge=0)] = 2
+    num_processes: Annotated[int, Field(ge=0)] = 0
 
 
 class Config(Group):

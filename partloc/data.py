@@ -8,6 +8,7 @@ Shapes: N samples of a table, W wholes and P pairs of a batch, K largest twin gr
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,31 +59,39 @@ class Preprocessing:
 class Augmentation:
     """Colour only, since any geometry would change the answer.
 
-    Brightness, contrast, saturation, hue and grey are light and are shared by a whole and its
-    parts; blur and noise are the camera's and differ from image to image.
+    Brightness, contrast, saturation, hue and grey are light: shared by a whole and its parts, and
+    each pixel for itself, so that what has one colour in both keeps one colour. Blur and noise
+    are the camera's and differ from image to image.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
-        self.lighting = v2.Compose(
-            [
-                v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue),
-                v2.RandomGrayscale(config.gray_probability),
-            ]
-        )
-        self.blur = v2.RandomApply(
-            [v2.GaussianBlur(kernel_size=5, sigma=(0.3, 1.5))], config.blur_probability
-        )
+        blur = v2.GaussianBlur(kernel_size=5, sigma=(0.3, 1.5))
+        self.blur = v2.RandomApply([blur], config.blur_probability)
 
-    def __call__(self, images: list[Tensor], seed: int) -> list[Tensor]:
-        """uint8 images (3, H, W) of one whole and its parts -> float images in [0, 1]."""
+    def __call__(
+        self, images: Tensor, light_seed: int, camera_seeds: Sequence[int]
+    ) -> list[Tensor]:
+        """uint8 images (I, 3, H, W) of one whole and its parts -> I float images in [0, 1]."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            lit = self.lighting(*images) if len(images) > 1 else [self.lighting(*images)]
-            return [self._camera(image) for image in lit]
+            # Not torch.manual_seed, which seeds the GPU too and thereby its dropout.
+            torch.default_generator.manual_seed(light_seed)
+            lit = self._light(tvf.to_dtype(images, torch.float32, scale=True))
+            return [self._camera(*shot) for shot in zip(lit, camera_seeds, strict=True)]
 
-    def _camera(self, image: Tensor) -> Tensor:
-        pixels = tvf.to_dtype(self.blur(image), torch.float32, scale=True)
+    def _light(self, pixels: Tensor) -> Tensor:
+        config = self.config
+        strength = (config.brightness, config.contrast, config.saturation, config.hue)
+        steps = ((2 * torch.rand(4) - 1) * torch.tensor(strength)).tolist()
+        pixels = tvf.adjust_brightness(pixels, 1 + steps[0])
+        pixels = (0.5 + (1 + steps[1]) * (pixels - 0.5)).clamp(0, 1)  # about a fixed grey
+        pixels = tvf.adjust_hue(tvf.adjust_saturation(pixels, 1 + steps[2]), steps[3])
+        grey = torch.rand(()) < config.gray_probability
+        return tvf.rgb_to_grayscale(pixels, num_output_channels=3) if grey else pixels
+
+    def _camera(self, pixels: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        pixels = self.blur(pixels)
         level = self.config.noise_std * torch.rand(())
         return (pixels + level * torch.randn_like(pixels)).clamp(0, 1)
 
@@ -161,9 +170,14 @@ class Batch(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Rows of one model, drawn together in one epoch: what the data set is asked for."""
+    """Rows of one model, drawn together in one epoch: what the data set is asked for.
+
+    light: the place in the epoch's plan at which their group begins. It stands for the group's
+    lighting, and is the same in every process that has a share of the group.
+    """
 
     epoch: int
+    light: int
     rows: tuple[int, ...]
 
 
@@ -185,11 +199,16 @@ class PairDataset(Dataset):
         """(1 + P, 3, H, W) float32, the whole first; and the rows."""
         table = self.table
         paths = [table.whole_paths[draw.rows[0]], *(table.part_paths[row] for row in draw.rows)]
-        images = [self._read(path) for path in paths]
+        images = torch.stack([self._read(path) for path in paths])
         if self.augmentation is not None:
-            chance = np.random.SeedSequence([self.seed, AUGMENT_STREAM, draw.epoch, *draw.rows])
-            images = self.augmentation(images, int(chance.generate_state(1, np.uint64)[0] >> 1))
-        return self.preprocessing.normalize(torch.stack(images)), draw.rows
+            seeds = [self._seed(draw, use) for use in (0, 1, *(2 + row for row in draw.rows))]
+            images = torch.stack(self.augmentation(images, seeds[0], seeds[1:]))
+        return self.preprocessing.normalize(images), draw.rows
+
+    def _seed(self, draw: Draw, use: int) -> int:
+        """use: 0 for the light, 1 for the whole's camera, 2 and up for the parts'."""
+        key = [self.seed, AUGMENT_STREAM, draw.epoch, draw.light, use]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
     def _read(self, path: str) -> Tensor:
         return self.preprocessing.resize(load_rgb(self.table.data_dir / path, self.max_pixels))
@@ -263,19 +282,30 @@ class PlannedBatches(Sampler):
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        lights = iter(self._lights())
         for batch in self.plan:
-            yield self._draws(self.share_of(batch) or batch[:1])
+            yield self._draws(batch, list(islice(lights, len(batch))))
 
-    def _draws(self, rows: list[int]) -> list[Draw]:
-        """Join neighbours of one model, unless a row repeats (a draw holds a part once)."""
-        draws: list[list[int]] = []
-        for row in rows:
-            last = draws[-1] if draws else []
-            if last and self.table.models[last[0]] == self.table.models[row] and row not in last:
-                last.append(row)
-            else:
-                draws.append([row])
-        return [Draw(self.epoch, tuple(drawn)) for drawn in draws]
+    def _lights(self) -> list[int]:
+        """For each pair of the plan the place at which its group begins.
+
+        A group is a run of neighbours of one model, unless a row repeats (a draw holds a part
+        once). It may go on in the next batch, so the light does not depend on the batch's size.
+        """
+        models, lights, group = self.table.models, [], []
+        for place, row in enumerate(row for batch in self.plan for row in batch):
+            if not group or row in group or models[row] != models[group[0]]:
+                light, group = place, []
+            group.append(row)
+            lights.append(light)
+        return lights
+
+    def _draws(self, batch: list[int], lights: list[int]) -> list[Draw]:
+        """This process's share of a batch: one draw for each group."""
+        draws: dict[int, list[int]] = {}
+        for place in self.share_of(list(range(len(batch)))) or [0]:
+            draws.setdefault(lights[place], []).append(batch[place])
+        return [Draw(self.epoch, light, tuple(rows)) for light, rows in draws.items()]
 
 
 def make_loader(
@@ -290,7 +320,16 @@ def make_loader(
         persistent_workers=num_workers > 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_init_worker,
+        # Else each start of the workers would take a number from torch's global generator, and a
+        # resumed training, which starts them once more, would see other dropout.
+        generator=torch.Generator(),
     )
+
+
+def reason_of(error: Exception) -> str:
+    """An error's message; a loader's worker hands it over as the last line of a traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def _init_worker(_worker: int) -> None:

@@ -282,7 +282,7 @@ def _note(findings: list[Finding], model: str, file: str, reason: str, detail: s
 
 
 def count_findings(index: Index) -> dict:
-    """The counts for metrics/index.json; every known reason is there, at 0 if need be."""
+    """The counts for metrics/index.json; of the reasons, those that were met."""
     reasons = Counter(index.report.reason)
     manifest = index.manifest
     members = manifest.groupby(["model", "twin_group"]).part.transform("size")
@@ -290,9 +290,14 @@ def count_findings(index: Index) -> dict:
         "models": int(manifest.model.nunique()),
         "samples": len(manifest),
         "samples_with_twin": int((members > 1).sum()),
-        "skipped": {reason: reasons[reason] for reason in SKIPPED},
-        "warnings": {reason: reasons[reason] for reason in WARNINGS},
+        "skipped": _met(SKIPPED, reasons),
+        "warnings": _met(WARNINGS, reasons),
     }
+
+
+def _met(known: tuple[str, ...], reasons: Counter[str]) -> dict[str, int]:
+    counts = {reason: reasons[reason] for reason in known if reasons[reason]}
+    return {"total": sum(counts.values()), **counts}
 
 
 def summary(index: Index) -> str:

@@ -3,7 +3,8 @@
 Nothing is rotated and the camera is the same, so in the whole a part looks like a scaled, shifted,
 partly covered copy of its own image. Two coordinates and the scale are thus a registration.
 
-Shapes: B pairs, S tokens a side, C features, L template sizes, H = L * S * S hypotheses.
+Shapes: B pairs, M tokens of an image, S cells a side, C features, L template sizes,
+H = L * S * S hypotheses.
 """
 
 import math
@@ -42,23 +43,29 @@ class TemplateMatch(nn.Module):
 
     With a template t, its mask m and the whole's features w, the distance at a place is
     sum m |t - w|^2 / sum m; its cross terms are correlations, computed by FFT.
+
+    Features are projected tokens beside plain colours, which match from the first step. A token
+    is unfolded into `upsampling`^2 cells, as a patch knows more than one place: a part of a tenth
+    of the whole is two patches wide at 224 pixels. Source of the unfolding: sub-pixel
+    convolution, arXiv:1609.05158.
     """
 
-    def __init__(self, size: int, width: int, features: int) -> None:
+    def __init__(self, tokens: int, width: int, features: int, upsampling: int) -> None:
         super().__init__()
-        self.size = size
-        self.project = nn.Linear(width, features)
+        self.tokens, self.features, self.upsampling = tokens, features, upsampling
+        self.size = tokens * upsampling
+        self.project = nn.Linear(width, features * upsampling**2)
         nn.init.orthogonal_(self.project.weight)
+        self.color_weight = nn.Parameter(torch.tensor(1.0))
         # What differs from the picture's corners is the part; the tokens may know better.
-        self.mask = nn.Linear(width, 1)
+        self.mask = nn.Linear(width, upsampling**2)
         nn.init.zeros_(self.mask.weight)
         nn.init.zeros_(self.mask.bias)
         self.contrast = nn.Parameter(torch.tensor([4.0, -2.0]))
-        self.sizes = sorted(
-            {max(1, round(size**step)) for step in torch.linspace(0, 1, MAX_SIZES).tolist()}
-        )
+        steps = torch.linspace(0, 1, MAX_SIZES).tolist()
+        self.sizes = sorted({max(1, round(self.size**step)) for step in steps})
         for i, cells in enumerate(self.sizes):
-            self.register_buffer(f"shrink{i}", pooling_matrix(size, cells), persistent=False)
+            self.register_buffer(f"shrink{i}", pooling_matrix(self.size, cells), persistent=False)
         self.log_sharpness = nn.Parameter(torch.full((len(self.sizes),), math.log(5) / STRIDE))
         self.size_bias = nn.Parameter(torch.zeros(len(self.sizes)))
         self.register_buffer("places", self._places(), persistent=False)  # (H, 3)
@@ -74,17 +81,27 @@ class TemplateMatch(nn.Module):
             rows.append(torch.stack([right, down, log_size], -1).flatten(0, 1))
         return torch.cat(rows)
 
-    def forward(self, part: Tensor, whole: Tensor) -> Match:
-        """Tokens (B, S * S, width) of both."""
+    def forward(
+        self, part: Tensor, part_colors: Tensor, whole: Tensor, whole_colors: Tensor
+    ) -> Match:
+        """Tokens (B, M, width) and colours (B, 3, S, S) of both."""
         with torch.autocast(part.device.type, enabled=False):
-            return self._forward(part.float(), whole.float())
+            shown, seen = self._cells(part, part_colors), self._cells(whole, whole_colors)
+            mask = self._unfold(self.mask(part.float())) + self._contrast(shown)
+            return self._slide(shown, mask.sigmoid(), seen)
 
-    def _forward(self, part: Tensor, whole: Tensor) -> Match:
-        grid = (self.size, self.size)
-        seen = self.project(whole).unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, S, S)
-        shown = self.project(part).unflatten(1, grid).permute(0, 3, 1, 2)
-        mask = self.mask(part).unflatten(1, grid).permute(0, 3, 1, 2) + self._contrast(shown)
-        distance = self._distances(shown, mask.sigmoid(), seen)  # (B, L, S, S)
+    def _unfold(self, tokens: Tensor) -> Tensor:
+        """(B, M, C * upsampling^2) -> (B, C, S, S)."""
+        grid = tokens.unflatten(1, (self.tokens, self.tokens)).permute(0, 3, 1, 2)
+        return F.pixel_shuffle(grid, self.upsampling)
+
+    def _cells(self, tokens: Tensor, colors: Tensor) -> Tensor:
+        """(B, C + 3, S, S); the weight makes three colours count like all features at 1."""
+        weight = self.color_weight * math.sqrt(self.features)
+        return torch.cat([self._unfold(self.project(tokens.float())), weight * colors], 1)
+
+    def _slide(self, shown: Tensor, mask: Tensor, seen: Tensor) -> Match:
+        distance = self._distances(shown, mask, seen)  # (B, L, S, S)
         sharpness = (STRIDE * self.log_sharpness).exp()[:, None, None]
         logits = STRIDE * self.size_bias[:, None, None] - sharpness * distance
         log_probability = logits.flatten(1).log_softmax(1)  # (B, H)
@@ -114,8 +131,8 @@ class TemplateMatch(nn.Module):
     def _distances(self, shown: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
         """(B, L, S, S) mean squared distance of each template at each place, per feature."""
         margin = self.size // 2
-        span = (self.size + 2 * margin,) * 2
-        padded = F.pad(seen, (margin,) * 4, mode="replicate")
+        span = (2 * self.size,) * 2
+        padded = F.pad(seen, (margin, self.size - margin) * 2, mode="replicate")
         seen_f = torch.fft.rfft2(padded)  # (B, C, span, .)
         energy_f = torch.fft.rfft2(padded.square().sum(1))  # (B, span, .)
         distances = []
@@ -132,4 +149,4 @@ class TemplateMatch(nn.Module):
             total = torch.fft.irfft2(cross, s=span)[:, window, window]
             total = total + own.sum((1, 2))[:, None, None]
             distances.append(total / (weight.sum((1, 2)) + 1e-6)[:, None, None])
-        return torch.stack(distances, 1) / shown.shape[1]
+        return torch.stack(distances, 1) / self.features

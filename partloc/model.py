@@ -8,33 +8,39 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from partloc.backbone import build_backbone
 from partloc.config import ModelConfig
 from partloc.data import PairTable, Preprocessing
 from partloc.fusion import AttentionPool, CrossAttention, TokenPool, bin_centres, position_code
-from partloc.matching import STRIDE, TemplateMatch
+from partloc.matching import TemplateMatch
 from partloc.pose import PartPose
+from partloc.view import View
 
 
 class Tokens(NamedTuple):
-    """What the encoder says of an image: class token (B, D), pooled patch tokens (B, M, D)."""
+    """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
+
+    colors: (B, 3, S, S), the image itself at the resolution of template matching.
+    """
 
     cls: Tensor
     patches: Tensor
+    colors: Tensor
 
     def pick(self, index: Tensor) -> "Tokens":
-        return Tokens(self.cls.index_select(0, index), self.patches.index_select(0, index))
+        return Tokens(*(field.index_select(0, index) for field in self))
 
 
 class Prediction(NamedTuple):
-    """pose: the answer, (B, 3) and (B, 1). With template matching also all that it weighed:
+    """pose: the answer, (B, 3) and (B, 1). With template matching also what it weighed:
 
-    places: the poses of the H hypotheses, (H, 3) and (H, 1); log_probability: (B, H).
+    places: (H, 3), right, down and log size; log_probability: (B, H).
     """
 
     pose: PartPose
-    places: PartPose | None = None
+    places: Tensor | None = None
     log_probability: Tensor | None = None
 
 
@@ -57,8 +63,15 @@ class PartLocator(nn.Module):
             for _ in range(config.cross_attention_layers)
         )
         self.summary = AttentionPool(width)
-        self.match = TemplateMatch(size, depth, config.match_dim) if config.match_dim else None
-        evidence = width + 2 * depth + (7 + config.match_dim if config.match_dim else 0)
+        self.match = None
+        evidence = width + 2 * depth
+        if config.match_features:
+            self.match = TemplateMatch(size, depth, config.match_features, config.match_upsampling)
+            evidence += 3 + 3 + (config.match_features + 3) + 1
+            # The pose that a place in the image stands for, to begin with.
+            self.lift = nn.Linear(3, 4)
+            self.register_buffer("view_slope", torch.zeros(2, 3))
+            self.register_buffer("view_offset", torch.zeros(2))
         self.head = nn.Sequential(
             nn.LayerNorm(evidence),
             nn.Linear(evidence, config.mlp_hidden_dim),
@@ -71,11 +84,6 @@ class PartLocator(nn.Module):
         )
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
-        # The pose that a place in the image stands for; the users' camera is not known.
-        self.view = nn.Linear(3, 4) if config.match_dim else None
-        if self.view:
-            nn.init.zeros_(self.view.weight)
-            nn.init.zeros_(self.view.bias)
         self.register_buffer("center", torch.zeros(4))
         self.register_buffer("spread", torch.ones(4))
 
@@ -86,10 +94,33 @@ class PartLocator(nn.Module):
         self.center.copy_(poses.quantile(0.5, dim=0))
         self.spread.copy_((poses - self.center).abs().mean(0).clamp(min=1e-3))
 
+    @torch.no_grad()
+    def set_view(self, view: View) -> None:
+        """Start from the fitted camera: a matched place is answered with the point behind it that
+        is nearest to the middle of the data."""
+        self.view_slope.copy_(view.slope)
+        self.view_offset.copy_(view.offset)
+        back = torch.linalg.pinv(view.slope)  # (3, 2)
+        self.lift.weight.zero_()
+        self.lift.weight[:3, :2] = back / self.spread[:3, None]
+        self.lift.weight[3, 2] = 1 / self.spread[3]
+        self.lift.bias[:3] = (-back @ view.offset - self.center[:3]) / self.spread[:3]
+        self.lift.bias[3] = -self.center[3] / self.spread[3]
+
+    @property
+    def knows_view(self) -> bool:
+        return self.match is not None and bool(self.view_slope.any())
+
+    def place_of(self, pose: PartPose) -> Tensor:
+        """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log scale."""
+        plane = pose.translation @ self.view_slope.T + self.view_offset
+        return torch.cat([plane, pose.scale.log()], -1)
+
     def encode(self, images: Tensor) -> Tokens:
         """(B, 3, H, W), normalised -> tokens."""
         cls, patches = self.backbone(images)
-        return Tokens(cls, self.pool(patches))
+        side = self.match.size if self.match else 1
+        return Tokens(cls, self.pool(patches), F.interpolate(images, (side, side), mode="area"))
 
     def locate(self, whole: Tokens, part: Tokens) -> Prediction:
         """Tokens of B pairs -> poses (B, 3), (B, 1)."""
@@ -99,17 +130,12 @@ class PartLocator(nn.Module):
         evidence = [self.summary(asked), part.cls, whole.cls]
         if self.match is None:
             return Prediction(self._pose(self.head(torch.cat(evidence, -1)).float()))
-        match = self.match(part.patches, whole.patches)
+        match = self.match(part.patches, part.colors, whole.patches, whole.colors)
         evidence += [match.best, match.mean, match.features, match.doubt]
         residual = self.head(torch.cat(evidence, -1)).float()  # (B, 4)
         with torch.autocast(residual.device.type, enabled=False):
-            pose = self._pose(self._view(match.best) + residual)
-            places = self._pose(self._view(self.match.places))
-        return Prediction(pose, places, match.log_probability)
-
-    def _view(self, places: Tensor) -> Tensor:
-        """(B, 3) places in the image -> (B, 4) poses in units of the prior's spread."""
-        return STRIDE * self.view(places)
+            pose = self._pose(self.lift(match.best) + residual)
+        return Prediction(pose, self.match.places, match.log_probability)
 
     def _pose(self, raw: Tensor) -> PartPose:
         raw = self.center + self.spread * raw

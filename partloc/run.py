@@ -9,6 +9,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,20 @@ from typing import Any
 
 import torch
 
-from partloc.checkpoint import RunFolder, load, save_model
+from partloc.checkpoint import RunFolder, save_model
 from partloc.config import Config, ConfigError, digest
+from partloc.data import PairTable
 from partloc.metrics import write_json
+from partloc.model import PartLocator
+from partloc.split import read_manifest
 from partloc.train import STATE_FORMAT, Trainer
+from partloc.view import fit_view
+
+# Below this share of agreeing parts, a fitted camera is more likely chance than a camera.
+MIN_INLIERS = 0.25
+
+# A signal to the whole process group may kill the loader's workers before it is seen here.
+GRACE_S = 1.0
 
 
 class Interrupted(BaseException):
@@ -35,26 +46,65 @@ class Interrupted(BaseException):
 def on_signals() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into Interrupted.
 
-    The loader's workers get the signal too and may be seen dying first: whatever is raised after
+    The loader's workers may get the signal too and be seen dying first: whatever is raised round
     a signal is that signal.
+    Raises: Interrupted; ChildProcessError when a worker died by itself.
     """
     received: list[int] = []
+    owner = os.getpid()
 
     def handle(signum: int, _frame: FrameType | None) -> None:
-        if not received:
-            received.append(signum)
-            raise Interrupted(signum)
+        if os.getpid() != owner:  # a worker that has only just been forked
+            os._exit(128 + signum)
+        # From here on torch need not raise for workers that die of the same signal.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        received.append(signum)
+        raise Interrupted(received[0])
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except Exception:
+    except Exception as error:
+        a_worker_died = "DataLoader worker" in str(error) and isinstance(error, RuntimeError)
+        if a_worker_died:
+            _await(received)
         if received:
             raise Interrupted(received[0]) from None
+        if a_worker_died:
+            raise ChildProcessError(
+                f"{str(error).splitlines()[0]} The state of the last finished epoch is kept. Too "
+                "little memory? Try a lower machine.num_workers"
+            ) from error
         raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _await(received: list[int]) -> None:
+    """Give a signal time to arrive; other workers' deaths are reported meanwhile."""
+    end = time.monotonic() + GRACE_S
+    while not received and time.monotonic() < end:
+        try:
+            time.sleep(0.05)
+        except RuntimeError:
+            continue
+
+
+def read_tables(split_dir: Path, data_dir: Path) -> tuple[PairTable, PairTable]:
+    """The samples of train and val; val may be empty.
+
+    Raises: ValueError when there is nothing to train on; FileNotFoundError without a split.
+    """
+    tables = []
+    for name in ("train", "val"):
+        path = split_dir / f"{name}.csv"
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file; run the stages index and split first")
+        tables.append(PairTable(read_manifest(path), data_dir))
+    if not len(tables[0]):
+        raise ValueError(f"{split_dir / 'train.csv'}: no samples, expected one at least to train")
+    return tables[0], tables[1]
 
 
 def training_parameters(config: Config) -> dict[str, Any]:
@@ -88,6 +138,24 @@ def runs_root() -> Path:
     return Path(project) / "runs" / "train"
 
 
+def start_from_data(model: PartLocator, table: PairTable, config: Config) -> None:
+    """Give the model what the training labels tell without learning: spread and camera."""
+    model.set_prior(table)
+    if not config.model.match_features:
+        return
+    view = fit_view(table, config.data.max_image_pixels, config.seed)
+    if view is None or view.inliers < MIN_INLIERS:
+        found = "too few parts" if view is None else f"only {view.inliers:.0%} of them agree"
+        print(
+            f"no common camera could be fitted to the training parts ({found}); template matching "
+            "learns from the pose alone",
+            file=sys.stderr,
+        )
+        return
+    print(f"camera fitted: {view.inliers:.0%} of the matched parts agree", file=sys.stderr)
+    model.set_view(view)
+
+
 def resume_or_start(trainer: Trainer, folder: RunFolder, resume: bool) -> None:
     """Take up an unfinished state, else clear the folder; tell which."""
     team = trainer.team
@@ -99,8 +167,15 @@ def resume_or_start(trainer: Trainer, folder: RunFolder, resume: bool) -> None:
         folder.clear()
         folder.write_note("code", code_hash())
     if team.leads:
+        folder.rewind(trainer.epoch)
         begin = f"after epoch {trainer.epoch}" if state else "from the start"
         print(f"training {begin}; state in {folder.path}", file=sys.stderr)
+        if others := [other.name for other in folder.others()] if state is None else []:
+            print(
+                "unfinished state of another configuration or split stays in "
+                f"{folder.path.parent}: {', '.join(others)}",
+                file=sys.stderr,
+            )
         if folder.read_note("code") != code_hash():
             print(
                 "warning: partloc's code has changed since this training began; with "
@@ -124,9 +199,9 @@ def refuse_edited_parameters(at_start: Config, at_end: Config) -> None:
 
 def write_outputs(trainer: Trainer, folder: RunFolder, models: Path, metrics: Path) -> None:
     """The best weights and the history, last of all, without any value of a clock."""
-    trainer.model.load_state_dict(load(folder.best))
+    trainer.model.load_state_dict(folder.load_best(trainer.best_epoch))
     best = trainer.history[trainer.best_epoch - 1]
-    info = {"best_epoch": trainer.best_epoch, "torch": torch.__version__}
+    info = {"best_epoch": trainer.best_epoch, "torch": str(torch.__version__)}
     save_model(models / "best_model.pth", trainer.model, info)
     figures = {f"best_{key}": value for key, value in best.items()}
     write_json(metrics / "train.json", {**figures, "history": trainer.history})

@@ -37,13 +37,25 @@ class Team:
         if self.size > 1:
             dist.barrier()
 
+    def leave(self) -> None:
+        """At the end, once everybody is here."""
+        if self.size > 1:
+            self.wait()
+            dist.destroy_process_group()
+
     def led(self, hold: AbstractContextManager[None]) -> AbstractContextManager[None]:
         """`hold` for the leading process, nothing for the others."""
         return hold if self.leads else nullcontext()
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes a GPU when there is one. Raises: ValueError when `name` is not available."""
+    """`auto` takes a GPU when there is one. Raises: ValueError when `name` is not available.
+
+    Also lets the CPU take numbers below 1e-38 for zero, as GPUs do: a softmax over thousands of
+    places is full of them, and they cost many times the time of others. Threads inherit this, so
+    it comes before the first computation.
+    """
+    torch.set_flush_denormal(True)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from partloc.checkpoint import RunFolder, save_atomically
+from partloc.checkpoint import RunFolder
 from partloc.config import Config
 from partloc.data import (
     Augmentation,
@@ -31,9 +31,9 @@ from partloc.data import (
     plan_epoch,
     plan_in_order,
 )
-from partloc.losses import LossParts, pose_loss, targets_of
+from partloc.losses import LossParts, targets_of, training_loss
 from partloc.metrics import summarize
-from partloc.model import PartLocator
+from partloc.model import PartLocator, Prediction
 from partloc.pose import PartPose
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
@@ -59,12 +59,18 @@ class Trainer:
     ) -> None:
         self.config, self.team = config, team
         self.model = model.to(team.device)
+        frozen = config.train.freeze_backbone
+        model.backbone.requires_grad_(not frozen)
+        model.backbone.set_grad_checkpointing(
+            config.train.use_gradient_checkpointing and not frozen
+        )
         self.train_table, self.val_table = train_table, val_table
         self.optimizer = make_optimizer(model, config.train)
         steps = math.ceil(len(self._plan(0)) / config.train.accumulation_steps)
         self.schedule = make_schedule(self.optimizer, steps, config.train)
         self.dtype = amp_dtype(config.train.use_amp, team.device)
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.dtype == torch.float16)
+        self.knows_view = model.knows_view
         self.epoch, self.history = 0, []
         self.parallel = DistributedDataParallel(model) if team.size > 1 else model
         self.train_batches = PlannedBatches(train_table, team.rank, team.size)
@@ -91,9 +97,10 @@ class Trainer:
     def train_epoch(self) -> dict[str, float]:
         """One pass over the plan. Raises: NonFiniteLoss before the weights are touched by it."""
         self.model.train()
+        self.model.backbone.train(not self.config.train.freeze_backbone)
         plan = self._plan(self.epoch)
         self.train_batches.set_plan(self.epoch, plan)
-        sums = torch.zeros(3)
+        sums = torch.zeros(len(LossParts._fields))
         every = self.config.train.accumulation_steps
         bar = tqdm(
             total=len(self.train_table),
@@ -113,7 +120,7 @@ class Trainer:
                 bar.update(pairs)
                 bar.set_postfix(loss=f"{step_sums[0].item() / pairs:.3f}", refresh=False)
         means = sums / len(self.train_table)
-        return dict(zip(("loss", "translation_loss", "scale_loss"), means.tolist(), strict=True))
+        return dict(zip(LossParts._fields, means.tolist(), strict=True))
 
     def _accumulate(self, loader: Any, window: list[list[int]], pairs: int) -> Tensor:
         """Add up the gradients of a window of batches, as if it were one batch of `pairs`.
@@ -121,7 +128,7 @@ class Trainer:
         Each loss is a sum over its pairs divided by the window's pairs, so short batches weigh
         what they should; DDP takes the mean over processes, hence the factor `size`.
         """
-        sums = torch.zeros(3)
+        sums = torch.zeros(len(LossParts._fields))
         for i, planned in enumerate(window):
             share = self.train_batches.share_of(planned)
             batch: Batch = next(loader).to(self.team.device)
@@ -130,7 +137,7 @@ class Trainer:
             with wait:
                 losses = self._losses(batch)
                 weight = self.team.size / pairs if share else 0.0
-                self.scaler.scale(losses.total.sum() * weight).backward()
+                self.scaler.scale(losses.loss.sum() * weight).backward()
             if share:
                 sums += torch.stack([term.detach().sum() for term in losses]).cpu()
         return sum(self.team.gather(sums))
@@ -138,21 +145,31 @@ class Trainer:
     def _losses(self, batch: Batch) -> LossParts:
         with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
             predicted = self.parallel(batch.wholes, batch.parts, batch.whole_of_part)
+        return self._compare(predicted, batch)
+
+    def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:
         targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
-        return pose_loss(predicted.pose, targets, self.config.train)
+        places = self.model.place_of(targets) if self.knows_view else None
+        return training_loss(predicted, targets, places, self.config.train)
 
     def _step(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"epoch {self.epoch + 1}: the loss is {loss}; the state after epoch {self.epoch} "
-                "is kept. Try a lower train.learning_rate or train.use_amp: false"
-            )
+        self._require_finite("loss", loss)
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
+        # With fp16 some overflow is expected: the scaler then leaves the step out.
+        if not self.scaler.is_enabled():
+            self._require_finite("norm of the gradient", norm.item())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteLoss(
+                f"epoch {self.epoch + 1}: the {what} is {value}; the state after epoch "
+                f"{self.epoch} is kept. Try a lower train.learning_rate or train.use_amp: false"
+            )
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -178,19 +195,19 @@ class Trainer:
             self.val_table.twins(rows.tolist()),
         )
         means = losses.mean(0).tolist()
+        self._require_finite("validation loss", means[0])
         return {
-            **dict(zip(("loss", "translation_loss", "scale_loss"), means, strict=True)),
+            **dict(zip(LossParts._fields, means, strict=True)),
             "translation_error": figures["translation_error"]["mean"],
             "twin_aware_error": figures["translation_error"]["twin_aware"]["mean"],
             "relative_scale_error": figures["scale_error"]["relative_mean"],
         }
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """rows (P,), losses (P, 3), translation and scale side by side (P, 4), on the CPU."""
+        """rows (P,), losses (P, 4), translation and scale side by side (P, 4), on the CPU."""
         with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
             predicted = self.model(batch.wholes, batch.parts, batch.whole_of_part)
-        targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
-        losses = pose_loss(predicted.pose, targets, self.config.train)
+        losses = self._compare(predicted, batch)
         values = (batch.rows, torch.stack(losses, 1), torch.cat(predicted.pose, 1))
         return tuple(value.cpu() for value in values)
 
@@ -215,10 +232,10 @@ class Trainer:
             self.history.append(record)
             state = self.state()
             if self.team.leads:
-                self._report(writer, record, speed)
                 if self.best_epoch == self.epoch:
-                    save_atomically(folder.best, state["model"])
+                    folder.save_best(self.epoch, state["model"])
                 folder.save_state(self.epoch, state)
+                self._report(writer, record, speed)  # last: what is told is safe
         if writer:
             writer.close()
 
@@ -264,7 +281,7 @@ class Trainer:
             "format": STATE_FORMAT,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
@@ -275,7 +292,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty when written where no fp16 was used
+            self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.history = state["epoch"], state["history"]
         if self.team.rank < len(state["generators"]):
             restore_generators(state["generators"][self.team.rank], self.team.device)

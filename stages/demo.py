@@ -7,6 +7,7 @@ Writes  data/demo (a folder for each model)
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         config = load_config(args.config)
-        demo, workers = config.demo, config.machine.num_workers
+        demo, workers = config.demo, config.machine.num_processes or os.cpu_count()
         parts = write_demo(args.out, demo.num_models, demo.image_size, config.seed, workers)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

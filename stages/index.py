@@ -7,6 +7,7 @@ Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--config", default="params.yaml", metavar="FILE")
     config = load_config(parser.parse_args().config)
 
-    index = build_index(config.data, workers=config.machine.num_workers)
+    index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())
     print(summary(index), file=sys.stderr)
 
     output_dir = Path(config.data.output_dir)

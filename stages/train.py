@@ -16,18 +16,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.checkpoint import RunFolder  # noqa: E402
 from partloc.config import load_config  # noqa: E402
-from partloc.data import PairTable, Preprocessing  # noqa: E402
+from partloc.data import Preprocessing, reason_of  # noqa: E402
 from partloc.model import PartLocator  # noqa: E402
 from partloc.run import (  # noqa: E402
     Interrupted,
     fingerprint_of,
     on_signals,
+    read_tables,
     refuse_edited_parameters,
     resume_or_start,
     runs_root,
+    start_from_data,
     write_outputs,
 )
-from partloc.split import read_manifest  # noqa: E402
 from partloc.team import join_team, seed_everything  # noqa: E402
 from partloc.train import Trainer  # noqa: E402
 
@@ -50,13 +51,12 @@ def main() -> None:
     args = parse()
     config = load_config(args.config)
     split_dir, data_dir = Path(config.data.output_dir, "split"), Path(config.data.data_dir)
-    train_table = PairTable(read_manifest(split_dir / "train.csv"), data_dir)
-    val_table = PairTable(read_manifest(split_dir / "val.csv"), data_dir)
+    train_table, val_table = read_tables(split_dir, data_dir)
 
     team = join_team(config.machine.device)
     seed_everything(config.seed)
     model = PartLocator(config.model, Preprocessing(config.data.image_size))
-    model.set_prior(train_table)
+    start_from_data(model, train_table, config)
     seed_everything(config.seed, team.rank)
     trainer = Trainer(config, model, train_table, val_table, team)
     folder = RunFolder(runs_root(), fingerprint_of(config, split_dir))
@@ -67,6 +67,7 @@ def main() -> None:
             refuse_edited_parameters(config, load_config(args.config))
             write_outputs(trainer, folder, Path("models"), Path("metrics"))
             folder.mark_finished()
+    team.leave()
 
 
 if __name__ == "__main__":
@@ -80,5 +81,5 @@ if __name__ == "__main__":
         )
         sys.exit(128 + stop.signum)
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {reason_of(error)}", file=sys.stderr)
         sys.exit(2)

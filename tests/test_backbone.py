@@ -151,7 +151,7 @@ def official_file():
 @pytest.fixture(scope="module")
 def small_weights():
     """Official layout, the size of dinov2_vitt14."""
-    return official_weights(official_shapes(width=192, depth=6))
+    return official_weights(official_shapes(width=192, depth=4))
 
 
 @pytest.mark.parametrize("side", (518, 1022))

@@ -1,0 +1,115 @@
+"""The loss: L1 by hand, blind to which twin is which, and no broadcast that hides a mistake."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+from toys import tiny_config
+
+from partloc.losses import match_loss, targets_of, training_loss
+from partloc.model import Prediction
+from partloc.pose import PartPose
+
+
+def poses(*rows):
+    """(B, 3) and (B, 1) from rows of x, y, z, scale."""
+    values = torch.tensor(rows)
+    return PartPose(values[:, :3], values[:, 3:])
+
+
+def places(*samples):
+    """(B, K, 3) and (B, K, 1)."""
+    values = torch.tensor(samples)
+    return PartPose(values[..., :3], values[..., 3:])
+
+
+def loss(predicted, targets, **train):
+    train = {"w_trans": 1.0, "w_scale": 1.0} | train
+    return training_loss(Prediction(predicted), targets, None, tiny_config(train=train).train)
+
+
+def test_translation_is_the_sum_of_the_axes_and_scale_its_logarithm():
+    found = loss(
+        poses([0.1, -0.2, 0.3, 0.2]), places([[0.0, 0.0, 0.0, 0.4]]), w_trans=2.0, w_scale=3.0
+    )
+    assert_close(found.translation_loss, torch.tensor([0.6]))
+    assert_close(found.scale_loss, torch.tensor([math.log(2)]))
+    assert_close(found.loss, torch.tensor([2 * 0.6 + 3 * math.log(2)]))
+
+
+def test_the_plain_scale_loss_is_the_difference():
+    found = loss(poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.5]]), scale_loss="plain")
+    assert_close(found.scale_loss, torch.tensor([0.3]))
+
+
+def test_twice_too_big_costs_the_same_as_twice_too_small():
+    target = places([[0.0, 0, 0, 0.4]])
+    big, small = poses([0.0, 0, 0, 0.8]), poses([0.0, 0, 0, 0.2])
+    assert_close(loss(big, target).loss, loss(small, target).loss)
+
+
+def test_any_twin_is_right_and_they_are_never_mixed():
+    twins = places([[-0.4, 0.0, 0.0, 0.1], [0.4, 0.0, 0.0, 0.4]])
+    for place in ([-0.4, 0.0, 0.0, 0.1], [0.4, 0.0, 0.0, 0.4]):
+        assert_close(loss(poses(place), twins).loss, torch.zeros(1))
+    # The translation of one twin with the scale of the other is wrong.
+    mixed = loss(poses([0.4, 0.0, 0.0, 0.1]), twins, w_scale=0.1)
+    assert_close(mixed.translation_loss, torch.zeros(1))
+    assert_close(mixed.scale_loss, torch.tensor([math.log(4)]))
+
+
+def test_the_order_of_twins_does_not_matter():
+    twins = torch.randn(5, 3, 4).exp()
+    predicted = poses(*torch.rand(5, 4).tolist())
+    forward, backward = (PartPose(t[..., :3], t[..., 3:]) for t in (twins, twins.flip(1)))
+    for one, other in zip(loss(predicted, forward), loss(predicted, backward), strict=True):
+        assert_close(one, other)
+
+
+def test_without_twin_awareness_only_the_own_place_counts():
+    own, twins = poses([0.4, 0.0, 0.0, 0.2]), places([[0.4, 0, 0, 0.2], [-0.4, 0, 0, 0.2]])
+    answer = poses([-0.4, 0.0, 0.0, 0.2])
+    assert_close(loss(answer, targets_of(own, twins, True)).loss, torch.zeros(1))
+    assert_close(loss(answer, targets_of(own, twins, False)).translation_loss, torch.tensor([0.8]))
+
+
+def test_each_sample_has_its_own_loss_and_gradient():
+    translation = torch.zeros(2, 3, requires_grad=True)
+    scale = torch.full((2, 1), 0.5, requires_grad=True)
+    targets = places([[0.1, 0.2, 0.3, 0.25]], [[-0.1, -0.2, -0.3, 1.0]])
+    loss(PartPose(translation, scale), targets).loss.sum().backward()
+    assert_close(translation.grad, torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    assert_close(scale.grad, torch.tensor([[2.0], [-2.0]]))  # of |log s|: 1 / s
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        PartPose(torch.zeros(4, 3), torch.ones(4, 1)),
+        PartPose(torch.zeros(4, 2, 3), torch.ones(4, 1, 1)),
+        PartPose(torch.zeros(1, 2, 3), torch.ones(1, 2, 1)),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(targets):
+    with pytest.raises(ValueError, match=r"expected \(B, 3\).*found .*\(4, 3\)"):
+        loss(PartPose(torch.zeros(4, 3), torch.ones(4, 1)), targets)
+
+
+def test_matching_is_charged_the_surprise_at_any_place_that_would_be_right():
+    hypotheses = torch.tensor([[0.0, 0.0, -1.0], [9.0, 9.0, -1.0], [-9.0, 9.0, -1.0]])
+    sure_of = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    one, two = hypotheses[None, :1], hypotheses[None, :2]
+    assert_close(match_loss(hypotheses, sure_of, one), torch.tensor([math.log(2)]))
+    # Probability on the other twin is as good.
+    assert_close(match_loss(hypotheses, sure_of, two), torch.tensor([-math.log(0.75)]))
+
+
+def test_matching_counts_with_its_weight():
+    hypotheses, sure_of = torch.zeros(1, 3), torch.tensor([[0.5]]).log()
+    pose, targets = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
+    config = tiny_config(train={"w_match": 0.5}).train
+    prediction = Prediction(pose, hypotheses, sure_of)
+    found = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
+    assert_close(found.match_loss, torch.tensor([math.log(2)]))
+    assert_close(found.loss, 0.5 * found.match_loss)

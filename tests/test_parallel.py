@@ -1,0 +1,65 @@
+"""Two processes under torchrun learn what one learns, and only one of them writes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from toys import tiny_config, write_params, write_split
+
+from partloc.checkpoint import load
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGE = str(ROOT / "stages" / "train.py")
+# 11 samples in batches of 5: the last one has a single pair, fewer than there are processes.
+# Augmentation is on; dropout, which each process draws for itself, is off.
+CONFIG = tiny_config(
+    train={"num_epochs": 2, "batch_size": 5, "accumulation_steps": 2, "learning_rate": 1e-4},
+)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def train(root: Path, *launcher: str) -> subprocess.CompletedProcess:
+    write_split(root)
+    write_params(root, CONFIG)
+    return subprocess.run(
+        [sys.executable, *launcher, STAGE],
+        cwd=root,
+        env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def newest_state(root: Path) -> dict:
+    return load(max(root.glob("runs/train/*/state-*.pth")))
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    one, two = train(tmp_path / "one"), train(tmp_path / "two", *TORCHRUN)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+
+    alone, together = newest_state(tmp_path / "one"), newest_state(tmp_path / "two")
+    assert alone["schedule"]["last_epoch"] == together["schedule"]["last_epoch"] == 4
+    for expected, found in zip(alone["history"], together["history"], strict=True):
+        assert expected.keys() == found.keys()
+        for key in expected:
+            assert abs(expected[key] - found[key]) < 2e-4, key
+    # The gradients' running means: AdamW's steps blow up rounding where a gradient is nearly none.
+    for index, moments in alone["optimizer"]["state"].items():
+        expected, found = moments["exp_avg"], together["optimizer"]["state"][index]["exp_avg"]
+        assert (expected - found).norm() <= 0.02 * expected.norm() + 1e-6
+    for key, weights in alone["model"].items():
+        if weights.is_floating_point():
+            assert (weights - together["model"][key]).abs().max() <= 4 * 1e-4, key
+
+    assert len(together["generators"]) == 2
+    assert not torch.equal(*(states["torch"] for states in together["generators"]))
+    # Only one of them tells and writes.
+    assert two.stderr.count("training from the start") == 1
+    assert two.stderr.count("epoch   2/2") == 1
+    for name in ("models", "metrics", "runs/train"):
+        assert len(list((tmp_path / "two" / name).iterdir())) == 1, name

@@ -1,0 +1,287 @@
+"""The loop: accumulation, divergence, weight decay, the rate, freezing, and that it learns."""
+
+import math
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+from toys import make_trainer, tiny_config
+
+from partloc.checkpoint import RunFolder, load_model
+from partloc.data import PairTable
+from partloc.run import fingerprint_of, read_tables, write_outputs
+from partloc.schedule import make_optimizer, make_schedule
+from partloc.train import NonFiniteLoss
+
+STILL = {"learning_rate": 1e-3, "warmup_epochs": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def do_not_wait_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)
+
+
+def answering(trainer):
+    """The head starts at zero, where no gradient gets past it; give it something to say."""
+    torch.manual_seed(1)
+    torch.nn.init.normal_(trainer.model.head[-1].weight, std=0.3)
+    return trainer
+
+
+def without_validation(table):
+    empty = object.__new__(PairTable)
+    empty.__dict__ |= table.__dict__ | {"models": table.models[:0]}
+    return empty
+
+
+# -- one step ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_four_accumulated_batches_of_two_are_one_batch_of_eight(tables, sampling):
+    """With the last short group (3 of 11 samples, as 2 + 1) and with augmentation."""
+    weights = []
+    for batch_size, steps in ((8, 1), (2, 4)):
+        train = {"batch_size": batch_size, "accumulation_steps": steps, "sampling": sampling}
+        trainer = answering(make_trainer(tiny_config(train=STILL | train), *tables))
+        # Else AdamW makes full steps of gradients that are nothing but rounding.
+        for group in trainer.optimizer.param_groups:
+            group["eps"] = 1e-2
+        losses = trainer.train_epoch()
+        assert trainer.schedule.last_epoch == 2
+        weights.append((losses, trainer.model.state_dict()))
+    (big_losses, big), (small_losses, small) = weights
+    assert big_losses == pytest.approx(small_losses, rel=1e-5)
+    start = answering(make_trainer(tiny_config(), *tables)).model.state_dict()
+    for key in big:
+        moved = (big[key] - start[key]).abs().max()
+        assert (big[key] - small[key]).abs().max() <= 1e-3 * moved + 1e-7, key
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tables, value):
+    trainer = make_trainer(tiny_config(), *tables)
+    tables[0].translation[3, 1], before = value, float(tables[0].translation[3, 1])
+    try:
+        weights = {key: w.clone() for key, w in trainer.model.state_dict().items()}
+        trainer.epoch = 4
+        trainer._plan = lambda epoch: [[3, 0]]
+        with pytest.raises(NonFiniteLoss, match=r"epoch 5: the loss is \w+; .* after epoch 4 is"):
+            trainer.train_epoch()
+    finally:
+        tables[0].translation[3, 1] = before
+    for key, found in trainer.model.state_dict().items():
+        assert torch.equal(found, weights[key])
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tables):
+    trainer = make_trainer(tiny_config(), *tables)
+    weights = {key: w.clone() for key, w in trainer.model.state_dict().items()}
+    trainer.model.head[0].weight.register_hook(lambda grad: grad * math.nan)
+    with pytest.raises(NonFiniteLoss, match="epoch 1: the norm of the gradient is nan"):
+        trainer.train_epoch()
+    for key, found in trainer.model.state_dict().items():
+        assert torch.equal(found, weights[key])
+
+
+def test_a_validation_loss_that_is_not_finite_is_never_the_best(tables):
+    trainer = make_trainer(tiny_config(), *tables)
+    with torch.no_grad():
+        trainer.model.head[-1].bias[0] = math.nan
+    with pytest.raises(NonFiniteLoss, match="validation loss is nan"):
+        trainer.validate()
+
+
+def test_divergence_keeps_the_state_of_the_last_good_epoch(tables, tmp_path):
+    trainer = make_trainer(tiny_config(train={"num_epochs": 5}), *tables)
+    plan = trainer._plan
+    trainer._plan = lambda epoch: plan(epoch) if epoch < 2 else [[0]] * 11
+    train_epoch = trainer.train_epoch
+
+    def diverge():
+        if trainer.epoch == 2:
+            torch.nn.init.constant_(trainer.model.head[-1].bias, math.nan)
+        return train_epoch()
+
+    trainer.train_epoch = diverge
+    folder = RunFolder(tmp_path, "f" * 16)
+    with pytest.raises(NonFiniteLoss):
+        trainer.fit(folder)
+    state = folder.load_state()
+    assert state["epoch"] == 2
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+# -- how the weights move ----------------------------------------------------------------------
+
+
+def test_norms_biases_and_tables_do_not_decay_and_the_backbone_is_slower(tables):
+    config = tiny_config(
+        train={"weight_decay": 0.1, "learning_rate": 1e-3, "backbone_lr_factor": 0.1}
+    )
+    model = make_trainer(config, *tables).model
+    groups = {}
+    for group in make_optimizer(model, config.train).param_groups:
+        for parameter in group["params"]:
+            groups[parameter] = (group["lr"], group["weight_decay"])
+    assert set(groups) == set(model.parameters())
+    for name, parameter in model.named_parameters():
+        rate, decay = groups[parameter]
+        assert rate == pytest.approx(1e-4 if name.startswith("backbone.") else 1e-3), name
+        still = parameter.ndim < 2 or "pos_embed" in name or "cls_token" in name
+        assert decay == (0.0 if still else 0.1), name
+    undecayed = {name for name, p in model.named_parameters() if groups[p][1] == 0}
+    assert {"backbone.vit.cls_token", "backbone.vit.pos_embed"} <= undecayed
+
+
+def test_the_rate_rises_linearly_and_falls_as_half_a_cosine():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    config = tiny_config(train={"num_epochs": 3, "warmup_epochs": 0.75}).train
+    schedule = make_schedule(optimizer, steps_per_epoch=4, config=config)
+    rates = []
+    for _ in range(12):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 9)) for step in range(9)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, *cosine])
+    assert schedule.get_last_lr()[0] == pytest.approx(0)
+
+
+def test_a_warm_up_longer_than_the_training_is_cut():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    config = tiny_config(train={"num_epochs": 1, "warmup_epochs": 9.0}).train
+    assert make_schedule(optimizer, 1, config).get_last_lr()[0] == 1.0
+
+
+def test_a_frozen_backbone_neither_moves_nor_costs_a_backward_pass(tables):
+    config = tiny_config(train=STILL | {"freeze_backbone": True})
+    trainer = answering(make_trainer(config, *tables))
+    backbone = trainer.model.backbone
+    seen = []
+    backbone.register_forward_hook(
+        lambda module, _inputs, outputs: seen.append((module.training, outputs[0].requires_grad))
+    )
+    before = {key: w.clone() for key, w in trainer.model.state_dict().items()}
+    trainer.train_epoch()
+    assert set(seen) == {(False, False)}
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    after = trainer.model.state_dict()
+    moved = {key for key in after if not torch.equal(after[key], before[key])}
+    assert moved and not any(key.startswith("backbone.") for key in moved)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_gradient_checkpointing_is_passed_on_and_changes_nothing(tables, on):
+    train = STILL | {"use_gradient_checkpointing": on}
+    trainer = answering(make_trainer(tiny_config(train=train), *tables))
+    assert trainer.model.backbone.vit.grad_checkpointing is on
+    trainer.train_epoch()
+    plain = answering(make_trainer(tiny_config(train=STILL), *tables))
+    plain.train_epoch()
+    for one, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert_close(one, other)
+
+
+# -- all epochs --------------------------------------------------------------------------------
+
+
+def test_training_learns_the_toys(tables):
+    steady = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "noise_std": 0.0}
+    config = tiny_config(
+        model={"mlp_hidden_dim": 64},
+        augment=steady | {"gray_probability": 0.0, "blur_probability": 0.0},
+        train={"num_epochs": 40, "learning_rate": 5e-3, "freeze_backbone": True, "grad_clip": 10.0},
+    )
+    trainer = make_trainer(config, *tables)
+    losses = []
+    for trainer.epoch in range(40):
+        losses.append(trainer.train_epoch()["loss"])
+    assert min(losses[-5:]) < 0.85 * losses[0]
+
+
+def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):
+    trainer = make_trainer(tiny_config(train={"num_epochs": 4}), *tables)
+    validate, wanted = trainer.validate, iter((0.4, 0.2, 0.3, 0.3))
+    trainer.validate = lambda: validate() | {"loss": next(wanted)}
+    folder = RunFolder(tmp_path / "runs", "f" * 16)
+    trainer.fit(folder)
+    assert trainer.best_epoch == 2
+
+    write_outputs(trainer, folder, tmp_path / "models", tmp_path / "metrics")
+    trainer.model = load_model(tmp_path / "models" / "best_model.pth")
+    error = trainer.history[1]["val_translation_error"]
+    assert validate()["translation_error"] == pytest.approx(error, rel=1e-6)
+    assert error != pytest.approx(trainer.history[3]["val_translation_error"], rel=1e-6)
+
+
+def test_without_a_validation_set_the_last_epoch_is_exported(tables, tmp_path):
+    trainer = make_trainer(tiny_config(), tables[0], without_validation(tables[1]))
+    folder = RunFolder(tmp_path, "f" * 16)
+    trainer.fit(folder)
+    assert trainer.best_epoch == 2
+    write_outputs(trainer, folder, tmp_path / "models", tmp_path / "metrics")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path, dropout):
+    config = tiny_config(model={"dropout": dropout}, train={"num_epochs": 4})
+    straight = make_trainer(config, *tables)
+    straight.fit(RunFolder(tmp_path, "a" * 16))
+
+    folder = RunFolder(tmp_path, "b" * 16)
+    for stop in (1, 3, 4):
+        resumed = make_trainer(config, *tables)
+        if state := folder.load_state():
+            resumed.restore(state)
+        resumed.config = tiny_config(model={"dropout": dropout}, train={"num_epochs": stop})
+        resumed.fit(folder)
+    assert resumed.history == straight.history
+    for key, expected in straight.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], expected), key
+
+
+# -- what a run is known by --------------------------------------------------------------------
+
+
+def test_the_fingerprint_holds_what_determines_the_weights_and_nothing_else(toy_split, tmp_path):
+    def fingerprint(**groups):
+        return fingerprint_of(tiny_config(**groups), toy_split)
+
+    plain = fingerprint()
+    assert plain == fingerprint(machine={"device": "auto", "num_workers": 7})
+    assert plain == fingerprint(data={"data_dir": "elsewhere", "output_dir": "there"})
+    assert plain == fingerprint(demo={"num_models": 9})
+    changes = [
+        {"data": {"image_size": 42}},
+        {"model": {"dropout": 0.2}},
+        {"augment": {"hue": 0.0}},
+        {"train": {"num_epochs": 3}},
+        {"train": {"w_scale": 2.0}},
+    ]
+    assert len({plain, *(fingerprint(**change) for change in changes)}) == 1 + len(changes)
+
+
+def test_the_fingerprint_holds_the_split_and_the_starting_weights(toy_split, tmp_path):
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_bytes((toy_split / f"{name}.csv").read_bytes())
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"1")
+    config = tiny_config(model={"weights": str(weights)})
+    found = {fingerprint_of(config, tmp_path)}
+    for path in (tmp_path / "train.csv", tmp_path / "val.csv", weights):
+        path.write_bytes(path.read_bytes() + b"\n")
+        found.add(fingerprint_of(config, tmp_path))
+    assert len(found) == 4
+
+
+def test_nothing_to_train_on_is_told_with_the_file(toy_split, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train.csv: .* run the stages index and split"):
+        read_tables(tmp_path, tmp_path)
+    header = (toy_split / "train.csv").read_text().splitlines()[0] + "\n"
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text(header)
+    with pytest.raises(ValueError, match="train.csv: no samples"):
+        read_tables(tmp_path, tmp_path)

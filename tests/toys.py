@@ -1,0 +1,90 @@
+"""A small data set with its split tables, and configurations that train on it in a moment."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from folders import write_folder
+
+from partloc.config import Config, DataConfig
+from partloc.data import PairTable, Preprocessing
+from partloc.index import build_index, write_table
+from partloc.model import PartLocator
+from partloc.run import start_from_data
+from partloc.team import Team, seed_everything
+from partloc.train import Trainer
+
+TRAIN_MODELS = {
+    "chair": ["seat", "back", "leg-1", "leg-2"],
+    "desk": ["top", "leg-1", "leg-2", "leg-3", "drawer"],
+    "lamp": ["foot", "shade"],
+}
+VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
+
+TINY = {
+    "data": {"image_size": 28},
+    "model": {
+        "backbone_name": "dinov2_vitt14",
+        "pretrained": False,
+        "downsample_size": 2,
+        "cross_attention_layers": 1,
+        "cross_attention_dim": 24,
+        "cross_attention_heads": 3,
+        "mlp_hidden_dim": 16,
+        "dropout": 0.0,
+    },
+    "train": {
+        "batch_size": 4,
+        "num_epochs": 2,
+        "warmup_epochs": 0.5,
+        "backbone_lr_factor": 1.0,
+        "use_gradient_checkpointing": False,
+    },
+    "machine": {"device": "cpu", "num_workers": 0},
+}
+
+
+def tiny_config(**groups: dict) -> Config:
+    """tiny_config(train={"num_epochs": 3}): that key, and the toys' value of every other."""
+    merged = {name: TINY.get(name, {}) | groups.get(name, {}) for name in {*TINY, *groups}}
+    return Config.model_validate(merged)
+
+
+def write_split(root: Path) -> Path:
+    """Write `root`/images and `root`/outputs/split/{train,val}.csv; returns the split's folder."""
+    images, split = root / "images", root / "outputs" / "split"
+    write_folder(images, TRAIN_MODELS | VAL_MODELS)
+    manifest = build_index(DataConfig(data_dir=str(images))).manifest
+    for name, models in (("train", TRAIN_MODELS), ("val", VAL_MODELS)):
+        write_table(split / f"{name}.csv", manifest[manifest.model.isin(list(models))])
+    return split
+
+
+def write_params(root: Path, config: Config) -> Path:
+    """Write `root`/params.yaml (JSON is YAML) with the folders of `write_split`."""
+    values = config.model_dump()
+    values["data"] |= {"data_dir": "images", "output_dir": "outputs"}
+    path = root / "params.yaml"
+    path.write_text(json.dumps(values, indent=1))
+    return path
+
+
+def table_of(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
+    """A table without pictures: so many samples of each model, none of them twins."""
+    columns = ["model", "whole_path", "part_path", "tx", "ty", "tz", "scale", "twin_group"]
+    rows = [
+        (model, f"{model}/whole.png", f"{model}/{n}.png", 0.1 * n, 0.0, -0.1, 0.2 + 0.1 * n, str(n))
+        for model, count in counts.items()
+        for n in range(count)
+    ]
+    return PairTable(pd.DataFrame(rows, columns=columns), data_dir)
+
+
+def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
+    """As stages/train.py does it, for one process on the CPU."""
+    seed_everything(config.seed)
+    model = PartLocator(config.model, Preprocessing(config.data.image_size))
+    start_from_data(model, train, config)
+    seed_everything(config.seed)
+    return Trainer(config, model, train, val, Team(0, 1, torch.device("cpu")))
