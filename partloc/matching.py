@@ -1,4 +1,4 @@
-"""Template matching on features: the part, shrunk to many sizes, is slid over the whole.
+"""Template matching: the part's picture, shrunk to many sizes, is slid over that of the whole.
 
 Nothing is rotated and the camera is the same, so in the whole a part looks like a scaled, shifted,
 partly covered copy of its own image. Two coordinates and the scale are thus a registration.
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from partloc.fusion import pooling_matrix
 
-MAX_SIZES = 16
+MAX_SIZES = 12
 # A step of Adam moves every weight alike; the few numbers that steer all places need longer ones.
 STRIDE = 10.0
 # Standard deviations of the window round the best place: right, down, log size.
@@ -38,24 +38,45 @@ class Match(NamedTuple):
     doubt: Tensor
 
 
+class Stem(nn.Module):
+    """Local appearance, (B, 3, 4 S, 4 S) -> (B, C, S, S); a patch of the encoder is too coarse.
+
+    No normalisation over the picture: it would tell a part from the same part in the whole. The
+    frame is continued by its own colours, so that its edge is no feature.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 24, 5, stride=2),
+            nn.GELU(),
+            nn.Conv2d(24, 48, 3, stride=2),
+            nn.GELU(),
+            nn.Conv2d(48, 48, 3),
+            nn.GELU(),
+            nn.Conv2d(48, features, 1),
+        )
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.layers(F.pad(pictures, (6, 7, 6, 7), mode="replicate"))
+
+
 class TemplateMatch(nn.Module):
     """Masked squared distance between part templates and the whole, softmax over all places.
 
     With a template t, its mask m and the whole's features w, the distance at a place is
     sum m |t - w|^2 / sum m; its cross terms are correlations, computed by FFT.
 
-    Features are projected tokens beside plain colours, which match from the first step. A token
-    is unfolded into `upsampling`^2 cells, as a patch knows more than one place: a part of a tenth
-    of the whole is two patches wide at 224 pixels. Source of the unfolding: sub-pixel
-    convolution, arXiv:1609.05158.
+    Features are a stem's beside plain colours, which match from the first step. The encoder's
+    tokens, each unfolded into `upsampling`^2 cells, say what belongs to the part. Source of the
+    unfolding: sub-pixel convolution, arXiv:1609.05158.
     """
 
     def __init__(self, tokens: int, width: int, features: int, upsampling: int) -> None:
         super().__init__()
         self.tokens, self.features, self.upsampling = tokens, features, upsampling
         self.size = tokens * upsampling
-        self.project = nn.Linear(width, features * upsampling**2)
-        nn.init.orthogonal_(self.project.weight)
+        self.stem = Stem(features)
         self.color_weight = nn.Parameter(torch.tensor(1.0))
         # What differs from the picture's corners is the part; the tokens may know better.
         self.mask = nn.Linear(width, upsampling**2)
@@ -81,27 +102,33 @@ class TemplateMatch(nn.Module):
             rows.append(torch.stack([right, down, log_size], -1).flatten(0, 1))
         return torch.cat(rows)
 
-    def forward(
-        self, part: Tensor, part_colors: Tensor, whole: Tensor, whole_colors: Tensor
-    ) -> Match:
-        """Tokens (B, M, width) and colours (B, 3, S, S) of both."""
+    def picture(self, images: Tensor) -> Tensor:
+        """Images of any size, shrunk to (B, 3, 4 S, 4 S)."""
+        return F.interpolate(images.float(), (4 * self.size,) * 2, mode="area")
+
+    def cells(self, pictures: Tensor) -> Tensor:
+        """(B, 3, 4 n, 4 n) -> (B, C + 3, n, n); three colours count like all features at 1."""
+        with torch.autocast(pictures.device.type, enabled=False):
+            weight = self.color_weight * math.sqrt(self.features)
+            return torch.cat([self.stem(pictures), weight * F.avg_pool2d(pictures, 4)], 1)
+
+    def forward(self, part: Tensor, part_picture: Tensor, seen: Tensor) -> Match:
+        """Part: tokens (B, M, width), picture (B, 3, 4 S, 4 S). Whole: cells (B, C + 3, S, S)."""
         with torch.autocast(part.device.type, enabled=False):
-            shown, seen = self._cells(part, part_colors), self._cells(whole, whole_colors)
-            mask = self._unfold(self.mask(part.float())) + self._contrast(shown)
-            return self._slide(shown, mask.sigmoid(), seen)
+            templates = [
+                self.cells(F.interpolate(part_picture, (4 * cells,) * 2, mode="area"))
+                for cells in self.sizes
+            ]
+            mask = self._unfold(self.mask(part.float())) + self._contrast(templates[-1])
+            return self._slide(templates, mask.sigmoid(), seen)
 
     def _unfold(self, tokens: Tensor) -> Tensor:
         """(B, M, C * upsampling^2) -> (B, C, S, S)."""
         grid = tokens.unflatten(1, (self.tokens, self.tokens)).permute(0, 3, 1, 2)
         return F.pixel_shuffle(grid, self.upsampling)
 
-    def _cells(self, tokens: Tensor, colors: Tensor) -> Tensor:
-        """(B, C + 3, S, S); the weight makes three colours count like all features at 1."""
-        weight = self.color_weight * math.sqrt(self.features)
-        return torch.cat([self._unfold(self.project(tokens.float())), weight * colors], 1)
-
-    def _slide(self, shown: Tensor, mask: Tensor, seen: Tensor) -> Match:
-        distance = self._distances(shown, mask, seen)  # (B, L, S, S)
+    def _slide(self, templates: list[Tensor], mask: Tensor, seen: Tensor) -> Match:
+        distance = self._distances(templates, mask, seen)  # (B, L, S, S)
         sharpness = (STRIDE * self.log_sharpness).exp()[:, None, None]
         logits = STRIDE * self.size_bias[:, None, None] - sharpness * distance
         log_probability = logits.flatten(1).log_softmax(1)  # (B, H)
@@ -128,7 +155,7 @@ class TemplateMatch(nn.Module):
         gain, threshold = self.contrast
         return gain * distance / (distance.mean((2, 3), keepdim=True) + 1e-6) + threshold
 
-    def _distances(self, shown: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+    def _distances(self, templates: list[Tensor], mask: Tensor, seen: Tensor) -> Tensor:
         """(B, L, S, S) mean squared distance of each template at each place, per feature."""
         margin = self.size // 2
         span = (2 * self.size,) * 2
@@ -138,15 +165,14 @@ class TemplateMatch(nn.Module):
         distances = []
         for i, cells in enumerate(self.sizes):
             shrink = getattr(self, f"shrink{i}")
-            template = shrink @ (mask * shown) @ shrink.T  # (B, C, n, n), masked features
-            weight = (shrink @ mask @ shrink.T).squeeze(1)  # (B, n, n)
-            template_f = torch.fft.rfft2(template, s=span).conj()
-            weight_f = torch.fft.rfft2(weight, s=span).conj()
+            weight = shrink @ mask @ shrink.T  # (B, 1, n, n)
+            template = templates[i]  # (B, C, n, n)
+            template_f = torch.fft.rfft2(weight * template, s=span).conj()
+            weight_f = torch.fft.rfft2(weight.squeeze(1), s=span).conj()
             cross = energy_f * weight_f - 2 * (seen_f * template_f).sum(1)
-            own = template.square().sum(1) / (weight + 1e-6)  # (B, n, n)
+            own = (weight * template.square()).sum((1, 2, 3))  # (B,)
             start = margin - cells // 2
             window = slice(start, start + self.size)
-            total = torch.fft.irfft2(cross, s=span)[:, window, window]
-            total = total + own.sum((1, 2))[:, None, None]
-            distances.append(total / (weight.sum((1, 2)) + 1e-6)[:, None, None])
+            total = torch.fft.irfft2(cross, s=span)[:, window, window] + own[:, None, None]
+            distances.append(total / (weight.sum((1, 2, 3)) + 1e-6)[:, None, None])
         return torch.stack(distances, 1) / self.features

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from partloc.backbone import build_backbone
 from partloc.config import ModelConfig
@@ -22,12 +21,14 @@ from partloc.view import View
 class Tokens(NamedTuple):
     """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
 
-    colors: (B, 3, S, S), the image itself at the resolution of template matching.
+    picture: (B, 3, 4 S, 4 S), the image itself, small, and cells: (B, C, S, S), its local
+    appearance, for template matching; empty without it.
     """
 
     cls: Tensor
     patches: Tensor
-    colors: Tensor
+    picture: Tensor
+    cells: Tensor
 
     def pick(self, index: Tensor) -> "Tokens":
         return Tokens(*(field.index_select(0, index) for field in self))
@@ -69,7 +70,7 @@ class PartLocator(nn.Module):
             self.match = TemplateMatch(size, depth, config.match_features, config.match_upsampling)
             evidence += 3 + 3 + (config.match_features + 3) + 1
             # The pose that a place in the image stands for, to begin with.
-            self.lift = nn.Linear(3, 4)
+            self.lift, self.trust = nn.Linear(3, 4), nn.Linear(evidence, 1)
             self.register_buffer("view_slope", torch.zeros(2, 3))
             self.register_buffer("view_offset", torch.zeros(2))
         self.head = nn.Sequential(
@@ -119,8 +120,11 @@ class PartLocator(nn.Module):
     def encode(self, images: Tensor) -> Tokens:
         """(B, 3, H, W), normalised -> tokens."""
         cls, patches = self.backbone(images)
-        side = self.match.size if self.match else 1
-        return Tokens(cls, self.pool(patches), F.interpolate(images, (side, side), mode="area"))
+        patches = self.pool(patches)
+        if self.match is None:
+            return Tokens(cls, patches, images[:, :0], images[:, :0])
+        picture = self.match.picture(images)
+        return Tokens(cls, patches, picture, self.match.cells(picture))
 
     def locate(self, whole: Tokens, part: Tokens) -> Prediction:
         """Tokens of B pairs -> poses (B, 3), (B, 1)."""
@@ -130,11 +134,14 @@ class PartLocator(nn.Module):
         evidence = [self.summary(asked), part.cls, whole.cls]
         if self.match is None:
             return Prediction(self._pose(self.head(torch.cat(evidence, -1)).float()))
-        match = self.match(part.patches, part.colors, whole.patches, whole.colors)
+        match = self.match(part.patches, part.picture, whole.cells)
         evidence += [match.best, match.mean, match.features, match.doubt]
-        residual = self.head(torch.cat(evidence, -1)).float()  # (B, 4)
+        evidence = torch.cat(evidence, -1).float()
+        residual = self.head(evidence).float()  # (B, 4)
         with torch.autocast(residual.device.type, enabled=False):
-            pose = self._pose(self.lift(match.best) + residual)
+            # A doubtful match counts less: the error of a wrong one is large.
+            trust = self.trust(evidence).sigmoid()  # (B, 1)
+            pose = self._pose(trust * self.lift(match.best) + residual)
         return Prediction(pose, self.match.places, match.log_probability)
 
     def _pose(self, raw: Tensor) -> PartPose:

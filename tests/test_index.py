@@ -98,7 +98,8 @@ def test_all_damage_at_once_is_the_sum_of_each(tmp_path):
         expected[damage.reason] += damage.count
     assert reasons(index) == expected
     assert set(expected) <= {*SKIPPED, *WARNINGS}
-    assert count_findings(index)["samples"] == len(ALL) + sum(2 - len(d.lost) for d in damages.values())
+    kept = sum(2 - len(damage.lost) for damage in damages.values())
+    assert count_findings(index)["samples"] == len(ALL) + kept
 
 
 def test_the_manifest_is_the_same_bytes_from_run_to_run_and_for_any_workers(tmp_path):
