@@ -71,6 +71,8 @@ class PartLocator(nn.Module):
             evidence += 3 + 3 + (config.match_features + 3) + 1
             # The pose that a place in the image stands for, to begin with.
             self.lift, self.trust = nn.Linear(3, 4), nn.Linear(evidence, 1)
+            nn.init.zeros_(self.lift.weight)
+            nn.init.zeros_(self.lift.bias)
             self.register_buffer("view_slope", torch.zeros(2, 3))
             self.register_buffer("view_offset", torch.zeros(2))
         self.head = nn.Sequential(
