@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     *("config", "pose", "images", "labels", "index", "split", "data", "view", "backbone"),
     *("fusion", "matching", "model", "losses", "metrics", "checkpoint", "schedule", "team"),
-    *("train", "run", "evaluate", "report", "infer"),
+    *("train", "run", "evaluate", "report", "infer", "summary"),
 )
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
 BESIDE = (

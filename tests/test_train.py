@@ -12,6 +12,7 @@ from partloc.checkpoint import RunFolder, load_model
 from partloc.data import PairTable
 from partloc.run import fingerprint_of, read_tables, write_outputs
 from partloc.schedule import make_optimizer, make_schedule
+from partloc.split import read_manifest
 from partloc.train import NonFiniteLoss
 
 STILL = {"learning_rate": 1e-3, "warmup_epochs": 0.0}
@@ -188,18 +189,17 @@ def test_gradient_checkpointing_is_passed_on_and_changes_nothing(tables, on):
 # -- all epochs --------------------------------------------------------------------------------
 
 
-def test_training_learns_the_toys(tables):
-    steady = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "noise_std": 0.0}
-    config = tiny_config(
-        model={"mlp_hidden_dim": 64},
-        augment=steady | {"gray_probability": 0.0, "blur_probability": 0.0},
-        train={"num_epochs": 40, "learning_rate": 5e-3, "freeze_backbone": True, "grad_clip": 10.0},
-    )
-    trainer = make_trainer(config, *tables)
+def test_training_learns_to_tell_two_parts_apart(tables, toy_split):
+    """The constant answer, where training starts, is wrong for at least one of them."""
+    manifest = read_manifest(toy_split / "train.csv")
+    two = manifest[manifest.part_path.str.contains("desk-top|desk-drawer")]
+    table = PairTable(two, tables[0].data_dir)
+    config = tiny_config(train={"num_epochs": 60, "learning_rate": 2e-3})
+    trainer = make_trainer(config, table, without_validation(table))
     losses = []
-    for trainer.epoch in range(40):
+    for trainer.epoch in range(60):
         losses.append(trainer.train_epoch()["loss"])
-    assert min(losses[-5:]) < 0.85 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):

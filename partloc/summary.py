@@ -1,0 +1,99 @@
+"""What a configuration costs, before it runs: parameters, tokens, FLOPs, memory.
+
+    $ python -m partloc.summary                     # of params.yaml
+    $ python -m partloc.summary --full-size         # of the full-size defaults
+
+Shapes: B pairs, each of two images; N patches and D width of the encoder.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from partloc.config import Config, ConfigError, load_config
+from partloc.data import Preprocessing
+from partloc.model import PartLocator
+
+# Bytes to train a parameter: itself, its gradient, AdamW's two moments in float32, a bf16 copy.
+BYTES_PER_PARAMETER = 18
+# Bytes kept for backward per token and channel of a block: all of its activations in bf16 and
+# float32, or only its input. Measured figures differ by up to a third.
+BYTES_KEPT, BYTES_CHECKPOINTED = 40, 4
+
+
+def _attention_flops(query: tuple, key: tuple, value: tuple, *_args, **_kwargs) -> int:
+    """Of shapes; torch knows those of the GPU's kernels only."""
+    return sdpa_flop_count(query, key, value)
+
+
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+
+
+def summarize_model(config: Config) -> dict[str, str]:
+    """The figures of one training pair (two images) and of a batch, name -> text.
+
+    FLOPs are of matrix products, convolutions and attention, a product and a sum counting two.
+    """
+    # Weights are not needed, so none are fetched or read.
+    blank = config.model.model_copy(update={"pretrained": False, "weights": None})
+    model = PartLocator(blank, Preprocessing(config.data.image_size))
+    backbone = model.backbone
+    # Fake tensors have shapes and no values: the FLOPs are counted, not spent.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    with fake, counter as flops, torch.no_grad():
+        image = torch.empty(1, 3, config.data.image_size, config.data.image_size)
+        model(image, image, torch.zeros(1, dtype=torch.long))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    encoder = sum(parameter.numel() for parameter in backbone.parameters())
+    checkpointing = config.train.use_gradient_checkpointing
+    forwards = 4 if checkpointing else 3  # backward costs two, recomputing one more
+    side = model.pool.weights.shape[0]
+    return {
+        "encoder": f"{config.model.backbone_name}, {encoder / 1e6:.1f} M parameters",
+        "all parameters": f"{total / 1e6:.1f} M",
+        "patches of an image": f"{backbone.grid} x {backbone.grid}",
+        "tokens after pooling": f"{side} x {side}",
+        "forward, a pair": f"{flops.get_total_flops() / 1e9:.1f} GFLOP",
+        "training, a pair": f"{forwards * flops.get_total_flops() / 1e9:.1f} GFLOP",
+        "memory, estimated": f"{estimated_memory_gb(model, config):.1f} GB to train with batches "
+        f"of {config.train.batch_size}, checkpointing {'on' if checkpointing else 'off'}, in bf16",
+    }
+
+
+def estimated_memory_gb(model: PartLocator, config: Config) -> float:
+    """Weights, optimiser and what the encoder keeps for backward; GB of 1e9 bytes."""
+    backbone = model.backbone
+    per_block = 2 * config.train.batch_size * (backbone.grid**2 + 1) * backbone.embed_dim
+    kept = BYTES_CHECKPOINTED if config.train.use_gradient_checkpointing else BYTES_KEPT
+    # One block is always there in full, while it is computed again.
+    activations = per_block * (backbone.num_blocks * kept + BYTES_KEPT)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (parameters * BYTES_PER_PARAMETER + activations) / 1e9
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m partloc.summary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument("--full-size", action="store_true", help="the defaults, not a file")
+    args = parser.parse_args(argv)
+    try:
+        config = Config() if args.full_size else load_config(args.config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, text in summarize_model(config).items():
+        print(f"{name:22}{text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The network: shapes, starting points, and that attention and matching start as similarity."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from partloc.config import Config, ModelConfig
+from partloc.data import Preprocessing
+from partloc.fusion import CrossAttention, TokenPool, bin_centres, pooling_matrix, position_code
+from partloc.matching import TemplateMatch
+from partloc.model import PartLocator
+from partloc.summary import main, summarize_model
+from partloc.view import View
+
+SIDE = 56  # pixels, 4 x 4 patches
+
+
+def small_model(**changes) -> PartLocator:
+    torch.manual_seed(0)
+    settings = {
+        "backbone_name": "dinov2_vitt14",
+        "pretrained": False,
+        "downsample_size": 4,
+        "cross_attention_layers": 1,
+        "cross_attention_dim": 48,
+        "cross_attention_heads": 3,
+        "mlp_hidden_dim": 32,
+        "match_features": 4,
+        "match_upsampling": 2,
+        "dropout": 0.0,
+    }
+    return PartLocator(ModelConfig(**{**settings, **changes}), Preprocessing(SIDE)).eval()
+
+
+def test_pooling_73_to_32_is_the_adaptive_average_with_its_overlapping_bins():
+    patches = torch.randn(2, 73 * 73, 3)
+    expected = F.adaptive_avg_pool2d(patches.transpose(1, 2).unflatten(2, (73, 73)), 32)
+    assert_close(TokenPool(73, 32)(patches), expected.flatten(2).transpose(1, 2))
+    weights = pooling_matrix(73, 32)
+    assert {int(row.count_nonzero()) for row in weights} == {3, 4}
+    assert_close(weights.sum(1), torch.ones(32))
+
+
+def test_positions_belong_to_the_true_centres_of_the_bins():
+    centres = bin_centres(73, 32)
+    assert_close(centres, -centres.flip(0))
+    assert centres[0].item() == pytest.approx(3 / 73 - 1)  # the first bin holds patches 0 to 2
+    code = position_code(centres, 16)
+    assert code.shape == (1024, 16)
+    assert len(code.unique(dim=0)) == 1024
+
+
+def test_attention_starts_as_similarity_and_positions_touch_only_what_is_answered():
+    torch.manual_seed(0)
+    layer = CrossAttention(48, 3, 0.0)
+    assert_close(layer.query.weight, layer.key.weight)
+    assert_close(layer.query.weight @ layer.query.weight.T, torch.eye(48), atol=1e-5, rtol=0)
+    tokens, seen = torch.randn(1, 9, 48), []
+    attend = F.scaled_dot_product_attention
+
+    def spy(query, key, value):
+        seen.append((query @ key.transpose(-2, -1)).mean(1))
+        return attend(query, key, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", spy)
+        at_origin = layer(tokens, tokens, torch.zeros(9, 48))
+        elsewhere = layer(tokens, tokens, torch.randn(9, 48))
+    assert (seen[0].argmax(-1) == torch.arange(9)).all()
+    assert_close(seen[0], seen[1])
+    assert not torch.allclose(at_origin, elsewhere)
+
+
+def test_a_copy_of_a_part_is_found_where_it_was_pasted_and_in_its_size():
+    torch.manual_seed(0)
+    match = TemplateMatch(tokens=8, width=6, features=4, upsampling=2).eval()
+    noise = torch.rand(1, 3, 24, 24)
+    part = torch.ones(1, 3, 64, 64)
+    part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
+    whole = torch.ones(1, 3, 64, 64)
+    whole[:, :, 4 * 4 : 4 * 10, 4 * 8 : 4 * 14] = F.interpolate(part, (24, 24), mode="area")
+    found = match(torch.zeros(1, 64, 6), part, match.cells(whole))
+    peak = match.places[found.log_probability.argmax(1)][0]
+    assert_close(peak, torch.tensor([(8 + 3) / 8 - 1, (4 + 3) / 8 - 1, math.log(6 / 16)]))
+
+
+def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera():
+    model = small_model()
+    model.center.copy_(torch.tensor([0.1, 0.2, 0.3, -1.0]))
+    images = torch.randn(2, 3, SIDE, SIDE)
+    pose = model(images[:1], images[1:], torch.tensor([0])).pose
+    assert_close(pose.translation, torch.tensor([[0.1, 0.2, 0.3]]))
+    assert_close(pose.scale, torch.tensor([[-1.0]]).exp())
+
+    view = View(torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.tensor([0.1, 0.0]), 1.0)
+    assert not model.knows_view
+    model.set_view(view)
+    assert model.knows_view
+    place = torch.tensor([[0.3, -0.2, -0.5]])  # right, down, log size
+    lifted = model._pose(model.lift(place))
+    assert_close(lifted.translation, torch.tensor([[0.2, 0.0, 0.2]]))
+    assert_close(model.place_of(lifted), place)
+
+
+@pytest.mark.parametrize("changes", [{}, {"match_features": 0}, {"cross_attention_layers": 0}])
+def test_each_pair_is_answered_for_itself_whatever_shares_its_batch(changes):
+    model = small_model(**changes)
+    torch.nn.init.normal_(model.head[-1].weight)
+    wholes, parts = torch.randn(2, 3, SIDE, SIDE), torch.randn(3, 3, SIDE, SIDE)
+    together = model(wholes, parts, torch.tensor([0, 1, 1])).pose
+    for i, whole in enumerate([0, 1, 1]):
+        alone = model(wholes[whole, None], parts[i, None], torch.tensor([0])).pose
+        assert_close(together.translation[i], alone.translation[0], atol=1e-5, rtol=1e-4)
+        assert_close(together.scale[i], alone.scale[0], atol=1e-5, rtol=1e-4)
+    assert (together.scale > 0).all()
+
+
+def test_a_scale_near_zero_stays_positive_and_keeps_a_finite_gradient():
+    model = small_model(match_features=0)
+    with torch.no_grad():
+        model.head[-1].bias[3] = -50.0
+    images = torch.randn(2, 3, SIDE, SIDE)
+    scale = model(images[:1], images[1:], torch.tensor([0])).pose.scale
+    scale.log().sum().backward()
+    assert 0 < scale.item() < 1e-2
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_summary_of_the_full_size_states_what_the_mission_says(capsys):
+    figures = summarize_model(Config())
+    assert figures["patches of an image"] == "73 x 73"
+    assert figures["tokens after pooling"] == "32 x 32"
+    # 1,957 GFLOP an image by hand: 12 blocks of linears (24 N D^2) and attention (4 N^2 D).
+    assert 3900 < float(figures["forward, a pair"].split()[0]) < 4100
+    assert main(["--config", "nowhere.yaml"]) == 2
+    assert "nowhere.yaml: no such file" in capsys.readouterr().err
