@@ -221,7 +221,7 @@ def test_every_backbone_of_the_configuration_is_known():
 
 def test_attention_is_the_fused_one_in_every_block():
     backbone = build_backbone("dinov2_vitt14", 28)
-    assert backbone.num_blocks == 6
+    assert backbone.num_blocks == 4
     assert all(block.attn.fused_attn for block in backbone.vit.blocks)
 
 
