@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
+from toys import answering_model
 
 from partloc.checkpoint import save_model
-from partloc.config import Config, ModelConfig
-from partloc.data import PairTable, Preprocessing
+from partloc.config import Config
+from partloc.data import PairTable
 from partloc.evaluate import (
     MAX_RECORDS,
     comparison,
@@ -27,7 +28,6 @@ from partloc.evaluate import (
 )
 from partloc.images import ImageError
 from partloc.index import MANIFEST_COLUMNS, write_table
-from partloc.model import PartLocator
 from partloc.pose import PartPose
 from partloc.report import TYPICAL, WORST
 
@@ -71,22 +71,6 @@ def samples():
 @pytest.fixture
 def table(samples):
     return PairTable(samples, Path("data"))
-
-
-def tiny_model() -> PartLocator:
-    torch.manual_seed(0)
-    config = ModelConfig(
-        backbone_name="dinov2_vitt14",
-        pretrained=False,
-        downsample_size=4,
-        cross_attention_layers=1,
-        cross_attention_dim=48,
-        cross_attention_heads=3,
-        mlp_hidden_dim=32,
-    )
-    model = PartLocator(config, Preprocessing(56))
-    torch.nn.init.normal_(model.head[-1].weight, std=0.3)  # so that answers differ
-    return model
 
 
 def draw_images(folder: Path, samples: pd.DataFrame) -> None:
@@ -184,7 +168,7 @@ def test_series_for_the_plots_stay_small_and_span_the_table():
 
 def test_the_answer_to_a_row_does_not_depend_on_the_rows_beside_it(tmp_path, samples):
     draw_images(tmp_path, samples)
-    model, config = tiny_model(), Config(machine={"num_workers": 0})
+    model, config = answering_model(), Config(machine={"num_workers": 0})
 
     def answers(rows: pd.DataFrame) -> PartPose:
         return predict_table(model, PairTable(rows, tmp_path), config, torch.device("cpu"))
@@ -202,7 +186,7 @@ def test_an_unreadable_picture_is_named_in_one_line_also_by_a_worker(tmp_path, s
     (tmp_path / "m1/m1-c.png").write_bytes(b"no picture")
     table, config = PairTable(samples, tmp_path), Config(machine={"num_workers": 1})
     with pytest.raises(ImageError, match="m1-c.png") as caught:
-        predict_table(tiny_model(), table, config, torch.device("cpu"))
+        predict_table(answering_model(), table, config, torch.device("cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -227,7 +211,7 @@ def project(tmp_path, samples):
     draw_images(tmp_path / "data", samples)
     for name, seed in (("test", 0), ("train", 1), ("val", 0)):
         write_table(tmp_path / f"outputs/split/{name}.csv", make_samples(seed=seed))
-    save_model(tmp_path / "models/best_model.pth", tiny_model(), {})
+    save_model(tmp_path / "models/best_model.pth", answering_model(), {})
     machine = "machine: {device: cpu, num_workers: 0}"
     (tmp_path / "params.yaml").write_text(f"data: {{data_dir: data}}\n{machine}\n")
     return tmp_path

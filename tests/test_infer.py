@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from toys import answering_model
 
 from partloc.checkpoint import CheckpointError, save_model
-from partloc.config import DataConfig, ModelConfig
-from partloc.data import Preprocessing
+from partloc.config import DataConfig
 from partloc.images import ImageError
 from partloc.index import LayoutError, build_index, write_table
 from partloc.infer import (
@@ -28,7 +28,7 @@ from partloc.infer import (
     refuse_overwriting,
     write_answers,
 )
-from partloc.model import PartLocator, Tokens
+from partloc.model import Tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "stages/infer.py")
@@ -46,20 +46,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def checkpoint(one_thread, tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = ModelConfig(
-        backbone_name="dinov2_vitt14",
-        pretrained=False,
-        downsample_size=4,
-        cross_attention_layers=1,
-        cross_attention_dim=48,
-        cross_attention_heads=3,
-        mlp_hidden_dim=32,
-    )
-    model = PartLocator(config, Preprocessing(56))
-    torch.nn.init.normal_(model.head[-1].weight, std=0.3)  # so that answers differ
     path = tmp_path_factory.mktemp("models") / "best_model.pth"
-    save_model(path, model, {})
+    save_model(path, answering_model(), {})
     return path
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from folders import write_folder
 
-from partloc.config import Config, DataConfig
+from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data import PairTable, Preprocessing
 from partloc.index import build_index, write_table
 from partloc.model import PartLocator
@@ -88,3 +88,20 @@ def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
     start_from_data(model, train, config)
     seed_everything(config.seed)
     return Trainer(config, model, train, val, Team(0, 1, torch.device("cpu")))
+
+
+def answering_model() -> PartLocator:
+    """A tiny network, untrained, whose answers differ from picture to picture; 56 pixels."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone_name="dinov2_vitt14",
+        pretrained=False,
+        downsample_size=4,
+        cross_attention_layers=1,
+        cross_attention_dim=48,
+        cross_attention_heads=3,
+        mlp_hidden_dim=32,
+    )
+    model = PartLocator(config, Preprocessing(56))
+    torch.nn.init.normal_(model.head[-1].weight, std=0.3)  # so that answers differ
+    return model
