@@ -34,15 +34,6 @@ from partloc.report import TYPICAL, WORST
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """A tiny network is much faster so, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame:
     """A split table: parts a, b, c, ... of each model; a and b are twins."""
     chance = np.random.default_rng(seed)

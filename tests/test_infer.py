@@ -35,15 +35,6 @@ SCRIPT = str(ROOT / "stages/infer.py")
 PARTS = [f"part-{number}" for number in range(10)]  # more than one batch
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """A tiny network is much faster so, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(one_thread, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("models") / "best_model.pth"
