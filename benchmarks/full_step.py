@@ -1,7 +1,8 @@
 """One optimiser step of the full-size configuration, through the real stages, on any machine.
 
-ViT-B/14 at 1024 x 1024 with random weights, one pair: every default of the code but the weights
-to fetch and the number of epochs. Prints the wall time and the peak memory of the train stage.
+ViT-B/14 at 1024 x 1024 with random weights, two parts of one whole: every default of the code but
+the weights to fetch and the number of epochs. Prints the wall time and the peak memory of the
+train stage.
 
     $ python benchmarks/full_step.py
 """
@@ -24,19 +25,20 @@ from partloc.demo import write_demo  # noqa: E402
 PARAMS = """\
 data: {data_dir: images, train_ratio: 1.0, val_ratio: 0.0, test_ratio: 0.0}
 model: {pretrained: false}
-train: {batch_size: 1, num_epochs: 1}
+train: {num_epochs: 1}
 machine: {num_workers: 0}
 """
 
 
-def write_one_pair(folder: Path) -> None:
-    """One model with one part, drawn at the full size."""
+def write_two_pairs(folder: Path) -> None:
+    """One model with two parts, drawn at the full size."""
     write_demo(folder / "drawn", num_models=8, image_size=1024, seed=0, workers=0)
     model = sorted(path for path in (folder / "drawn").iterdir() if path.is_dir())[0]
-    label = sorted(model.glob("*.json"))[0]
+    labels = sorted(model.glob("*.json"))[:2]
     kept = folder / "images" / model.name
     kept.mkdir(parents=True)
-    for path in (model / f"{model.name}-whole.png", label, label.with_suffix(".png")):
+    parts = [label.with_suffix(".png") for label in labels]
+    for path in (model / f"{model.name}-whole.png", *labels, *parts):
         shutil.copy(path, kept)
 
 
@@ -55,7 +57,7 @@ def run_stage(name: str, folder: Path) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_one_pair(folder)
+        write_two_pairs(folder)
         (folder / "params.yaml").write_text(PARAMS)
         for stage in ("index", "split"):
             run_stage(stage, folder)

@@ -21,6 +21,7 @@ import torch
 
 from partloc.config import ModelConfig
 from partloc.data import Preprocessing
+from partloc.files import replacing
 from partloc.model import PartLocator
 
 KEPT_STATES = 2
@@ -34,21 +35,10 @@ class CheckpointError(ValueError):
 def save_atomically(path: Path, value: Any) -> None:
     """torch.save through a handle: the bytes then do not depend on the file's name.
 
-    Raises: OSError naming the file, when the disk is full for example; the old file stays.
+    Raises: OSError as `files.replacing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error in its own
-        raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with replacing(path) as file:
+        torch.save(value, file)
 
 
 def load(path: Path) -> Any:
@@ -227,11 +217,3 @@ def _remove(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

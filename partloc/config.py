@@ -83,8 +83,8 @@ class ModelConfig(Group):
     cross_attention_dim: Count = 384
     cross_attention_heads: Count = 6
     mlp_hidden_dim: Count = 512
-    match_features: Annotated[int, Field(ge=0)] = 16
-    match_upsampling: Annotated[int, Field(ge=1, le=14)] = 1
+    match_size: Annotated[int, Field(ge=0, le=256)] = 48
+    hypotheses: Annotated[int, Field(ge=1, le=64)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")

@@ -104,8 +104,13 @@ def predict_table(
     return answer
 
 
-def evaluate(predicted: PartPose, table: PairTable, training: PairTable) -> dict[str, Any]:
-    """The content of metrics/evaluate.json: figures, the baseline's figures, series for plots."""
+def evaluate(
+    predicted: PartPose, table: PairTable, training: PairTable, viewing: Tensor | None
+) -> dict[str, Any]:
+    """The content of metrics/evaluate.json: figures, the baseline's figures, series for plots.
+
+    viewing: as `metrics.summarize` takes it.
+    """
     truth, twins = _truth(table)
     training_poses = PartPose(training.translation, training.scale)
     baseline = constant_answer(training_poses, len(table))
@@ -114,8 +119,8 @@ def evaluate(predicted: PartPose, table: PairTable, training: PairTable) -> dict
         "training_median": twin_translation_errors(baseline, twins),
     }
     return {
-        **summarize(predicted, truth, twins),
-        "baseline": summarize(baseline, truth, twins),
+        **summarize(predicted, truth, twins, viewing),
+        "baseline": summarize(baseline, truth, twins, viewing),
         "n_samples": len(table),
         "n_models": len(set(table.models)),
         "points": _points(predicted, truth),
@@ -176,17 +181,21 @@ def comparison(figures: dict[str, Any], split: str) -> str:
         ("translation error, mean", "translation_error/mean", ".3f"),
         ("  nearest twin, mean", "translation_error/twin_aware/mean", ".3f"),
         ("  nearest twin, median", "translation_error/twin_aware/median", ".3f"),
+        ("    across the image", "translation_error/twin_aware/across_image_mean", ".3f"),
+        ("    along the view", "translation_error/twin_aware/along_view_mean", ".3f"),
         ("  nearest twin, under 0.05", "translation_error/twin_aware/within_0.05", ".1%"),
         ("relative scale error, mean", "scale_error/relative_mean", ".1%"),
         ("relative scale error, median", "scale_error/relative_median", ".1%"),
         ("  under 15 %", "scale_error/within_15pct", ".1%"),
     ):
         ours, theirs = _figure(figures, path), _figure(figures["baseline"], path)
-        lines.append(f"{label:34}{ours:>9{form}}{theirs:>18{form}}")
+        if ours is not None:  # without a fitted camera there is no across and along
+            lines.append(f"{label:34}{ours:>9{form}}{theirs:>18{form}}")
     return "\n".join(lines)
 
 
-def _figure(figures: dict[str, Any], path: str) -> float:
-    for key in path.split("/"):
-        figures = figures[key]
-    return figures
+def _figure(figures: dict[str, Any], path: str) -> float | None:
+    *groups, name = path.split("/")
+    for group in groups:
+        figures = figures[group]
+    return figures.get(name)

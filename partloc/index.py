@@ -11,7 +11,6 @@ files beside the model folders that are neither image nor JSON, are ignored with
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -309,23 +308,3 @@ def summary(index: Index) -> str:
         example = " ".join(f"{first.file}: {first.detail}".split())  # a name may hold a newline
         lines.append(f"{len(rows):7d}  {severity}: {reason}; e.g. {example}")
     return "\n".join(lines)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """CSV in UTF-8; floats in the shortest form that reads back to the same number."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def write_json(path: Path, value: dict) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file in one step: a killed stage leaves the old one or the new, no half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from partloc.checkpoint import load_model
 from partloc.evaluate import encode
+from partloc.files import write_json, write_table
 from partloc.images import DEFAULT_MAX_PIXELS, EXTENSIONS, ImageError, load_rgb
-from partloc.index import LAYOUT, LayoutError, write_table
-from partloc.metrics import write_json
+from partloc.index import LAYOUT, LayoutError
 from partloc.model import Tokens
 from partloc.pose import PartPose
 from partloc.team import choose_device

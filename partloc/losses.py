@@ -12,59 +12,83 @@ from partloc.config import TrainConfig
 from partloc.model import Prediction
 from partloc.pose import PartPose
 
+# Cost that makes a hypothesis e times less likely: the width of the mixture's densities.
+SOFTNESS = 0.15
+
 
 class LossParts(NamedTuple):
-    """Per-sample losses, each (B,): the weighted sum, and its terms before weighting."""
+    """Per-sample losses, each (B,): what is minimised, and what it is made of.
+
+    translation_loss, scale_loss: of the answer, before weighting; match_loss: before weighting;
+    guided_loss: weighted.
+    """
 
     loss: Tensor
     translation_loss: Tensor
     scale_loss: Tensor
     match_loss: Tensor
+    guided_loss: Tensor
 
 
 def training_loss(
     prediction: Prediction, targets: PartPose, target_places: Tensor | None, config: TrainConfig
 ) -> LossParts:
-    """loss = w_trans * translation + w_scale * scale + w_match * match.
+    """The likelihood of the hypotheses, and of the places that were matched.
+
+    A hypothesis costs w_trans * translation + w_scale * scale. Of several, each with a confidence
+    p, the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match is
+    added, and the cost of the answer at the true place.
 
     Args:
         targets: the places that would be right, (B, K, 3) and (B, K, 1).
         target_places: where they appear in the image, (B, K, 3); None leaves matching out.
+    Source: the mixture density of Bishop (1994), with Laplace components.
     """
-    translation, scale = pose_loss(prediction.pose, targets, config)
-    match = torch.zeros_like(scale)
+    translation, scale = hypotheses_loss(prediction.hypotheses, targets, config)  # (B, hypotheses)
+    cost = config.w_trans * translation + config.w_scale * scale
+    total = -SOFTNESS * (prediction.log_confidence - cost / SOFTNESS).logsumexp(1)
+    match = guided = torch.zeros_like(total)
     if target_places is not None:
         match = match_loss(prediction.places, prediction.log_probability, target_places)
-    total = config.w_trans * translation + config.w_scale * scale + config.w_match * match
-    return LossParts(total, translation, scale, match)
+        total = total + config.w_match * match
+    if prediction.guided is not None:
+        one = PartPose(*(field[:, None] for field in prediction.guided))
+        moved, sized = hypotheses_loss(one, targets, config)
+        guided = (config.w_trans * moved + config.w_scale * sized).squeeze(1)
+        total = total + guided
+    best = prediction.log_confidence.argmax(1, keepdim=True)
+    translation, scale = (term.gather(1, best).squeeze(1) for term in (translation, scale))
+    return LossParts(total, translation, scale, match, guided)
 
 
-def pose_loss(predicted: PartPose, targets: PartPose, config: TrainConfig) -> tuple[Tensor, Tensor]:
+def hypotheses_loss(
+    predicted: PartPose, targets: PartPose, config: TrainConfig
+) -> tuple[Tensor, Tensor]:
     """L1 distances in translation and scale to the nearest of the places that would be right.
 
     Args:
-        predicted: translation (B, 3), whole-model units; scale (B, 1), > 0.
+        predicted: H hypotheses, translation (B, H, 3), whole-model units; scale (B, H, 1), > 0.
         targets: translation (B, K, 3), scale (B, K, 1). K = 1 without twins.
         config: weights, and whether the scale is compared by its logarithm (relative error:
             twice too big costs the same as twice too small) or as it is.
-    Returns: translation, summed over the three axes, and scale, each (B,).
+    Returns: translation, summed over the three axes, and scale, each (B, H).
     Raises: ValueError if shapes do not belong together; broadcasting would hide it.
     Source: the minimum over indistinguishable answers as in CosyPose, eq. 2 (arXiv:2008.08465);
         log sizes as in R-CNN, appendix C (arXiv:1311.2524).
     """
-    size = len(predicted.scale)
-    shapes = [tuple(field.shape) for field in (*predicted, *targets)]
+    size, h = predicted.scale.shape[:2]
     k = targets.scale.shape[1]
-    if shapes != [(size, 3), (size, 1), (size, k, 3), (size, k, 1)]:
-        raise ValueError(f"expected (B, 3), (B, 1), (B, K, 3), (B, K, 1), found {shapes}")
-    translation = (predicted.translation[:, None] - targets.translation).abs().sum(-1)  # (B, K)
-    ours, theirs = predicted.scale[:, None], targets.scale
+    shapes = [tuple(field.shape) for field in (*predicted, *targets)]
+    if shapes != [(size, h, 3), (size, h, 1), (size, k, 3), (size, k, 1)]:
+        raise ValueError(f"expected (B, H, 3), (B, H, 1), (B, K, 3), (B, K, 1), found {shapes}")
+    offset = predicted.translation[:, :, None] - targets.translation[:, None]  # (B, H, K, 3)
+    translation = offset.abs().sum(-1)  # (B, H, K)
+    ours, theirs = predicted.scale, targets.scale.transpose(1, 2)  # (B, H, 1), (B, 1, K)
     if config.scale_loss == "log":
         ours, theirs = ours.log(), theirs.log()
-    scale = (ours - theirs).abs().squeeze(-1)  # (B, K)
-    total = config.w_trans * translation + config.w_scale * scale
-    nearest = total.argmin(1, keepdim=True)  # (B, 1)
-    return tuple(term.gather(1, nearest).squeeze(1) for term in (translation, scale))
+    scale = (ours - theirs).abs()  # (B, H, K)
+    nearest = (config.w_trans * translation + config.w_scale * scale).argmin(-1, keepdim=True)
+    return tuple(term.gather(-1, nearest).squeeze(-1) for term in (translation, scale))
 
 
 def targets_of(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:

@@ -3,11 +3,10 @@
 Nothing is rotated and the camera is the same, so in the whole a part looks like a scaled, shifted,
 partly covered copy of its own image. Two coordinates and the scale are thus a registration.
 
-Shapes: B pairs, M tokens of an image, S cells a side, C features, L template sizes,
-H = L * S * S hypotheses.
+Shapes: B pairs, S cells a side of the whole, n of a template, L template sizes,
+H = L * S * S places, K proposals.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -16,84 +15,75 @@ from torch.nn import functional as F
 
 from partloc.fusion import pooling_matrix
 
-MAX_SIZES = 12
+PIXELS = 4  # of a picture to a cell, a side
+SIZES, SMALLEST = 12, 3  # of the templates: how many, and the first one's cells a side
+# Squared steps of colour from one pixel to the next; weaker ones count as noise, stronger as edge.
+NOISE = 3e-3
+# Squared difference from the corners' colour that counts half as part.
+GROUND = 0.03
+# How evidence starts: its gain, the power of the area, the tolerance, the weight of shape. They
+# are the likeliest ones on parts of the demo, before anything is learned.
+EVIDENCE = (13.0, 0.21, 5.8, 4.7)
 # A step of Adam moves every weight alike; the few numbers that steer all places need longer ones.
 STRIDE = 10.0
-# Standard deviations of the window round the best place: right, down, log size.
+# Standard deviations of the window round a peak: right, down, log size.
 WINDOW = (0.15, 0.15, 0.35)
 
 
 class Match(NamedTuple):
     """What the sliding found.
 
-    log_probability: (B, H) over all hypotheses. best, mean: (B, 3), the place of the highest peak,
-    averaged over its surroundings, and of all; right and down in [-1, 1] across the image, log
-    size. features: (B, C) of the whole at the peak. doubt: (B, 1), entropy in [0, 1].
+    log_probability: (B, H) of every place. proposals: (B, K, 3), the highest peaks, each averaged
+    over its surroundings; right and down in [-1, 1] across the image, log size. log_share:
+    (B, K), the probability round each of them. No gradient flows through the proposals.
     """
 
     log_probability: Tensor
-    best: Tensor
-    mean: Tensor
-    features: Tensor
-    doubt: Tensor
+    proposals: Tensor
+    log_share: Tensor
 
 
-class Stem(nn.Module):
-    """Local appearance, (B, 3, 4 S, 4 S) -> (B, C, S, S); a patch of the encoder is too coarse.
+def edges(pictures: Tensor) -> Tensor:
+    """(B, 3, h, w) -> (B, 3, h, w): is there an edge, and the cosine and sine of twice its angle.
 
-    No normalisation over the picture: it would tell a part from the same part in the whole. The
-    frame is continued by its own colours, so that its edge is no feature.
+    Blind to how strong an edge is and which side is brighter: next to another part it is another
+    contrast, but the same line.
+    Source: the structure tensor (Bigun and Granlund, 1987) of the colours, over its own size.
     """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 24, 5, stride=2),
-            nn.GELU(),
-            nn.Conv2d(24, 48, 3, stride=2),
-            nn.GELU(),
-            nn.Conv2d(48, 48, 3),
-            nn.GELU(),
-            nn.Conv2d(48, features, 1),
-        )
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.layers(F.pad(pictures, (6, 7, 6, 7), mode="replicate"))
+    framed = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    right = (framed[:, :, 1:-1, 2:] - framed[:, :, 1:-1, :-2]) / 2
+    down = (framed[:, :, 2:, 1:-1] - framed[:, :, :-2, 1:-1]) / 2
+    xx, yy = right.square().sum(1), down.square().sum(1)  # (B, h, w)
+    xy = (right * down).sum(1)
+    return torch.stack([xx + yy, xx - yy, 2 * xy], 1) / (xx + yy + NOISE)[:, None]
 
 
 class TemplateMatch(nn.Module):
-    """Masked squared distance between part templates and the whole, softmax over all places.
+    """Distance of appearance between part templates and the whole, softmax over all places.
 
-    With a template t, its mask m and the whole's features w, the distance at a place is
-    sum m |t - w|^2 / sum m; its cross terms are correlations, computed by FFT.
-
-    Features are a stem's beside plain colours, which match from the first step. The encoder's
-    tokens, each unfolded into `upsampling`^2 cells, say what belongs to the part. Source of the
-    unfolding: sub-pixel convolution, arXiv:1609.05158.
+    With a template t, its mask m and the whole's appearance w, a distance at a place is
+    D = sum m |t - w|^2 / sum m; its cross terms are correlations, computed by FFT. A place's
+    evidence is gain * area^power * (tolerance - sqrt(D of colour) - weight * D of edges) + bias of
+    the size: a small template fits in many places by chance, so a large one that fits as well says
+    more. These few numbers are all that is learned here; the rest finds places from the first step.
     """
 
-    def __init__(self, tokens: int, width: int, features: int, upsampling: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.tokens, self.features, self.upsampling = tokens, features, upsampling
-        self.size = tokens * upsampling
-        self.stem = Stem(features)
-        self.color_weight = nn.Parameter(torch.tensor(1.0))
-        # What differs from the picture's corners is the part; the tokens may know better.
-        self.mask = nn.Linear(width, upsampling**2)
-        nn.init.zeros_(self.mask.weight)
-        nn.init.zeros_(self.mask.bias)
-        self.contrast = nn.Parameter(torch.tensor([4.0, -2.0]))
-        steps = torch.linspace(0, 1, MAX_SIZES).tolist()
-        self.sizes = sorted({max(1, round(self.size**step)) for step in steps})
+        self.size = size
+        smallest = min(SMALLEST, size)
+        steps = torch.linspace(0, 1, SIZES).tolist()
+        self.sizes = sorted({round(smallest * (size / smallest) ** step) for step in steps})
         for i, cells in enumerate(self.sizes):
-            self.register_buffer(f"shrink{i}", pooling_matrix(self.size, cells), persistent=False)
-        self.log_sharpness = nn.Parameter(torch.full((len(self.sizes),), math.log(5) / STRIDE))
+            shrink = pooling_matrix(PIXELS * size, PIXELS * cells)
+            self.register_buffer(f"shrink{i}", shrink, persistent=False)
+        self.evidence = nn.Parameter(torch.tensor(EVIDENCE) / STRIDE)
         self.size_bias = nn.Parameter(torch.zeros(len(self.sizes)))
         self.register_buffer("places", self._places(), persistent=False)  # (H, 3)
         self.register_buffer("window", torch.tensor(WINDOW), persistent=False)
 
     def _places(self) -> Tensor:
-        """(H, 3): right, down, log size of each hypothesis."""
+        """(H, 3): right, down, log size of every place."""
         rows = []
         for cells in self.sizes:
             centre = (torch.arange(self.size) + (cells % 2) / 2) * (2 / self.size) - 1  # (S,)
@@ -104,75 +94,83 @@ class TemplateMatch(nn.Module):
 
     def picture(self, images: Tensor) -> Tensor:
         """Images of any size, shrunk to (B, 3, 4 S, 4 S)."""
-        return F.interpolate(images.float(), (4 * self.size,) * 2, mode="area")
+        return F.interpolate(images.float(), (PIXELS * self.size,) * 2, mode="area")
 
-    def cells(self, pictures: Tensor) -> Tensor:
-        """(B, 3, 4 n, 4 n) -> (B, C + 3, n, n); three colours count like all features at 1."""
-        with torch.autocast(pictures.device.type, enabled=False):
-            weight = self.color_weight * math.sqrt(self.features)
-            return torch.cat([self.stem(pictures), weight * F.avg_pool2d(pictures, 4)], 1)
+    def forward(self, wholes: Tensor, parts: Tensor, proposals: int) -> Match:
+        """Pictures (B, 3, 4 S, 4 S) of wholes and parts."""
+        with torch.autocast(parts.device.type, enabled=False):
+            colour, edge, area = self._distances(wholes, parts)
+            gain, power, tolerance, weight = STRIDE * self.evidence
+            strength = (gain * area**power)[..., None, None]  # (B, L, 1, 1)
+            evidence = strength * (tolerance - (colour + 1e-3).sqrt() - weight * edge)
+            evidence = evidence + STRIDE * self.size_bias[:, None, None]
+            log_probability = evidence.flatten(1).log_softmax(1)  # (B, H)
+            return Match(log_probability, *self._peaks(log_probability, proposals))
 
-    def forward(self, part: Tensor, part_picture: Tensor, seen: Tensor) -> Match:
-        """Part: tokens (B, M, width), picture (B, 3, 4 S, 4 S). Whole: cells (B, C + 3, S, S)."""
-        with torch.autocast(part.device.type, enabled=False):
-            templates = [
-                self.cells(F.interpolate(part_picture, (4 * cells,) * 2, mode="area"))
-                for cells in self.sizes
-            ]
-            mask = self._unfold(self.mask(part.float())) + self._contrast(templates[-1])
-            return self._slide(templates, mask.sigmoid(), seen)
-
-    def _unfold(self, tokens: Tensor) -> Tensor:
-        """(B, M, C * upsampling^2) -> (B, C, S, S)."""
-        grid = tokens.unflatten(1, (self.tokens, self.tokens)).permute(0, 3, 1, 2)
-        return F.pixel_shuffle(grid, self.upsampling)
-
-    def _slide(self, templates: list[Tensor], mask: Tensor, seen: Tensor) -> Match:
-        distance = self._distances(templates, mask, seen)  # (B, L, S, S)
-        sharpness = (STRIDE * self.log_sharpness).exp()[:, None, None]
-        logits = STRIDE * self.size_bias[:, None, None] - sharpness * distance
-        log_probability = logits.flatten(1).log_softmax(1)  # (B, H)
-        probability = log_probability.exp()
-
-        peak = self.places[log_probability.argmax(1)]  # (B, 3)
-        off = (self.places - peak[:, None]) / self.window  # (B, H, 3)
-        near = (log_probability - off.square().sum(-1) / 2).softmax(1)  # (B, H)
-        where = near.unflatten(1, (len(self.sizes), -1)).sum(1)  # (B, S * S)
-        entropy = -(probability * log_probability).sum(1, keepdim=True)
-        return Match(
-            log_probability,
-            best=near @ self.places,
-            mean=probability @ self.places,
-            features=torch.einsum("bm,bcm->bc", where, seen.flatten(2)),
-            doubt=entropy / math.log(len(self.places)),
-        )
-
-    def _contrast(self, shown: Tensor) -> Tensor:
-        """(B, 1, S, S): how far a token is from the corners, which seldom show the part."""
-        last = self.size - 1
-        corners = shown[:, :, ::last, ::last].mean((2, 3), keepdim=True)
-        distance = (shown - corners).square().sum(1, keepdim=True)
-        gain, threshold = self.contrast
-        return gain * distance / (distance.mean((2, 3), keepdim=True) + 1e-6) + threshold
-
-    def _distances(self, templates: list[Tensor], mask: Tensor, seen: Tensor) -> Tensor:
-        """(B, L, S, S) mean squared distance of each template at each place, per feature."""
+    @torch.no_grad()
+    def _distances(self, wholes: Tensor, parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of colour and of edges, (B, L, S, S) each; and the templates' areas, (B, L), 0..1."""
         margin = self.size // 2
-        span = (2 * self.size,) * 2
-        padded = F.pad(seen, (margin, self.size - margin) * 2, mode="replicate")
-        seen_f = torch.fft.rfft2(padded)  # (B, C, span, .)
-        energy_f = torch.fft.rfft2(padded.square().sum(1))  # (B, span, .)
-        distances = []
-        for i, cells in enumerate(self.sizes):
+        cells = F.avg_pool2d(torch.cat([wholes, edges(wholes)], 1), PIXELS)  # (B, 6, S, S)
+        padded = F.pad(cells, (margin, self.size - margin) * 2, mode="replicate")
+        seen_colour, seen_edge = (_spectra(half) for half in padded.chunk(2, 1))
+        mask = _foreground(parts)  # (B, 1, 4 S, 4 S)
+        masked = parts * mask
+        found = []
+        for i, side in enumerate(self.sizes):
             shrink = getattr(self, f"shrink{i}")
-            weight = shrink @ mask @ shrink.T  # (B, 1, n, n)
-            template = templates[i]  # (B, C, n, n)
-            template_f = torch.fft.rfft2(weight * template, s=span).conj()
-            weight_f = torch.fft.rfft2(weight.squeeze(1), s=span).conj()
-            cross = energy_f * weight_f - 2 * (seen_f * template_f).sum(1)
-            own = (weight * template.square()).sum((1, 2, 3))  # (B,)
-            start = margin - cells // 2
-            window = slice(start, start + self.size)
-            total = torch.fft.irfft2(cross, s=span)[:, window, window] + own[:, None, None]
-            distances.append(total / (weight.sum((1, 2, 3)) + 1e-6)[:, None, None])
-        return torch.stack(distances, 1) / self.features
+            fine = shrink @ mask @ shrink.T  # (B, 1, 4 n, 4 n)
+            inside = F.avg_pool2d(fine, PIXELS)
+            # Without the ground that shines through at the part's rim.
+            colour = F.avg_pool2d(shrink @ masked @ shrink.T, PIXELS) / (inside + 1e-4)
+            # The rim is where the edges are, on both sides of it.
+            rim = F.avg_pool2d(F.max_pool2d(fine, 5, stride=1, padding=2), PIXELS)
+            edge = F.avg_pool2d(edges(shrink @ parts @ shrink.T), PIXELS)
+            found.append(
+                (
+                    _distance(colour, inside, seen_colour, side),
+                    _distance(edge, rim, seen_edge, side),
+                    inside.sum((1, 2, 3)) / self.size**2 + 1e-6,
+                )
+            )
+        return tuple(torch.stack(column, 1) for column in zip(*found, strict=True))
+
+    def _peaks(self, log_probability: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The highest places (B, K, 3), none within another's window, and their shares (B, K)."""
+        left, places, shares = log_probability, [], []
+        for _ in range(count):
+            peak = self.places[left.argmax(1)]  # (B, 3)
+            off = ((self.places - peak[:, None]) / self.window).square().sum(-1)  # (B, H)
+            near = left - off / 2
+            places.append(near.detach().softmax(1) @ self.places)
+            shares.append(near.logsumexp(1))
+            left = left.masked_fill(off < 1, -1e4)
+        return torch.stack(places, 1), torch.stack(shares, 1)
+
+
+def _foreground(pictures: Tensor) -> Tensor:
+    """(B, 1, h, w), 0..1: what differs from the corners, which seldom show the part."""
+    last = pictures.shape[-1] - 1
+    corners = pictures[:, :, ::last, ::last].mean((2, 3), keepdim=True)
+    distance = (pictures - corners).square().sum(1, keepdim=True).square()
+    return distance / (distance + GROUND**2)
+
+
+def _spectra(padded: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, 2 S, 2 S) -> Fourier transforms of itself and of its squared length."""
+    return torch.fft.rfft2(padded), torch.fft.rfft2(padded.square().sum(1))
+
+
+def _distance(template: Tensor, mask: Tensor, spectra: tuple[Tensor, Tensor], cells: int) -> Tensor:
+    """(B, S, S) mean squared distance; template (B, C, n, n), mask (B, 1, n, n)."""
+    seen_f, energy_f = spectra
+    span = (seen_f.shape[-2],) * 2
+    size = span[0] // 2
+    template_f = torch.fft.rfft2(mask * template, s=span).conj()
+    mask_f = torch.fft.rfft2(mask.squeeze(1), s=span).conj()
+    cross = torch.fft.irfft2(energy_f * mask_f - 2 * (seen_f * template_f).sum(1), s=span)
+    start = size // 2 - cells // 2
+    window = slice(start, start + size)
+    own = (mask * template.square()).sum((1, 2, 3))  # (B,)
+    total = cross[:, window, window] + own[:, None, None]
+    return total.clamp(min=0) / (mask.sum((1, 2, 3)) + 1e-3)[:, None, None]

@@ -3,9 +3,6 @@
 Shapes: N samples, K twins of a part.
 """
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,14 +32,23 @@ def relative_scale_errors(predicted: PartPose, truth: PartPose) -> Tensor:
     return ((predicted.scale - truth.scale).abs() / truth.scale).squeeze(-1)
 
 
-def summarize(predicted: PartPose, truth: PartPose, twins: PartPose) -> dict[str, Any]:
-    """The figures that metrics/evaluate.json reports, for N >= 1 samples."""
+def summarize(
+    predicted: PartPose, truth: PartPose, twins: PartPose, viewing: Tensor | None = None
+) -> dict[str, Any]:
+    """The figures that metrics/evaluate.json reports, for N >= 1 samples.
+
+    viewing: (3,) unit vector along which the camera looks; the error to the nearest twin is then
+    also told apart into across the image and along the view.
+    """
     absolute = (predicted.scale - truth.scale).abs().squeeze(-1)
     relative = relative_scale_errors(predicted, truth)
     return {
         "translation_error": {
             **_spread(translation_errors(predicted, truth)),
-            "twin_aware": _spread(twin_translation_errors(predicted, twins)),
+            "twin_aware": {
+                **_spread(twin_translation_errors(predicted, twins)),
+                **({} if viewing is None else _apart(predicted, twins, viewing)),
+            },
         },
         "scale_error": {
             "absolute_mean": absolute.mean().item(),
@@ -50,6 +56,20 @@ def summarize(predicted: PartPose, truth: PartPose, twins: PartPose) -> dict[str
             "relative_median": relative.quantile(0.5).item(),
             "within_15pct": (relative < CLOSE).float().mean().item(),
         },
+    }
+
+
+def _apart(predicted: PartPose, twins: PartPose, viewing: Tensor) -> dict[str, float]:
+    offsets = predicted.translation[:, None] - twins.translation  # (N, K, 3)
+    nearest = torch.linalg.vector_norm(offsets, dim=-1).argmin(1)  # (N,)
+    offset = offsets[torch.arange(len(offsets)), nearest]  # (N, 3)
+    along = offset @ viewing  # (N,)
+    across = torch.linalg.vector_norm(offset - along[:, None] * viewing, dim=-1)
+    return {
+        "across_image_mean": across.mean().item(),
+        "across_image_median": across.quantile(0.5).item(),
+        "along_view_mean": along.abs().mean().item(),
+        "along_view_median": along.abs().quantile(0.5).item(),
     }
 
 
@@ -68,35 +88,3 @@ def constant_answer(training: PartPose, count: int) -> PartPose:
         training.translation.quantile(0.5, dim=0).expand(count, 3),
         training.scale.quantile(0.5, dim=0).expand(count, 1),
     )
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Sorted and rounded to 6 decimals, so that equal runs give equal bytes; replaced whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = _as_text(_rounded(value)) + "\n"
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _as_text(value: Any, indent: str = "") -> str:
-    """JSON with one line for each key, and for each record of a list: a series stays readable."""
-    if isinstance(value, dict) and value:
-        deeper = indent + "  "
-        lines = [f"{json.dumps(key)}: {_as_text(value[key], deeper)}" for key in sorted(value)]
-        return "{\n" + deeper + f",\n{deeper}".join(lines) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        lines = [json.dumps(item, sort_keys=True, ensure_ascii=False) for item in value]
-        return "[\n" + indent + "  " + f",\n{indent}  ".join(lines) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value

@@ -1,7 +1,7 @@
-"""The network: one shared encoder, cross-attention from part to whole, a head for the pose.
+"""The network: one shared encoder, cross-attention from part to whole, proposals, a head.
 
 Shapes: B pairs, W wholes, G patches a side of the encoder, S tokens a side after pooling,
-M = S * S, D encoder width, C fusion width.
+M = S * S, D encoder width, C fusion width, K hypotheses a pair.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,16 @@ from torch import Tensor, nn
 from partloc.backbone import build_backbone
 from partloc.config import ModelConfig
 from partloc.data import PairTable, Preprocessing
-from partloc.fusion import AttentionPool, CrossAttention, TokenPool, bin_centres, position_code
-from partloc.matching import TemplateMatch
+from partloc.fusion import (
+    AttentionPool,
+    CrossAttention,
+    TokenPool,
+    bin_centres,
+    pooling_matrix,
+    position_code,
+)
+from partloc.matching import PIXELS, TemplateMatch
+from partloc.overlay import SIDE, Overlay
 from partloc.pose import PartPose
 from partloc.view import View
 
@@ -21,28 +29,38 @@ from partloc.view import View
 class Tokens(NamedTuple):
     """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
 
-    picture: (B, 3, 4 S, 4 S), the image itself, small, and cells: (B, C, S, S), its local
-    appearance, for template matching; empty without it.
+    picture: (B, 3, 4 S, 4 S), the image itself, small, and thumbnail (B, 3, SIDE, SIDE), smaller
+    still, for template matching and what follows it; empty without it.
     """
 
     cls: Tensor
     patches: Tensor
     picture: Tensor
-    cells: Tensor
+    thumbnail: Tensor
 
     def pick(self, index: Tensor) -> "Tokens":
         return Tokens(*(field.index_select(0, index) for field in self))
 
 
 class Prediction(NamedTuple):
-    """pose: the answer, (B, 3) and (B, 1). With template matching also what it weighed:
+    """hypotheses: poses (B, K, 3) and (B, K, 1); log_confidence: (B, K), that each is right.
 
-    places: (H, 3), right, down and log size; log_probability: (B, H).
+    With template matching also what it weighed: places (H, 3), right and down and log size, and
+    log_probability (B, H); and, asked with guides, the answers there: guided, (B, 3) and (B, 1).
     """
 
-    pose: PartPose
+    hypotheses: PartPose
+    log_confidence: Tensor
     places: Tensor | None = None
     log_probability: Tensor | None = None
+    guided: PartPose | None = None
+
+    @property
+    def pose(self) -> PartPose:
+        """The answer, (B, 3) and (B, 1): the hypothesis of the highest confidence."""
+        best = self.log_confidence.argmax(1)
+        rows = torch.arange(len(best), device=best.device)
+        return PartPose(*(field[rows, best] for field in self.hypotheses))
 
 
 class PartLocator(nn.Module):
@@ -65,16 +83,22 @@ class PartLocator(nn.Module):
         )
         self.summary = AttentionPool(width)
         self.match = None
-        evidence = width + 2 * depth
-        if config.match_features:
-            self.match = TemplateMatch(size, depth, config.match_features, config.match_upsampling)
-            evidence += 3 + 3 + (config.match_features + 3) + 1
+        evidence, answers = width + 2 * depth, 4
+        if config.match_size:
+            self.match = TemplateMatch(config.match_size)
+            self.register_buffer("thumb", pooling_matrix(PIXELS * config.match_size, SIDE), False)
+            self.overlay = Overlay(config.mlp_hidden_dim)
+            evidence += config.mlp_hidden_dim + 3 + 1
+            # Of each hypothesis: an affine map from its place to four numbers, and its merit.
+            answers = 4 * (3 + 1) + 1
             # The pose that a place in the image stands for, to begin with.
-            self.lift, self.trust = nn.Linear(3, 4), nn.Linear(evidence, 1)
+            self.lift = nn.Linear(3, 4)
             nn.init.zeros_(self.lift.weight)
             nn.init.zeros_(self.lift.bias)
             self.register_buffer("view_slope", torch.zeros(2, 3))
             self.register_buffer("view_offset", torch.zeros(2))
+            self.register_buffer("place_center", torch.zeros(3))
+            self.register_buffer("place_spread", torch.ones(3))
         self.head = nn.Sequential(
             nn.LayerNorm(evidence),
             nn.Linear(evidence, config.mlp_hidden_dim),
@@ -83,7 +107,7 @@ class PartLocator(nn.Module):
             nn.Linear(config.mlp_hidden_dim, config.mlp_hidden_dim),
             nn.GELU(),
             nn.Dropout(config.dropout),
-            nn.Linear(config.mlp_hidden_dim, 4),
+            nn.Linear(config.mlp_hidden_dim, answers),
         )
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
@@ -109,10 +133,18 @@ class PartLocator(nn.Module):
         self.lift.weight[3, 2] = 1 / self.spread[3]
         self.lift.bias[:3] = (-back @ view.offset - self.center[:3]) / self.spread[:3]
         self.lift.bias[3] = -self.center[3] / self.spread[3]
+        self.place_center[:2] = view.slope @ self.center[:3] + view.offset
+        self.place_spread[:2] = (view.slope.square() @ self.spread[:3].square()).sqrt()
+        self.place_center[2], self.place_spread[2] = self.center[3], self.spread[3]
 
     @property
     def knows_view(self) -> bool:
         return self.match is not None and bool(self.view_slope.any())
+
+    @property
+    def viewing(self) -> Tensor | None:
+        """(3,) unit vector along the fitted view; None where no camera is known."""
+        return torch.linalg.svd(self.view_slope.cpu())[2][2] if self.knows_view else None
 
     def place_of(self, pose: PartPose) -> Tensor:
         """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log scale."""
@@ -126,34 +158,58 @@ class PartLocator(nn.Module):
         if self.match is None:
             return Tokens(cls, patches, images[:, :0], images[:, :0])
         picture = self.match.picture(images)
-        return Tokens(cls, patches, picture, self.match.cells(picture))
+        thumbnail = self.thumb @ picture @ self.thumb.T
+        return Tokens(cls, patches, picture, thumbnail)
 
-    def locate(self, whole: Tokens, part: Tokens) -> Prediction:
-        """Tokens of B pairs -> poses (B, 3), (B, 1)."""
+    def locate(self, whole: Tokens, part: Tokens, guides: Tensor | None = None) -> Prediction:
+        """Tokens of B pairs -> K hypotheses for each.
+
+        guides: (B, 3), right, down, log size: places to answer for beside those proposed, from
+        which the head learns, before good ones are proposed. Source: the true boxes among the
+        sampled ones of Faster R-CNN (arXiv:1506.01497).
+        """
         asked, answering = self.project(part.patches), self.project(whole.patches)
         for layer in self.layers:
             asked = layer(asked, answering, self.position)  # (B, M, C)
-        evidence = [self.summary(asked), part.cls, whole.cls]
+        evidence = torch.cat([self.summary(asked), part.cls, whole.cls], -1)
         if self.match is None:
-            return Prediction(self._pose(self.head(torch.cat(evidence, -1)).float()))
-        match = self.match(part.patches, part.picture, whole.cells)
-        evidence += [match.best, match.mean, match.features, match.doubt]
-        evidence = torch.cat(evidence, -1).float()
-        residual = self.head(evidence).float()  # (B, 4)
-        with torch.autocast(residual.device.type, enabled=False):
-            # A doubtful match counts less: the error of a wrong one is large.
-            trust = self.trust(evidence).sigmoid()  # (B, 1)
-            pose = self._pose(trust * self.lift(match.best) + residual)
-        return Prediction(pose, self.match.places, match.log_probability)
+            raw = self.head(evidence)[:, None]  # (B, 1, 4)
+            return Prediction(self._pose(raw), torch.zeros_like(raw[..., 0]))
+        match = self.match(whole.picture, part.picture, self.config.hypotheses)
+        hypotheses, merit = self._answer(whole, part, evidence, match.proposals, match.log_share)
+        guided = None
+        if guides is not None:
+            sure = torch.zeros_like(match.log_share[:, :1])
+            answers, _ = self._answer(whole, part, evidence, guides[:, None], sure)
+            guided = PartPose(*(field.squeeze(1) for field in answers))
+        confidence = (merit + match.log_share).log_softmax(1)
+        return Prediction(hypotheses, confidence, self.match.places, match.log_probability, guided)
+
+    def _answer(
+        self, whole: Tokens, part: Tokens, evidence: Tensor, places: Tensor, log_share: Tensor
+    ) -> tuple[PartPose, Tensor]:
+        """For each place (B, K, 3): the pose there, and its merit (B, K) beside its share."""
+        seen = self.overlay(whole.thumbnail, part.thumbnail, places)  # (B, K, .)
+        every = evidence[:, None].expand(-1, places.shape[1], -1)
+        where = (places - self.place_center) / self.place_spread
+        answer = self.head(torch.cat([every, seen, where, log_share.detach()[..., None]], -1))
+        with torch.autocast(answer.device.type, enabled=False):
+            # Depth goes with the place, but how depends on the thing: such a map is learned
+            # several times faster than the four numbers alone.
+            bend = answer[..., :-1].float().unflatten(-1, (4, 4))  # (B, K, 4, 3 + 1)
+            raw = self.lift(places) + (bend[..., :3] @ where[..., None]).squeeze(-1) + bend[..., 3]
+            return self._pose(raw), answer[..., -1].float()
 
     def _pose(self, raw: Tensor) -> PartPose:
-        raw = self.center + self.spread * raw
+        raw = self.center + self.spread * raw.float()
         # exp keeps the scale positive; the clamp keeps it, and its gradient, within a float.
-        return PartPose(raw[:, :3], raw[:, 3:].clamp(-7, 2).exp())
+        return PartPose(raw[..., :3], raw[..., 3:].clamp(-7, 2).exp())
 
-    def forward(self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor) -> Prediction:
-        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> poses of the B parts."""
+    def forward(
+        self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor, guides: Tensor | None = None
+    ) -> Prediction:
+        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts."""
         tokens = self.encode(torch.cat([wholes, parts]))
         whole = tokens.pick(whole_of_part)
         part = Tokens(*(field[len(wholes) :] for field in tokens))
-        return self.locate(whole, part)
+        return self.locate(whole, part, guides)

@@ -21,7 +21,7 @@ import torch
 from partloc.checkpoint import RunFolder, save_model
 from partloc.config import Config, ConfigError, digest
 from partloc.data import PairTable
-from partloc.metrics import write_json
+from partloc.files import write_json
 from partloc.model import PartLocator
 from partloc.split import read_manifest
 from partloc.train import STATE_FORMAT, Trainer
@@ -141,7 +141,7 @@ def runs_root() -> Path:
 def start_from_data(model: PartLocator, table: PairTable, config: Config) -> None:
     """Give the model what the training labels tell without learning: spread and camera."""
     model.set_prior(table)
-    if not config.model.match_features:
+    if not config.model.match_size:
         return
     view = fit_view(table, config.data.max_image_pixels, config.seed)
     if view is None or view.inliers < MIN_INLIERS:

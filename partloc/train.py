@@ -143,9 +143,12 @@ class Trainer:
         return sum(self.team.gather(sums))
 
     def _losses(self, batch: Batch) -> LossParts:
+        return self._compare(self._predict(self.parallel, batch), batch)
+
+    def _predict(self, model: nn.Module, batch: Batch) -> Prediction:
+        guides = self.model.place_of(batch.pose) if self.knows_view else None
         with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
-            predicted = self.parallel(batch.wholes, batch.parts, batch.whole_of_part)
-        return self._compare(predicted, batch)
+            return model(batch.wholes, batch.parts, batch.whole_of_part, guides)
 
     def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:
         targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
@@ -183,7 +186,7 @@ class Trainer:
         for planned, batch in zip(plan, self.val_loader, strict=True):
             share = self.val_batches.share_of(planned)
             if share:
-                mine.append(self._predict(batch.to(self.team.device)))
+                mine.append(self._judge(batch.to(self.team.device)))
         rows, losses, poses = (
             torch.cat(parts) for parts in zip(*sum(self.team.gather(mine), []), strict=True)
         )
@@ -203,10 +206,9 @@ class Trainer:
             "relative_scale_error": figures["scale_error"]["relative_mean"],
         }
 
-    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """rows (P,), losses (P, 4), translation and scale side by side (P, 4), on the CPU."""
-        with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
-            predicted = self.model(batch.wholes, batch.parts, batch.whole_of_part)
+    def _judge(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """rows (P,), losses (P, 5), translation and scale side by side (P, 4), on the CPU."""
+        predicted = self._predict(self.model, batch)
         losses = self._compare(predicted, batch)
         values = (batch.rows, torch.stack(losses, 1), torch.cat(predicted.pose, 1))
         return tuple(value.cpu() for value in values)

@@ -28,8 +28,7 @@ from partloc.evaluate import (  # noqa: E402
     read_split,
     results_of,
 )
-from partloc.index import write_table  # noqa: E402
-from partloc.metrics import write_json  # noqa: E402
+from partloc.files import write_json, write_table  # noqa: E402
 from partloc.report import write_samples  # noqa: E402
 from partloc.split import SETS  # noqa: E402
 from partloc.team import choose_device  # noqa: E402
@@ -57,7 +56,7 @@ def main() -> None:
     model = load_model(args.checkpoint)
     predicted = predict_table(model, table, config, choose_device(config.machine.device))
 
-    figures = evaluate(predicted, table, training)
+    figures = evaluate(predicted, table, training, model.viewing)
     predictions = prediction_table(samples, table, predicted)
     write_table(folder / "predictions.csv", predictions)
     write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)

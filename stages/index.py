@@ -14,13 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.config import load_config  # noqa: E402
-from partloc.index import (  # noqa: E402
-    build_index,
-    count_findings,
-    summary,
-    write_json,
-    write_table,
-)
+from partloc.files import write_json, write_table  # noqa: E402
+from partloc.index import build_index, count_findings, summary  # noqa: E402
 
 
 def main() -> None:

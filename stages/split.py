@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.config import load_config  # noqa: E402
-from partloc.index import write_json, write_table  # noqa: E402
+from partloc.files import write_json, write_table  # noqa: E402
 from partloc.split import (  # noqa: E402
     SETS,
     count_split,

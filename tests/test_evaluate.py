@@ -26,8 +26,9 @@ from partloc.evaluate import (
     read_split,
     results_of,
 )
+from partloc.files import write_table
 from partloc.images import ImageError
-from partloc.index import MANIFEST_COLUMNS, write_table
+from partloc.index import MANIFEST_COLUMNS
 from partloc.pose import PartPose
 from partloc.report import TYPICAL, WORST
 
@@ -73,7 +74,7 @@ def draw_images(folder: Path, samples: pd.DataFrame) -> None:
 
 
 def test_perfect_answers_have_no_error(table):
-    figures = evaluate(truth_of(table), table, table)
+    figures = evaluate(truth_of(table), table, table, None)
     for spread in (figures["translation_error"], figures["translation_error"]["twin_aware"]):
         assert (spread["mean"], spread["median"], spread["p90"]) == (0, 0, 0)
         assert spread["within_0.05"] == 1
@@ -90,7 +91,7 @@ def test_a_part_that_is_put_where_its_twin_belongs_is_right_for_the_twin_aware_f
     predicted = truth_of(table)
     predicted.translation[[0, 1]] = table.translation[[1, 0]]  # a and b of m0
     apart = (table.translation[0] - table.translation[1]).norm().item()
-    figures = evaluate(predicted, table, table)["translation_error"]
+    figures = evaluate(predicted, table, table, None)["translation_error"]
     assert figures["twin_aware"]["mean"] == 0
     assert figures["mean"] == pytest.approx(2 * apart / 12)
 
@@ -98,13 +99,25 @@ def test_a_part_that_is_put_where_its_twin_belongs_is_right_for_the_twin_aware_f
 def test_a_part_that_is_put_where_another_part_belongs_is_wrong_for_both_figures(table):
     predicted = truth_of(table)
     predicted.translation[3] = table.translation[2]  # d of m0 is no twin of c
-    figures = evaluate(predicted, table, table)["translation_error"]
+    figures = evaluate(predicted, table, table, None)["translation_error"]
     assert figures["twin_aware"]["mean"] == pytest.approx(figures["mean"]) != 0
+
+
+def test_errors_are_told_apart_into_across_the_image_and_along_the_view(table):
+    predicted = truth_of(table)
+    predicted.translation.add_(torch.tensor([0.03, 0.04, -0.12]))
+    figures = evaluate(predicted, table, table, torch.tensor([0.0, 0.0, 1.0]))
+    found = figures["translation_error"]["twin_aware"]
+    assert found["mean"] == pytest.approx(0.13, abs=1e-6)
+    for name in ("mean", "median"):
+        assert found[f"across_image_{name}"] == pytest.approx(0.05, abs=1e-6)
+        assert found[f"along_view_{name}"] == pytest.approx(0.12, abs=1e-6)
+    assert "along the view" in comparison(figures, "test")
 
 
 def test_the_baseline_answers_the_training_median_to_everything(table):
     training = make_samples(models=5, seed=1)
-    figures = evaluate(truth_of(table), table, PairTable(training, Path("data")))["baseline"]
+    figures = evaluate(truth_of(table), table, PairTable(training, Path("data")), None)["baseline"]
     median = training[["tx", "ty", "tz"]].median().to_numpy()
     errors = np.linalg.norm(table.translation.numpy() - median, axis=1)
     relative = (
@@ -119,7 +132,7 @@ def test_the_rows_of_the_table_add_up_to_the_figures(samples, table):
     predicted = truth_of(table)
     predicted.translation.add_(0.1 * torch.randn(12, 3, generator=torch.manual_seed(0)))
     predicted.scale.mul_(1.1)
-    figures = evaluate(predicted, table, table)
+    figures = evaluate(predicted, table, table, None)
     rows = prediction_table(samples, table, predicted)
     errors = figures["translation_error"]
     assert rows.translation_error.mean() == pytest.approx(errors["mean"], abs=2e-6)
@@ -148,7 +161,7 @@ def _perfect(samples: pd.DataFrame) -> tuple[PairTable, PartPose]:
 
 def test_series_for_the_plots_stay_small_and_span_the_table():
     table = PairTable(make_samples(models=100, parts=8), Path("data"))
-    figures = evaluate(truth_of(table), table, table)
+    figures = evaluate(truth_of(table), table, table, None)
     assert len(figures["points"]) == len(figures["errors"]) == MAX_RECORDS
     assert {point["axis"] for point in figures["points"]} == {"x", "y", "z", "scale"}
     assert all(point["true"] == point["predicted"] for point in figures["points"])

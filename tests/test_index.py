@@ -13,6 +13,7 @@ from folders import DAMAGES, MODELS, damage_everything, write_folder, write_labe
 from PIL import Image
 
 from partloc.config import DataConfig
+from partloc.files import write_table
 from partloc.index import (
     MANIFEST_COLUMNS,
     SKIPPED,
@@ -22,7 +23,6 @@ from partloc.index import (
     build_index,
     count_findings,
     summary,
-    write_table,
 )
 from partloc.split import read_manifest
 

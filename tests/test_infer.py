@@ -18,8 +18,9 @@ from toys import answering_model
 
 from partloc.checkpoint import CheckpointError, save_model
 from partloc.config import DataConfig
+from partloc.files import write_table
 from partloc.images import ImageError
-from partloc.index import LayoutError, build_index, write_table
+from partloc.index import LayoutError, build_index
 from partloc.infer import (
     Predictor,
     find_jobs,

@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Left to right; a module imports only from its left.
 LAYERS = (
-    *("config", "pose", "images", "labels", "index", "split", "data", "view", "backbone"),
-    *("fusion", "matching", "model", "losses", "metrics", "checkpoint", "schedule", "team"),
-    *("train", "run", "evaluate", "report", "infer", "summary"),
+    *("config", "files", "pose", "images", "labels", "index", "split", "data", "view", "backbone"),
+    *("fusion", "matching", "overlay", "model", "losses", "metrics", "checkpoint", "schedule"),
+    *("team", "train", "run", "evaluate", "report", "infer", "summary"),
 )
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
 BESIDE = (

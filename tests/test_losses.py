@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from toys import tiny_config
 
-from partloc.losses import match_loss, targets_of, training_loss
+from partloc.losses import SOFTNESS, match_loss, targets_of, training_loss
 from partloc.model import Prediction
 from partloc.pose import PartPose
 
@@ -24,9 +24,16 @@ def places(*samples):
     return PartPose(values[..., :3], values[..., 3:])
 
 
+def sure_of(pose):
+    """A prediction of one hypothesis."""
+    return Prediction(
+        PartPose(*(field[:, None] for field in pose)), torch.zeros(len(pose.scale), 1)
+    )
+
+
 def loss(predicted, targets, **train):
     train = {"w_trans": 1.0, "w_scale": 1.0} | train
-    return training_loss(Prediction(predicted), targets, None, tiny_config(train=train).train)
+    return training_loss(sure_of(predicted), targets, None, tiny_config(train=train).train)
 
 
 def test_translation_is_the_sum_of_the_axes_and_scale_its_logarithm():
@@ -92,24 +99,49 @@ def test_each_sample_has_its_own_loss_and_gradient():
     ],
 )
 def test_shapes_that_would_broadcast_are_refused(targets):
-    with pytest.raises(ValueError, match=r"expected \(B, 3\).*found .*\(4, 3\)"):
+    with pytest.raises(ValueError, match=r"expected \(B, H, 3\).*found .*\(4, 1, 3\)"):
         loss(PartPose(torch.zeros(4, 3), torch.ones(4, 1)), targets)
 
 
+def test_of_several_hypotheses_one_right_and_trusted_is_enough():
+    right, wrong = [0.0, 0.0, 0.0, 0.2], [0.9, 0.0, 0.0, 0.2]
+    target = places([right])
+    both = places([right, wrong])
+
+    def cost(trust):
+        confidence = torch.tensor([[trust, 1 - trust]]).log()
+        return training_loss(Prediction(both, confidence), target, None, tiny_config().train)
+
+    assert cost(0.99).loss < cost(0.5).loss < cost(0.01).loss
+    assert cost(0.5).loss.item() == pytest.approx(SOFTNESS * math.log(2), abs=1e-3)
+    # What is reported is the error of the answer, the more trusted one.
+    assert_close(cost(0.99).translation_loss, torch.zeros(1))
+    assert_close(cost(0.01).translation_loss, torch.tensor([0.9]))
+
+
+def test_the_answer_at_the_true_place_is_added_to_the_loss():
+    pose, target = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
+    guided = sure_of(pose)._replace(guided=poses([0.1, 0.1, 0.0, 0.2]))
+    config = tiny_config(train={"w_trans": 2.0}).train
+    found = training_loss(guided, target, None, config)
+    assert_close(found.guided_loss, torch.tensor([0.4]))
+    assert_close(found.loss, found.guided_loss)
+
+
 def test_matching_is_charged_the_surprise_at_any_place_that_would_be_right():
-    hypotheses = torch.tensor([[0.0, 0.0, -1.0], [9.0, 9.0, -1.0], [-9.0, 9.0, -1.0]])
-    sure_of = torch.tensor([[0.5, 0.25, 0.25]]).log()
-    one, two = hypotheses[None, :1], hypotheses[None, :2]
-    assert_close(match_loss(hypotheses, sure_of, one), torch.tensor([math.log(2)]))
+    grid = torch.tensor([[0.0, 0.0, -1.0], [9.0, 9.0, -1.0], [-9.0, 9.0, -1.0]])
+    certainty = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    one, two = grid[None, :1], grid[None, :2]
+    assert_close(match_loss(grid, certainty, one), torch.tensor([math.log(2)]))
     # Probability on the other twin is as good.
-    assert_close(match_loss(hypotheses, sure_of, two), torch.tensor([-math.log(0.75)]))
+    assert_close(match_loss(grid, certainty, two), torch.tensor([-math.log(0.75)]))
 
 
 def test_matching_counts_with_its_weight():
-    hypotheses, sure_of = torch.zeros(1, 3), torch.tensor([[0.5]]).log()
+    grid, certainty = torch.zeros(1, 3), torch.tensor([[0.5]]).log()
     pose, targets = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
     config = tiny_config(train={"w_match": 0.5}).train
-    prediction = Prediction(pose, hypotheses, sure_of)
+    prediction = sure_of(pose)._replace(places=grid, log_probability=certainty)
     found = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
     assert_close(found.match_loss, torch.tensor([math.log(2)]))
     assert_close(found.loss, 0.5 * found.match_loss)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from partloc.metrics import constant_answer, summarize, write_json
+from partloc.files import write_json
+from partloc.metrics import constant_answer, summarize
 from partloc.pose import PartPose
 
 

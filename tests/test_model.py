@@ -10,8 +10,11 @@ from torch.testing import assert_close
 from partloc.config import Config, ModelConfig
 from partloc.data import Preprocessing
 from partloc.fusion import CrossAttention, TokenPool, bin_centres, pooling_matrix, position_code
-from partloc.matching import TemplateMatch
-from partloc.model import PartLocator
+from partloc.matching import TemplateMatch, edges
+from partloc.model import PartLocator, Prediction
+from partloc.overlay import SIDE as SIDE_PX
+from partloc.overlay import Overlay
+from partloc.pose import PartPose
 from partloc.summary import main, summarize_model
 from partloc.view import View
 
@@ -28,8 +31,8 @@ def small_model(**changes) -> PartLocator:
         "cross_attention_dim": 48,
         "cross_attention_heads": 3,
         "mlp_hidden_dim": 32,
-        "match_features": 4,
-        "match_upsampling": 2,
+        "match_size": 8,
+        "hypotheses": 3,
         "dropout": 0.0,
     }
     return PartLocator(ModelConfig(**{**settings, **changes}), Preprocessing(SIDE)).eval()
@@ -76,15 +79,60 @@ def test_attention_starts_as_similarity_and_positions_touch_only_what_is_answere
 
 def test_a_copy_of_a_part_is_found_where_it_was_pasted_and_in_its_size():
     torch.manual_seed(0)
-    match = TemplateMatch(tokens=8, width=6, features=4, upsampling=2).eval()
+    match = TemplateMatch(16)
     noise = torch.rand(1, 3, 24, 24)
     part = torch.ones(1, 3, 64, 64)
     part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
     whole = torch.ones(1, 3, 64, 64)
     whole[:, :, 4 * 4 : 4 * 10, 4 * 8 : 4 * 14] = F.interpolate(part, (24, 24), mode="area")
-    found = match(torch.zeros(1, 64, 6), part, match.cells(whole))
-    peak = match.places[found.log_probability.argmax(1)][0]
-    assert_close(peak, torch.tensor([(8 + 3) / 8 - 1, (4 + 3) / 8 - 1, math.log(6 / 16)]))
+    found = match(whole, part, proposals=3)
+    assert 6 in match.sizes
+    true = torch.tensor([(8 + 3) / 8 - 1, (4 + 3) / 8 - 1, math.log(6 / 16)])
+    assert_close(match.places[found.log_probability.argmax(1)][0], true)
+    assert_close(found.proposals[0, 0], true, atol=0.05, rtol=0)
+    assert found.log_share[0, 0] > found.log_share[0, 1] > found.log_share[0, 2]
+    assert found.log_share.exp().sum() <= 1
+
+
+def test_two_copies_are_two_proposals():
+    torch.manual_seed(0)
+    match, noise = TemplateMatch(16), torch.rand(1, 3, 24, 24)
+    part = torch.ones(1, 3, 64, 64)
+    part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
+    whole, copy = torch.ones(1, 3, 64, 64), F.interpolate(part, (24, 24), mode="area")
+    whole[:, :, 4:28, 4:28], whole[:, :, 36:60, 36:60] = copy, copy
+    found = match(whole, part, proposals=2).proposals[0, :, :2]
+    expected = torch.tensor([[-0.5, -0.5], [0.5, 0.5]])
+    assert_close(found[found[:, 0].argsort()], expected, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("brightness", [-1.0, 0.5])
+def test_edges_are_the_same_whatever_the_contrast(brightness):
+    picture = torch.zeros(1, 3, 16, 16)
+    picture[:, :, :, 8:] = 1.0
+    found = edges(picture)
+    assert_close(found[0, :, 8, 7], torch.tensor([1.0, 1.0, 0.0]), atol=0.02, rtol=0)  # upright
+    assert_close(found[0, :, 8, 2], torch.zeros(3))
+    assert_close(edges(brightness * picture), found, atol=0.05, rtol=0)
+    assert_close(edges(picture.mT)[0, :, 7, 8], torch.tensor([1.0, -1.0, 0.0]), atol=0.02, rtol=0)
+
+
+def test_the_overlay_shows_the_part_where_it_was_proposed():
+    torch.manual_seed(0)
+    overlay = Overlay(8)
+    shown = []
+    overlay.layers.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    wholes, parts = torch.rand(1, 3, SIDE_PX, SIDE_PX), torch.rand(1, 3, SIDE_PX, SIDE_PX)
+    same, half = [0.0, 0.0, 0.0], [0.5, -0.5, math.log(0.5)]  # whole frame; its upper right quarter
+    assert overlay(wholes, parts, torch.tensor([[same, half]])).shape == (1, 2, 8)
+    assert_close(shown[0][:, :3], wholes.expand(2, -1, -1, -1))
+    assert_close(shown[0][0, 3:6], parts[0], atol=1e-5, rtol=0)
+    quarter = F.avg_pool2d(parts, 2)[0]
+    middle = SIDE_PX // 2
+    assert_close(shown[0][1, 3:6, :middle, middle:], quarter, atol=1e-5, rtol=0)
+    inside = torch.zeros(SIDE_PX, SIDE_PX)
+    inside[:middle, middle:] = 1
+    assert_close(shown[0][1, 6], inside)
 
 
 def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera():
@@ -103,9 +151,32 @@ def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera
     lifted = model._pose(model.lift(place))
     assert_close(lifted.translation, torch.tensor([[0.2, 0.0, 0.2]]))
     assert_close(model.place_of(lifted), place)
+    assert_close(model.viewing.abs(), torch.tensor([0.0, 1.0, 0.0]))
 
 
-@pytest.mark.parametrize("changes", [{}, {"match_features": 0}, {"cross_attention_layers": 0}])
+def test_guides_are_answered_beside_the_hypotheses_and_change_none_of_them():
+    model = small_model()
+    torch.nn.init.normal_(model.head[-1].weight)
+    wholes, parts = torch.randn(1, 3, SIDE, SIDE), torch.randn(2, 3, SIDE, SIDE)
+    which = torch.tensor([0, 0])
+    plain = model(wholes, parts, which)
+    guided = model(wholes, parts, which, torch.tensor([[0.1, 0.2, -1.0], [0.0, 0.0, -2.0]]))
+    assert plain.hypotheses.translation.shape == (2, 3, 3)
+    assert_close(plain.log_confidence.exp().sum(1), torch.ones(2))
+    assert_close(plain.hypotheses.translation, guided.hypotheses.translation)
+    assert_close(plain.log_confidence, guided.log_confidence)
+    assert plain.guided is None
+    assert guided.guided.translation.shape == (2, 3)
+
+
+def test_the_answer_is_the_hypothesis_of_the_highest_confidence():
+    poses = PartPose(torch.arange(12.0).view(2, 2, 3), torch.arange(1.0, 5.0).view(2, 2, 1))
+    pose = Prediction(poses, torch.tensor([[0.2, 0.8], [0.9, 0.1]]).log()).pose
+    assert_close(pose.translation, torch.tensor([[3.0, 4, 5], [6, 7, 8]]))
+    assert_close(pose.scale, torch.tensor([[2.0], [3.0]]))
+
+
+@pytest.mark.parametrize("changes", [{}, {"match_size": 0}, {"cross_attention_layers": 0}])
 def test_each_pair_is_answered_for_itself_whatever_shares_its_batch(changes):
     model = small_model(**changes)
     torch.nn.init.normal_(model.head[-1].weight)
@@ -119,7 +190,7 @@ def test_each_pair_is_answered_for_itself_whatever_shares_its_batch(changes):
 
 
 def test_a_scale_near_zero_stays_positive_and_keeps_a_finite_gradient():
-    model = small_model(match_features=0)
+    model = small_model(match_size=0)
     with torch.no_grad():
         model.head[-1].bias[3] = -50.0
     images = torch.randn(2, 3, SIDE, SIDE)

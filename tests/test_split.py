@@ -11,7 +11,8 @@ import pytest
 from folders import write_folder
 
 from partloc.config import DataConfig
-from partloc.index import MANIFEST_COLUMNS, build_index, write_table
+from partloc.files import write_table
+from partloc.index import MANIFEST_COLUMNS, build_index
 from partloc.split import SETS, SplitError, count_split, find_shared, read_manifest, split_models
 
 RATIOS = (0.8, 0.1, 0.1)

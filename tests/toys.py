@@ -9,7 +9,8 @@ from folders import write_folder
 
 from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data import PairTable, Preprocessing
-from partloc.index import build_index, write_table
+from partloc.files import write_table
+from partloc.index import build_index
 from partloc.model import PartLocator
 from partloc.run import start_from_data
 from partloc.team import Team, seed_everything

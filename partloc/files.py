@@ -1,0 +1,76 @@
+"""Files that are replaced whole: a reader, or a killed stage, finds the old one or the new one."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A handle whose content becomes the file when the block ends well, flushed to the disk.
+
+    It is written beside the file under a fixed name and renamed; folders are made.
+
+    Raises: OSError naming the file, when the disk is full for example; the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error in its own
+        raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """CSV in UTF-8; floats in the shortest form that reads back to the same number."""
+    with replacing(path) as file:
+        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Sorted and rounded to six significant digits, so that equal runs give equal bytes."""
+    with replacing(path) as file:
+        file.write((_as_text(_rounded(value)) + "\n").encode())
+
+
+def _as_text(value: Any, indent: str = "") -> str:
+    """JSON with one line for each key, and for each record of a list: a series stays readable."""
+    if isinstance(value, dict) and value:
+        deeper = indent + "  "
+        lines = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_as_text(value[key], deeper)}"
+            for key in sorted(value)
+        ]
+        return "{\n" + deeper + f",\n{deeper}".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        lines = [json.dumps(item, sort_keys=True, ensure_ascii=False) for item in value]
+        return "[\n" + indent + "  " + f",\n{indent}  ".join(lines) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
