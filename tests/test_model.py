@@ -117,6 +117,13 @@ def test_edges_are_the_same_whatever_the_contrast(brightness):
     assert_close(edges(picture.mT)[0, :, 7, 8], torch.tensor([1.0, -1.0, 0.0]), atol=0.02, rtol=0)
 
 
+def test_the_two_diagonals_are_different_edges():
+    falling = (torch.ones(16, 16).triu() - 0.5).expand(1, 3, -1, -1)  # along down = right
+    assert_close(edges(falling)[0, :, 8, 8], torch.tensor([1.0, 0.0, -1.0]), atol=0.02, rtol=0)
+    rising = falling.flip(-1)
+    assert_close(edges(rising)[0, :, 8, 7], torch.tensor([1.0, 0.0, 1.0]), atol=0.02, rtol=0)
+
+
 def test_the_overlay_shows_the_part_where_it_was_proposed():
     torch.manual_seed(0)
     overlay = Overlay(8)
