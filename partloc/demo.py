@@ -24,12 +24,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from partloc import buildings, furniture, machines, robots, seats, vehicles
-from partloc.kit import Kit, Part
+from partloc import buildings, composites, furniture, machines, robots, seats, vehicles
+from partloc.kit import Kit, Part, disguise
 from partloc.render import picture, require_opengl, seen_triangles
 from partloc.shapes import Mesh
 
-DEMO_STREAM = 7  # this use of the seed, apart from all others
 VISIBLE_SIZE = 256  # pixels; a part's visibility is judged at this size, whatever is written
 MIN_VISIBLE = 40  # pixels of VISIBLE_SIZE squared; fewer and the part gets no sample
 MIN_SCALE = 0.03  # of the whole's longest side; smaller and the part gets no sample
@@ -67,6 +66,38 @@ FAMILIES: dict[str, tuple[Callable[[Kit], None], str]] = {
     "bench": (seats.bench, "bänk.2-sits"),
 }
 OTHER_NAME_EVERY = 4  # models, so that any small set has both kinds
+# Families of the demo that no pretraining sees, so that its test models show what is gained on
+# kinds of things that are new.
+HELD_OUT = ("bench", "drone", "windmill")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is drawn: families by turns, from this stream of the seed's chance.
+
+    disguised: proportions and colours are changed after a model is built.
+    """
+
+    stream: int
+    families: dict[str, tuple[Callable[[Kit], None], str]]
+    disguised: bool = False
+
+
+DEMO = Recipe(7, FAMILIES)
+_KNOWN = {family: entry for family, entry in FAMILIES.items() if family not in HELD_OUT}
+# Every second model is a composite.
+PRETRAINING = Recipe(
+    8,
+    {
+        name: made
+        for i, (family, entry) in enumerate(_KNOWN.items())
+        for name, made in (
+            (family, entry),
+            (f"composite-{i}", (composites.composite, f"gefüge.{i}")),
+        )
+    },
+    disguised=True,
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +115,18 @@ class DemoModel:
     written: list[Part]
 
 
-def write_demo(out_dir: Path, num_models: int, image_size: int, seed: int, workers: int) -> Counter:
+def write_demo(
+    out_dir: Path,
+    num_models: int,
+    image_size: int,
+    seed: int,
+    workers: int,
+    recipe: Recipe = DEMO,
+    resume: bool = False,
+) -> Counter:
     """Render the data set into a fresh folder; the number of written parts by family.
+
+    resume: keep the models that an interrupted call has drawn from the same arguments.
 
     workers: processes, 0 draws in this one. The bytes do not depend on it, and a model's do not
     depend on how many others are drawn.
@@ -95,8 +136,9 @@ def write_demo(out_dir: Path, num_models: int, image_size: int, seed: int, worke
     """
     out_dir = Path(out_dir)
     require_opengl()
-    _claim(out_dir)
-    job = partial(write_model, out_dir, image_size, seed)
+    origin = f"{num_models} models, {image_size} pixels, stream {recipe.stream} of seed {seed}"
+    _claim(out_dir, origin, resume)
+    job = partial(write_model, out_dir, image_size, seed, recipe=recipe)
     parts = Counter()
     finished = _each(job, range(num_models), workers)
     for family, count in tqdm(finished, "demo", num_models, unit="model", disable=None):
@@ -104,10 +146,18 @@ def write_demo(out_dir: Path, num_models: int, image_size: int, seed: int, worke
     return parts
 
 
-def write_model(out_dir: Path, image_size: int, seed: int, number: int) -> tuple[str, int]:
+def write_model(
+    out_dir: Path, image_size: int, seed: int, number: int, recipe: Recipe = DEMO
+) -> tuple[str, int]:
     """Draw one model and write its folder; its family and its number of written parts."""
-    model = draw_model(seed, number)
-    folder = out_dir / model.name
+    family, name = named(number, recipe)
+    final = out_dir / name
+    if final.exists():
+        return family, sum(1 for _ in final.glob("*.json"))
+    model = draw_model(seed, number, recipe)
+    # Under a hidden name until it is complete.
+    folder = out_dir / f".{model.name}"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     triangles, colours, _ = scene(model.parts)
     _write_png(folder / f"{model.name}-whole.png", picture(triangles, colours, image_size))
@@ -118,20 +168,22 @@ def write_model(out_dir: Path, image_size: int, seed: int, number: int) -> tuple
             pictures[id(part.mesh)] = part_picture(part.mesh, image_size)
         _write_png(Path(f"{stem}.png"), pictures[id(part.mesh)])
         Path(f"{stem}.json").write_text(json.dumps(label(part)) + "\n", encoding="utf-8")
+    folder.rename(final)
     return model.family, len(model.written)
 
 
-def draw_model(seed: int, number: int) -> DemoModel:
+def draw_model(seed: int, number: int, recipe: Recipe = DEMO) -> DemoModel:
     """Model `number` of the set, drawn again until enough of its parts can be seen."""
-    rng = np.random.default_rng([seed, DEMO_STREAM, number])
-    family = list(FAMILIES)[number % len(FAMILIES)]
-    build, other_name = FAMILIES[family]
-    foreign = number % OTHER_NAME_EVERY == OTHER_NAME_EVERY - 1
-    name = f"{other_name if foreign else family}-{number:04d}"
+    rng = np.random.default_rng([seed, recipe.stream, number])
+    family, name = named(number, recipe)
+    build, _ = recipe.families[family]
+    foreign = not name.startswith(family)
     least, most = PART_LIMITS
     for _ in range(ATTEMPTS):
         kit = Kit(rng, foreign)
         build(kit)
+        if recipe.disguised:
+            disguise(kit)
         parts = normalised(kit.turned())
         visible = visible_pixels(parts)
         written = [
@@ -142,6 +194,13 @@ def draw_model(seed: int, number: int) -> DemoModel:
         if least <= len(written) <= most:
             return DemoModel(name, family, parts, visible, written)
     raise AssertionError(f"{name}: no drawing in {ATTEMPTS} shows {least} to {most} parts")
+
+
+def named(number: int, recipe: Recipe) -> tuple[str, str]:
+    """Family and name of model `number`."""
+    family = list(recipe.families)[number % len(recipe.families)]
+    foreign = number % OTHER_NAME_EVERY == OTHER_NAME_EVERY - 1
+    return family, f"{recipe.families[family][1] if foreign else family}-{number:04d}"
 
 
 def normalised(parts: list[Part]) -> list[Part]:
@@ -191,12 +250,15 @@ def part_picture(mesh: Mesh, image_size: int) -> np.ndarray:
     return picture(points[mesh.triangles], mesh.colours, image_size)
 
 
-def _claim(out_dir: Path) -> None:
-    """Make an empty folder, in the place of an earlier demo if there is one."""
+def _claim(out_dir: Path, origin: str, resume: bool) -> None:
+    """Make an empty folder, in the place of an earlier demo if there is one; or go on with it."""
+    text = f"Written by partloc, which may remove this folder: {origin}.\n"
     if out_dir.exists():
         if not out_dir.is_dir():
             raise ValueError(f"{out_dir}: is a file; expected a folder to write the demo into")
         if (out_dir / MARKER).exists():
+            if resume and (out_dir / MARKER).read_text() == text:
+                return
             shutil.rmtree(out_dir)
         elif any(out_dir.iterdir()):
             raise ValueError(
@@ -204,7 +266,7 @@ def _claim(out_dir: Path) -> None:
                 "as it is; expected a new or an empty folder"
             )
     out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / MARKER).write_text("Written by stages/demo.py, which may remove this folder.\n")
+    (out_dir / MARKER).write_text(text)
 
 
 def _each(job: Callable, numbers: range, workers: int) -> Iterator:

@@ -126,6 +126,29 @@ def _tinted(kit: Kit, colour: Colour) -> Colour:
     return tuple(float(c) for c in np.clip(tinted, 0.02, 1.0))
 
 
+def disguise(kit: Kit) -> None:
+    """Other proportions, and often other colours, than the family would have."""
+    stretch = np.exp(kit.rng.uniform(-0.35, 0.35, 3)) if kit.chance(0.7) else np.ones(3)
+    style = kit.rng.random()
+    one = _any_colour(kit)
+    meshes = {}
+    for part in kit.parts:
+        if id(part.mesh) not in meshes:
+            mesh = part.mesh.scaled(*stretch)
+            if style < 0.25:  # one material throughout
+                mesh = mesh.painted(one)
+            elif style < 0.5:  # every part its own
+                mesh = mesh.painted(_any_colour(kit))
+            meshes[id(part.mesh)] = mesh
+    kit.parts = [Part(part.name, meshes[id(part.mesh)], part.at * stretch) for part in kit.parts]
+
+
+def _any_colour(kit: Kit) -> Colour:
+    if kit.chance(0.5):
+        return (kit.between(0.08, 0.92),) * 3
+    return tuple(float(c) for c in kit.rng.uniform(0.08, 0.95, 3))
+
+
 def corners(width: float, depth: float, z: float = 0.0) -> list[Place]:
     """The four corners of a rectangle about the origin."""
     return [(x * width / 2, y * depth / 2, z) for x in (-1, 1) for y in (-1, 1)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from partloc import demo as demo_module
 from partloc.camera import project
 from partloc.demo import (
+    DEMO,
     FAMILIES,
+    HELD_OUT,
     MARKER,
     MIN_VISIBLE,
     PART_LIMITS,
+    PRETRAINING,
     VISIBLE_SIZE,
     draw_model,
     label,
@@ -239,3 +244,61 @@ def test_the_stage_says_what_it_made_and_what_is_wrong(tmp_path):
     bad = subprocess.run([*command, params], capture_output=True, text=True)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: ") and len(bad.stderr.splitlines()) == 1
+
+
+# -- what pretraining sees ---------------------------------------------------------------------
+
+
+def test_pretraining_draws_other_models_than_the_demo_and_leaves_families_out(models):
+    assert PRETRAINING.stream != DEMO.stream
+    assert len(HELD_OUT) >= 2 and set(HELD_OUT) <= set(FAMILIES)
+    builders = {build for build, _ in PRETRAINING.families.values()}
+    assert not builders & {FAMILIES[family][0] for family in HELD_OUT}
+    assert builders > {build for name, (build, _) in FAMILIES.items() if name not in HELD_OUT}
+    # A family of both, with the same seed and number: other meshes all the same.
+    theirs = draw_model(0, 0, PRETRAINING)
+    assert theirs.family == models[0].family
+    shapes = [
+        sorted(label(part)["scale"][0] for part in model.parts) for model in (theirs, models[0])
+    ]
+    assert shapes[0] != shapes[1]
+
+
+def test_the_demo_s_test_pictures_are_in_no_pretraining_set(tmp_path):
+    """Byte by byte, parts too: a box that both could hold has other colours and proportions."""
+    write_demo(tmp_path / "demo", 60, SIZE, seed=0, workers=2)
+    write_demo(tmp_path / "pretrain", 60, SIZE, 0, 2, PRETRAINING)
+    ours, theirs = (
+        {value for name, value in hashes(tmp_path / kind).items() if name.endswith(".png")}
+        for kind in ("demo", "pretrain")
+    )
+    assert len(ours) > 200 and len(theirs) > 200 and not ours & theirs
+
+
+def test_composites_have_equal_parts_and_parts_of_their_own():
+    twins = 0
+    for number in range(1, 20, 2):  # every second model
+        model = draw_model(0, number, PRETRAINING)
+        assert model.family.startswith("composite-")
+        meshes = [id(part.mesh) for part in model.parts]
+        assert len(set(meshes)) >= 2
+        twins += len(set(meshes)) < len(meshes)
+    assert twins >= 3
+
+
+def test_an_interrupted_drawing_is_gone_on_with_and_an_other_one_is_not(tmp_path, monkeypatch):
+    made = tmp_path / "made"
+    write_demo(made, 4, SIZE, 0, 0, PRETRAINING)
+    before = hashes(made)
+    names = sorted(path.name for path in made.iterdir() if path.is_dir())
+    shutil.rmtree(made / names[1])
+    (made / f".{names[1]}").mkdir()  # what a kill leaves
+    drawn = []
+    draw = demo_module.draw_model
+    monkeypatch.setattr(
+        demo_module, "draw_model", lambda *asked: drawn.append(asked) or draw(*asked)
+    )
+    write_demo(made, 4, SIZE, 0, 0, PRETRAINING, resume=True)
+    assert hashes(made) == before and len(drawn) == 1
+    write_demo(made, 4, SIZE, 1, 0, PRETRAINING, resume=True)  # another seed
+    assert len(drawn) == 5 and hashes(made) != before
