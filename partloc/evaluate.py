@@ -12,17 +12,23 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from partloc.assign import assign
+from partloc.calibration import reliability
 from partloc.config import Config
 from partloc.data import PairDataset, PairTable, PlannedBatches, make_loader, plan_in_order
 from partloc.images import ImageError
 from partloc.metrics import (
+    NEAR,
+    assigned_errors,
+    bootstrap,
     constant_answer,
     relative_scale_errors,
+    spread,
     summarize,
     translation_errors,
     twin_translation_errors,
 )
-from partloc.model import PartLocator, Tokens
+from partloc.model import PartLocator, Prediction, Tokens
 from partloc.pose import PartPose
 from partloc.schedule import amp_dtype
 from partloc.split import SETS, read_manifest
@@ -77,13 +83,15 @@ def encode(model: PartLocator, images: Tensor) -> Tokens:
 @torch.inference_mode()
 def predict_table(
     model: PartLocator, table: PairTable, config: Config, device: torch.device
-) -> PartPose:
-    """The model's answer to each row of the table, in its order: (N, 3), (N, 1), on the CPU.
+) -> Prediction:
+    """The model's hypotheses for each row of the table, in its order, on the CPU.
 
     Batch by batch; of the images nothing is kept. Raises: ImageError for an unreadable one.
     """
     model = model.to(device).eval()
-    answer = PartPose(torch.empty(len(table), 3), torch.empty(len(table), 1))
+    count = model.hypotheses
+    poses = PartPose(torch.empty(len(table), count, 3), torch.empty(len(table), count, 1))
+    answer = Prediction(poses, torch.empty(len(table), count))
     batches = PlannedBatches(table)
     batches.set_plan(0, plan_in_order(table, PAIRS_PER_BATCH))
     dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
@@ -92,10 +100,12 @@ def predict_table(
         try:
             for batch in loader:
                 moved = batch.to(device)
-                wholes = encode(model, moved.wholes).pick(moved.whole_of_part)
-                pose = model.locate(wholes, encode(model, moved.parts)).pose
-                answer.translation[batch.rows] = pose.translation.cpu()
-                answer.scale[batch.rows] = pose.scale.cpu()
+                wholes, parts = (encode(model, part) for part in (moved.wholes, moved.parts))
+                found = model.locate(wholes, parts, moved.whole_of_part)
+                found = found.pick(moved.part_of_pair)
+                poses.translation[batch.rows] = found.hypotheses.translation.cpu()
+                poses.scale[batch.rows] = found.hypotheses.scale.cpu()
+                answer.log_confidence[batch.rows] = found.log_confidence.cpu()
                 bar.update(len(batch.rows))
         except ImageError as error:
             # A loader's worker wraps the message in its traceback; the last line is the message.
@@ -104,13 +114,30 @@ def predict_table(
     return answer
 
 
+def assign_twins(found: Prediction, table: PairTable) -> PartPose:
+    """The answer to each row when equal parts of a model take distinct places: (N, 3), (N, 1)."""
+    answer = PartPose(*(field.clone() for field in found.pose))
+    for rows in table.twin_groups():
+        hypotheses = PartPose(*(field[rows] for field in found.hypotheses))
+        chosen = assign(hypotheses, found.log_confidence[rows])
+        for field, offered in zip(answer, hypotheses, strict=True):
+            field[rows] = offered.flatten(0, 1)[chosen]
+    return answer
+
+
 def evaluate(
-    predicted: PartPose, table: PairTable, training: PairTable, viewing: Tensor | None
+    found: Prediction,
+    confidence: Tensor,
+    table: PairTable,
+    training: PairTable,
+    viewing: Tensor | None,
+    seed: int,
 ) -> dict[str, Any]:
     """The content of metrics/evaluate.json: figures, the baseline's figures, series for plots.
 
-    viewing: as `metrics.summarize` takes it.
+    confidence: (N,) of the answers. viewing: as `metrics.summarize` takes it.
     """
+    predicted = found.pose
     truth, twins = _truth(table)
     training_poses = PartPose(training.translation, training.scale)
     baseline = constant_answer(training_poses, len(table))
@@ -118,9 +145,33 @@ def evaluate(
         "model": twin_translation_errors(predicted, twins),
         "training_median": twin_translation_errors(baseline, twins),
     }
+    groups = table.twin_groups()
+    assigned = assigned_errors(assign_twins(found, table), truth, groups)
+    figures, constant = (summarize(pose, truth, twins, viewing) for pose in (predicted, baseline))
+    figures["translation_error"]["assigned"] = spread(assigned)
+    constant["translation_error"]["assigned"] = spread(assigned_errors(baseline, truth, groups))
+    kinds = {}
+    has_twin = torch.tensor([len(rows) > 1 for rows in table.twin_rows])
+    for kind, rows in (("unique", ~has_twin), ("twins", has_twin)):
+        if rows.any():
+            kinds[kind] = {
+                "n_samples": int(rows.sum()),
+                "raw_mean": translation_errors(predicted, truth)[rows].mean().item(),
+                "twin_aware_mean": errors["model"][rows].mean().item(),
+                "assigned_mean": assigned[rows].mean().item(),
+            }
+    columns = {
+        "translation_error": translation_errors(predicted, truth),
+        "twin_aware_error": errors["model"],
+        "assigned_error": assigned,
+        "relative_scale_error": relative_scale_errors(predicted, truth),
+    }
     return {
-        **summarize(predicted, truth, twins, viewing),
-        "baseline": summarize(baseline, truth, twins, viewing),
+        **figures,
+        "by_kind": kinds,
+        "interval_95": bootstrap(columns, table.models, seed),
+        "confidence": reliability(confidence, errors["model"] < NEAR),
+        "baseline": constant,
         "n_samples": len(table),
         "n_models": len(set(table.models)),
         "points": _points(predicted, truth),
@@ -152,9 +203,13 @@ def _spread_rows(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
-def prediction_table(samples: pd.DataFrame, table: PairTable, predicted: PartPose) -> pd.DataFrame:
+def prediction_table(
+    samples: pd.DataFrame, table: PairTable, found: Prediction, confidence: Tensor
+) -> pd.DataFrame:
     """Truth, answer and errors of each sample, sorted; `twins` counts the part's look-alikes."""
     truth, twins = _truth(table)
+    predicted = found.pose
+    groups = table.twin_groups()
     answers = torch.cat(predicted, 1).numpy().astype(float)  # (N, 4)
     columns = ["model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale"]
     rows = samples[columns].reset_index(drop=True)
@@ -163,7 +218,9 @@ def prediction_table(samples: pd.DataFrame, table: PairTable, predicted: PartPos
     errors = {
         "translation_error": translation_errors(predicted, truth),
         "twin_aware_error": twin_translation_errors(predicted, twins),
+        "assigned_error": assigned_errors(assign_twins(found, table), truth, groups),
         "relative_scale_error": relative_scale_errors(predicted, truth),
+        "confidence": confidence,
     }
     rows = rows.assign(**{name: values.numpy().astype(float) for name, values in errors.items()})
     rows["twin_group"] = samples["twin_group"].to_numpy()
@@ -184,6 +241,7 @@ def comparison(figures: dict[str, Any], split: str) -> str:
         ("    across the image", "translation_error/twin_aware/across_image_mean", ".3f"),
         ("    along the view", "translation_error/twin_aware/along_view_mean", ".3f"),
         ("  nearest twin, under 0.05", "translation_error/twin_aware/within_0.05", ".1%"),
+        ("  twins on distinct places, mean", "translation_error/assigned/mean", ".3f"),
         ("relative scale error, mean", "scale_error/relative_mean", ".1%"),
         ("relative scale error, median", "scale_error/relative_median", ".1%"),
         ("  under 15 %", "scale_error/within_15pct", ".1%"),

@@ -5,6 +5,7 @@ Everything that is needed is in the checkpoint: architecture, weights and prepro
 Shapes: P parts of one whole.
 """
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,22 +13,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from partloc.assign import assign
 from partloc.checkpoint import load_model
+from partloc.config import DataConfig
 from partloc.evaluate import encode
 from partloc.files import write_json, write_table
-from partloc.images import DEFAULT_MAX_PIXELS, EXTENSIONS, ImageError, load_rgb
+from partloc.images import (
+    DEFAULT_MAX_PIXELS,
+    EXTENSIONS,
+    ImageError,
+    group_twins,
+    load_rgb,
+    thumbnail,
+)
 from partloc.index import LAYOUT, LayoutError
-from partloc.model import Tokens
+from partloc.model import Prediction, Tokens
 from partloc.pose import PartPose
 from partloc.team import choose_device
 
 PARTS_PER_BATCH = 8
-PREDICTION_COLUMNS = ("model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale")
+TWIN_TOLERANCE = DataConfig().twin_tolerance
+PREDICTION_COLUMNS = (
+    *("model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale", "confidence"),
+)
 SKIPPED_COLUMNS = ("model", "file", "reason", "detail")
 
 
@@ -48,12 +62,39 @@ class Job(NamedTuple):
     parts: list[tuple[str, str]]  # (part's name, path)
 
 
+class Hypothesis(NamedTuple):
+    """A place where a part may belong, and the probability that its translation is less than
+    `metrics.NEAR` off. pose: tx, ty, tz, scale; whole-model units."""
+
+    pose: list[float]
+    confidence: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "translation": self.pose[:3],
+            "scale": self.pose[3],
+            "confidence": self.confidence,
+        }
+
+
+class Found(NamedTuple):
+    """What is answered for a part, and all that was considered, the most probable first."""
+
+    best: Hypothesis
+    hypotheses: list[Hypothesis]
+
+    def as_json(self, everything: bool) -> dict[str, Any]:
+        """What is printed; `everything` adds all hypotheses."""
+        others = {"hypotheses": [item.as_json() for item in self.hypotheses]}
+        return self.best.as_json() | (others if everything else {})
+
+
 class Answer(NamedTuple):
     model: str
     part: str
     whole: str
     path: str
-    pose: list[float]  # tx, ty, tz, scale; whole-model units
+    found: Found
 
 
 class Predictor:
@@ -67,50 +108,91 @@ class Predictor:
         checkpoint: Path | str,
         device: str = "auto",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        twin_tolerance: float = TWIN_TOLERANCE,
     ) -> None:
         self.device, self.max_pixels = choose_device(device), max_pixels
+        self.twin_tolerance = twin_tolerance
         self.model = load_model(Path(checkpoint)).to(self.device)
 
-    def read(self, path: Path | str) -> Tensor:
-        """A picture of any size and mode -> (3, image_size, image_size). Raises: ImageError."""
-        return self.model.preprocessing(load_rgb(path, self.max_pixels))
+    def predict(self, whole: Path | str, parts: Sequence[Path | str]) -> list[Found | ImageError]:
+        """Where the parts of one whole belong; an error stands for a part that cannot be read.
+
+        The whole is encoded once, and so is each of several equal pictures. Parts that look the
+        same are several of a kind, and are given distinct places.
+        Raises: ImageError for a whole that cannot be read.
+        """
+        tokens = self._encode([self.model.preprocessing(load_rgb(whole, self.max_pixels))])
+        outcomes: list[ImageError | None] = []
+        smalls: dict[str, np.ndarray] = {}  # by place in `parts`
+        numbers: dict[bytes, int] = {}  # of different pictures
+        picture_of: list[int] = []
+        waiting: list[Tensor] = []
+        answers: list[Prediction] = []
+        for place, path in enumerate(parts):
+            try:
+                image = load_rgb(path, self.max_pixels)
+            except ImageError as error:
+                outcomes.append(error)
+                continue
+            outcomes.append(None)
+            smalls[f"{place:09d}"] = thumbnail(image)
+            digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+            if digest not in numbers:
+                numbers[digest] = len(numbers)
+                waiting.append(self.model.preprocessing(image))
+            picture_of.append(numbers[digest])
+            if len(waiting) == PARTS_PER_BATCH:
+                answers.append(self._locate(tokens, waiting))
+                waiting = []
+        if waiting:
+            answers.append(self._locate(tokens, waiting))
+        found = iter(self._found(answers, picture_of, smalls))
+        return [error or next(found) for error in outcomes]
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Tensor]) -> Tokens:
-        """What the encoder says of pictures that `read` gave."""
+    def _encode(self, images: Sequence[Tensor]) -> Tokens:
         return encode(self.model, torch.stack(list(images)).to(self.device))
 
     @torch.inference_mode()
-    def locate(self, whole: Tokens, parts: Sequence[Tensor]) -> PartPose:
-        """Where parts belong in one encoded whole: (P, 3), (P, 1), on the CPU."""
+    def _locate(self, whole: Tokens, parts: Sequence[Tensor]) -> Prediction:
+        """Hypotheses for pictures of parts of one encoded whole, on the CPU."""
         index = torch.zeros(len(parts), dtype=torch.long, device=self.device)
-        pose = self.model.locate(whole.pick(index), self.encode(parts)).pose
-        return PartPose(*(field.cpu() for field in pose))
+        found = self.model.locate(whole, self._encode(parts), index)
+        poses = PartPose(*(field.cpu() for field in found.hypotheses))
+        return Prediction(poses, found.log_confidence.cpu())
 
-    def predict(self, whole: Path | str, parts: Sequence[Path | str]) -> PartPose:
-        """Where the parts of one whole belong: (P, 3), (P, 1); the whole is encoded once.
-
-        Raises: ImageError naming the picture that cannot be read.
-        """
-        tokens = self.encode([self.read(whole)])
-        poses = [
-            self.locate(
-                tokens, [self.read(path) for path in parts[start : start + PARTS_PER_BATCH]]
-            )
-            for start in range(0, len(parts), PARTS_PER_BATCH)
+    def _found(
+        self, answers: list[Prediction], picture_of: list[int], smalls: dict[str, np.ndarray]
+    ) -> list[Found]:
+        """One answer for each picture that could be read, in their order."""
+        if not picture_of:
+            return []
+        poses, log_confidence = zip(*(answer[:2] for answer in answers), strict=True)
+        poses = PartPose(*(torch.cat(field)[picture_of] for field in zip(*poses, strict=True)))
+        log_confidence = torch.cat(log_confidence)[picture_of]  # (P, K)
+        confidence = self.model.confidence(log_confidence.to(self.device)).cpu()
+        rows = torch.cat(poses, 2)  # (P, K, 4)
+        twins = group_twins(smalls, self.twin_tolerance)
+        members: dict[str, list[int]] = {}
+        for row, name in enumerate(smalls):
+            members.setdefault(twins[name], []).append(row)
+        best: dict[int, Hypothesis] = {}
+        for group in members.values():
+            hypotheses = PartPose(*(field[group] for field in poses))
+            for row, chosen in zip(group, assign(hypotheses, log_confidence[group]), strict=True):
+                of, number = divmod(int(chosen), rows.shape[1])
+                best[row] = _hypothesis(rows[group[of], number], confidence[group[of], number])
+        order = log_confidence.argsort(dim=1, descending=True, stable=True)
+        return [
+            Found(best[row], [_hypothesis(rows[row, k], confidence[row, k]) for k in order[row]])
+            for row in range(len(rows))
         ]
-        return PartPose(*(torch.cat(field) for field in zip(*poses, strict=True)))
 
 
-def numbers_of(pose: PartPose) -> list[list[float]]:
-    """[[tx, ty, tz, scale], ...] rounded to 6 decimals; the scale stays above 0."""
-    rows = torch.cat(pose, 1).tolist()
-    return [[*(round(v, 6) + 0.0 for v in row[:3]), max(round(row[3], 6), 1e-6)] for row in rows]
-
-
-def as_answer(pose: list[float]) -> dict[str, Any]:
-    """What is printed for one part."""
-    return {"translation": pose[:3], "scale": pose[3]}
+def _hypothesis(pose: Tensor, confidence: Tensor) -> Hypothesis:
+    """Rounded to 6 decimals; the scale stays above 0."""
+    *place, scale = (round(v, 6) + 0.0 for v in pose.tolist())
+    return Hypothesis([*place, max(scale, 1e-6)], round(confidence.item(), 6))
 
 
 def find_jobs(data_dir: Path) -> tuple[list[Job], list[Skipped]]:
@@ -200,27 +282,20 @@ def _predict_job(
     predictor: Predictor, job: Job, data_dir: Path
 ) -> tuple[list[Answer], list[Skipped]]:
     try:
-        whole = predictor.encode([predictor.read(data_dir / job.whole)])
+        outcomes = predictor.predict(
+            data_dir / job.whole, [data_dir / path for _, path in job.parts]
+        )
     except ImageError as error:
         detail = f"{error.reason}: {_without(error, data_dir / job.whole)}"
         lost = [Skipped(job.model, path, "whole unusable", detail) for _, path in job.parts]
         return [], lost
     answers, skipped = [], []
-    for start in range(0, len(job.parts), PARTS_PER_BATCH):
-        images, readable = [], []
-        for part, path in job.parts[start : start + PARTS_PER_BATCH]:
-            try:
-                images.append(predictor.read(data_dir / path))
-                readable.append((part, path))
-            except ImageError as error:
-                detail = _without(error, data_dir / path)
-                skipped.append(Skipped(job.model, path, error.reason, detail))
-        if images:
-            poses = numbers_of(predictor.locate(whole, images))
-            answers += [
-                Answer(job.model, part, job.whole, path, pose)
-                for (part, path), pose in zip(readable, poses, strict=True)
-            ]
+    for (part, path), outcome in zip(job.parts, outcomes, strict=True):
+        if isinstance(outcome, ImageError):
+            detail = _without(outcome, data_dir / path)
+            skipped.append(Skipped(job.model, path, outcome.reason, detail))
+        else:
+            answers.append(Answer(job.model, part, job.whole, path, outcome))
     return answers, skipped
 
 
@@ -229,18 +304,21 @@ def _without(error: ImageError, path: Path) -> str:
     return " ".join(str(error).removeprefix(f"{path}: ").split())
 
 
-def write_answers(output: Path, answers: list[Answer], skipped: list[Skipped]) -> None:
-    """One label file for each part, predictions.csv and skipped.csv, all under `output`."""
+def write_answers(
+    output: Path, answers: list[Answer], skipped: list[Skipped], everything: bool = False
+) -> None:
+    """One label file for each part, predictions.csv and skipped.csv, all under `output`.
+
+    everything: with all hypotheses in the label files.
+    """
     for answer in tqdm(answers, desc="write", unit="file", disable=None, leave=False):
-        label = {
-            "model_name": answer.model,
-            "part_name": answer.part,
-            "translation": answer.pose[:3],
-            "rotation": [1.0, 0.0, 0.0, 0.0],
-            "scale": [answer.pose[3]] * 3,
-        }
+        label = {"model_name": answer.model, "part_name": answer.part}
+        label |= answer.found.as_json(everything)
+        # In the layout of the labels that are given to train on.
+        label |= {"rotation": [1.0, 0.0, 0.0, 0.0], "scale": [label["scale"]] * 3}
         write_json(output / Path(answer.path).with_suffix(".json"), label)
-    rows = [(*answer[:4], *answer.pose) for answer in answers]
+    rows = [(*answer[:4], *answer.found.best.pose, answer.found.best.confidence)
+            for answer in answers]  # fmt: skip
     write_table(output / "predictions.csv", pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS)))
     table = pd.DataFrame(sorted(skipped), columns=list(SKIPPED_COLUMNS))
     write_table(output / "skipped.csv", table)

@@ -1,10 +1,15 @@
 """Stage `infer`: where does a part belong? Needs a checkpoint and pictures, nothing else.
 
-One whole: prints {"translation": [x, y, z], "scale": s}; with several --part a list of such
-objects, each with its "part". All else goes to stderr.
+One whole: prints {"translation": [x, y, z], "scale": s, "confidence": c}; with several --part a
+list of such objects, each with its "part". The confidence is the probability that the translation
+is less than 0.05 off. Parts that look the same are given distinct places. All else goes to stderr.
 
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --part chair-seat.png
+
+With --all also "hypotheses": every place considered, the most probable first.
+
+    $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --all
 
 A folder of models: writes OUT/{model}/{model}-{part}.json for each part, in the format of the
 labels, OUT/predictions.csv, and OUT/skipped.csv with the pictures that could not be used.
@@ -36,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, metavar="DIR", help="folder of models; labels are not needed")
     add("--split", type=Path, metavar="FILE", help="a split table: only the parts that it lists")
     add("--output", type=Path, metavar="OUT", help="folder for the answers of many models")
+    add("--all", action="store_true", help="every hypothesis, beside the best")
     add("--config", type=Path, metavar="FILE", help="with --split only; default params.yaml")
     add("--checkpoint", type=Path, metavar="FILE", default=Path("models/best_model.pth"))
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
@@ -70,12 +76,16 @@ def require_files(args: argparse.Namespace) -> None:
 
 
 def answer_one(args: argparse.Namespace) -> None:
-    from partloc.images import DEFAULT_MAX_PIXELS
-    from partloc.infer import Predictor, as_answer, numbers_of
+    from partloc.images import DEFAULT_MAX_PIXELS, ImageError
+    from partloc.infer import Predictor
 
     limit = args.max_image_pixels or DEFAULT_MAX_PIXELS
     predictor = Predictor(args.checkpoint, args.device or "auto", limit)
-    answers = [as_answer(row) for row in numbers_of(predictor.predict(args.whole, args.part))]
+    outcomes = predictor.predict(args.whole, args.part)
+    for outcome in outcomes:
+        if isinstance(outcome, ImageError):
+            raise outcome
+    answers = [found.as_json(args.all) for found in outcomes]
     if len(answers) == 1:
         print(json.dumps(answers[0]))
     else:
@@ -105,9 +115,10 @@ def answer_many(args: argparse.Namespace) -> None:
     else:
         jobs, skipped = find_jobs(data_dir)
 
-    predictor = Predictor(args.checkpoint, args.device or config.machine.device, limit)
+    device, tolerance = args.device or config.machine.device, config.data.twin_tolerance
+    predictor = Predictor(args.checkpoint, device, limit, tolerance)
     answers, unreadable = predict_jobs(predictor, jobs, data_dir)
-    write_answers(args.output, answers, skipped + unreadable)
+    write_answers(args.output, answers, skipped + unreadable, args.all)
     print(summary(answers, skipped + unreadable), file=sys.stderr)
     print(f"written: {args.output}", file=sys.stderr)
 

@@ -20,15 +20,16 @@ from partloc.data import PairTable
 from partloc.evaluate import (
     MAX_RECORDS,
     comparison,
-    evaluate,
     predict_table,
     prediction_table,
     read_split,
     results_of,
 )
+from partloc.evaluate import evaluate as evaluate_found
 from partloc.files import write_table
 from partloc.images import ImageError
 from partloc.index import MANIFEST_COLUMNS
+from partloc.model import Prediction
 from partloc.pose import PartPose
 from partloc.report import TYPICAL, WORST
 
@@ -46,13 +47,25 @@ def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame
             place = chance.uniform(-0.4, 0.4, 3).round(3), chance.uniform(0.1, 0.9).__round__(3)
             group = "a" if letter == "b" else letter
             rows.append(
-                (model, letter, *paths, "0", "0", 60, 60, 60, 60, *place[0], place[1], group)
+                (model, letter, *paths, "0", letter, 60, 60, 60, 60, *place[0], place[1], group)
             )
     return pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
 
 
 def truth_of(table: PairTable) -> PartPose:
     return PartPose(table.translation.clone(), table.scale.clone())
+
+
+def sure_of(pose: PartPose) -> Prediction:
+    """One hypothesis for each."""
+    return Prediction(
+        PartPose(*(field[:, None] for field in pose)), torch.zeros(len(pose.scale), 1)
+    )
+
+
+def evaluate(predicted: PartPose, table: PairTable, training: PairTable, viewing) -> dict:
+    confidence = torch.full((len(table),), 0.75)
+    return evaluate_found(sure_of(predicted), confidence, table, training, viewing, seed=0)
 
 
 @pytest.fixture
@@ -96,6 +109,56 @@ def test_a_part_that_is_put_where_its_twin_belongs_is_right_for_the_twin_aware_f
     assert figures["mean"] == pytest.approx(2 * apart / 12)
 
 
+def test_twins_on_one_place_are_right_each_alone_but_not_together(table):
+    predicted = truth_of(table)
+    predicted.translation[1] = table.translation[0]  # b of m0 stands where a stands
+    apart = (table.translation[0] - table.translation[1]).norm().item()
+    figures = evaluate(predicted, table, table, None)
+    assert figures["translation_error"]["twin_aware"]["mean"] == 0
+    assert figures["translation_error"]["assigned"]["mean"] == pytest.approx(apart / 12)
+    kinds = figures["by_kind"]
+    assert (kinds["unique"]["n_samples"], kinds["twins"]["n_samples"]) == (6, 6)
+    assert kinds["unique"]["assigned_mean"] == 0
+    assert kinds["twins"]["assigned_mean"] == pytest.approx(apart / 6)
+
+
+def test_twins_with_two_hypotheses_are_assigned_to_both(table):
+    truth = truth_of(table)
+    both = PartPose(*(field[:, None].repeat(1, 2, 1) for field in truth))
+    for rows in ([0, 1], [4, 5], [8, 9]):  # a and b of each model: the same two hypotheses
+        for field, values in zip(both, truth, strict=True):
+            field[rows] = values[rows]
+    found = Prediction(both, torch.tensor([0.7, 0.3]).log().repeat(12, 1))
+    confidence = torch.full((12,), 0.7)
+    errors = evaluate_found(found, confidence, table, table, None, seed=0)["translation_error"]
+    assert errors["assigned"]["mean"] == errors["twin_aware"]["mean"] == 0 < errors["mean"]
+
+
+def test_intervals_hold_the_figure_and_shrink_with_more_models():
+    widths = []
+    for count in (10, 160):
+        table = PairTable(make_samples(models=count), Path("data"))
+        predicted = truth_of(table)
+        predicted.translation.add_(0.1 * torch.randn(4 * count, 3, generator=torch.manual_seed(0)))
+        figures = evaluate(predicted, table, table, None)
+        interval = figures["interval_95"]["translation_error"]["mean"]
+        assert interval["low"] < figures["translation_error"]["mean"] < interval["high"]
+        widths.append(interval["high"] - interval["low"])
+        assert evaluate(predicted, table, table, None) == figures
+    assert 3 < widths[0] / widths[1] < 5  # 4 by the square root of the number of models
+
+
+def test_intervals_are_of_models_not_of_samples():
+    """Errors that are the same for all parts of a model: its parts tell nothing new."""
+    table = PairTable(make_samples(models=40, parts=8), Path("data"))
+    predicted = truth_of(table)
+    shift = 0.2 * torch.rand(40, generator=torch.manual_seed(0))
+    predicted.translation[:, 0].add_(shift.repeat_interleave(8))
+    interval = evaluate(predicted, table, table, None)["interval_95"]["translation_error"]["mean"]
+    expected = 2 * 1.96 * shift.std().item() / 40**0.5
+    assert interval["high"] - interval["low"] == pytest.approx(expected, rel=0.15)
+
+
 def test_a_part_that_is_put_where_another_part_belongs_is_wrong_for_both_figures(table):
     predicted = truth_of(table)
     predicted.translation[3] = table.translation[2]  # d of m0 is no twin of c
@@ -133,7 +196,7 @@ def test_the_rows_of_the_table_add_up_to_the_figures(samples, table):
     predicted.translation.add_(0.1 * torch.randn(12, 3, generator=torch.manual_seed(0)))
     predicted.scale.mul_(1.1)
     figures = evaluate(predicted, table, table, None)
-    rows = prediction_table(samples, table, predicted)
+    rows = prediction_table(samples, table, sure_of(predicted), torch.ones(12))
     errors = figures["translation_error"]
     assert rows.translation_error.mean() == pytest.approx(errors["mean"], abs=2e-6)
     assert rows.twin_aware_error.mean() == pytest.approx(errors["twin_aware"]["mean"], abs=2e-6)
@@ -148,7 +211,8 @@ def test_the_rows_of_the_table_add_up_to_the_figures(samples, table):
 
 def test_answers_stay_with_their_rows_when_the_table_is_not_grouped_by_model(samples):
     shuffled = samples.sample(frac=1, random_state=0)
-    rows = prediction_table(shuffled, *_perfect(shuffled))
+    table, truth = _perfect(shuffled)
+    rows = prediction_table(shuffled, table, sure_of(truth), torch.ones(12))
     assert rows.translation_error.max() == 0
     assert (rows.tx - rows.predicted_tx).abs().max() < 1e-6
     assert rows.part.tolist() == list("abcd") * 3
@@ -175,7 +239,7 @@ def test_the_answer_to_a_row_does_not_depend_on_the_rows_beside_it(tmp_path, sam
     model, config = answering_model(), Config(machine={"num_workers": 0})
 
     def answers(rows: pd.DataFrame) -> PartPose:
-        return predict_table(model, PairTable(rows, tmp_path), config, torch.device("cpu"))
+        return predict_table(model, PairTable(rows, tmp_path), config, torch.device("cpu")).pose
 
     together = answers(samples)
     assert together.translation.std(0).min() > 1e-3

@@ -22,14 +22,16 @@ from partloc.files import write_table
 from partloc.images import ImageError
 from partloc.index import LayoutError, build_index
 from partloc.infer import (
+    Found,
+    Hypothesis,
     Predictor,
     find_jobs,
-    numbers_of,
     predict_jobs,
     refuse_overwriting,
     write_answers,
 )
 from partloc.model import Tokens
+from partloc.view import View
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "stages/infer.py")
@@ -64,13 +66,17 @@ def data_dir(tmp_path) -> Path:
     return root
 
 
+def numbers(found: Found) -> list[float]:
+    return [*found.best.pose, found.best.confidence]
+
+
 def test_several_parts_get_the_answers_that_each_gets_alone(predictor, data_dir):
     folder = data_dir / "stühle-1.5"
     whole = folder / "stühle-1.5-whole.png"
     parts = [folder / f"stühle-1.5-{part}.png" for part in PARTS]
-    together = torch.cat(predictor.predict(whole, parts), 1)
-    alone = torch.cat([torch.cat(predictor.predict(whole, [part]), 1) for part in parts])
-    assert together.shape == (10, 4)
+    together = torch.tensor([numbers(found) for found in predictor.predict(whole, parts)])
+    alone = torch.tensor([numbers(predictor.predict(whole, [part])[0]) for part in parts])
+    assert together.shape == (10, 5)
     assert together.std(0).min() > 1e-3  # answers differ, so order matters
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
@@ -97,8 +103,9 @@ def test_any_mode_and_size_is_answered(predictor, tmp_path, mode):
     path = tmp_path / ("part.tif" if mode == "CMYK" else "part.png")
     picture.save(path)
     noise(2, (301, 77)).save(tmp_path / "whole.jpg")
-    pose = predictor.predict(tmp_path / "whole.jpg", [path])
-    assert torch.isfinite(pose.translation).all() and (pose.scale > 0).all()
+    (found,) = predictor.predict(tmp_path / "whole.jpg", [path])
+    assert np.isfinite(found.best.pose).all() and found.best.pose[3] > 0
+    assert 0 <= found.best.confidence <= 1
 
 
 def test_a_folder_gets_the_answers_that_single_questions_get(predictor, data_dir, tmp_path):
@@ -109,20 +116,22 @@ def test_a_folder_gets_the_answers_that_single_questions_get(predictor, data_dir
     table = pd.read_csv(tmp_path / "out/predictions.csv")
     assert len(table) == 11 and table.model.is_monotonic_increasing
     for row in table.itertuples():
-        pose = predictor.predict(data_dir / row.whole_path, [data_dir / row.part_path])
-        expected = numbers_of(pose)[0]
-        assert [row.tx, row.ty, row.tz, row.scale] == pytest.approx(expected, abs=2e-5)
+        (found,) = predictor.predict(data_dir / row.whole_path, [data_dir / row.part_path])
+        answered = [row.tx, row.ty, row.tz, row.scale, row.confidence]
+        assert answered == pytest.approx(numbers(found), abs=2e-5)
         label = json.loads((tmp_path / f"out/{row.model}/{row.model}-{row.part}.json").read_text())
         # JSON keeps six significant digits, the table six decimals.
         assert label["translation"] == pytest.approx([row.tx, row.ty, row.tz], rel=1e-5)
         assert label["scale"] == pytest.approx([row.scale] * 3, rel=1e-5)
         assert label["rotation"] == [1, 0, 0, 0]
+        assert label["confidence"] == pytest.approx(row.confidence, rel=1e-5)
 
 
 def test_answers_can_be_used_as_labels(predictor, data_dir, tmp_path):
     answers, _ = predict_jobs(predictor, find_jobs(data_dir)[0], data_dir)
-    sane = [a._replace(pose=[*(max(-0.5, min(0.5, v)) for v in a.pose[:3]), 0.5]) for a in answers]
-    write_answers(tmp_path / "out", sane, [])
+    inside = Hypothesis([0.1, -0.5, 0.5, 0.5], 0.9)
+    sane = [answer._replace(found=Found(inside, [inside])) for answer in answers]
+    write_answers(tmp_path / "out", sane, [], everything=True)
     for model in ("lamp", "stühle-1.5"):
         shutil.copytree(data_dir / model, tmp_path / "out" / model, dirs_exist_ok=True)
     index = build_index(DataConfig(data_dir=str(tmp_path / "out")))
@@ -153,10 +162,10 @@ def test_pictures_that_cannot_be_used_are_skipped_and_told(predictor, data_dir, 
         ("stühle-1.5-part-5.png", "unreadable image"),
         ("unrelated.png", "foreign file"),
     ]
-    kept = {(a.model, a.part): a.pose for a in good if a.part not in ("part-3", "part-5")}
+    kept = {(a.model, a.part): numbers(a.found) for a in good if a.part not in ("part-3", "part-5")}
     assert {(a.model, a.part) for a in answers} == set(kept)
     for answer in answers:
-        assert answer.pose == pytest.approx(kept[answer.model, answer.part], abs=2e-5)
+        assert numbers(answer.found) == pytest.approx(kept[answer.model, answer.part], abs=2e-5)
     write_answers(tmp_path / "out", answers, skipped + unreadable)
     assert len(pd.read_csv(tmp_path / "out/skipped.csv")) == 5
 
@@ -181,16 +190,43 @@ def test_answers_never_replace_the_labels(data_dir):
     refuse_overwriting(data_dir / "../data-out", data_dir)
 
 
-def test_single_questions_name_the_picture_that_cannot_be_read(predictor, tmp_path):
+def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data_dir, monkeypatch):
+    chairs = data_dir / "stühle-1.5"
+    # A camera, and small parts, so that places in the image are places in space.
+    predictor.model.center[3] = -3.0
+    predictor.model.set_view(View(torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.zeros(2), 1.0))
+    for number in (1, 2):
+        shutil.copy(chairs / "stühle-1.5-part-0.png", chairs / f"stühle-1.5-part-{number}.png")
+    located = []
+    locate = predictor._locate
+    monkeypatch.setattr(
+        predictor, "_locate", lambda *asked: located.append(len(asked[1])) or locate(*asked)
+    )
+    parts = [chairs / f"stühle-1.5-part-{number}.png" for number in range(3)]
+    legs = predictor.predict(chairs / "stühle-1.5-whole.png", parts)
+    assert located == [1]
+    assert len({tuple(leg.best.pose) for leg in legs}) == 3
+    considered = [leg.hypotheses for leg in legs]
+    assert considered[0] == considered[1] == considered[2]
+    assert {tuple(leg.best.pose) for leg in legs} <= {tuple(item.pose) for item in considered[0]}
+    assert considered[0][0].confidence == max(item.confidence for item in considered[0])
+
+
+def test_single_questions_name_the_picture_that_cannot_be_read(
+    run_stage, checkpoint, predictor, tmp_path
+):
     (tmp_path / "bad.png").write_bytes(b"text")
     noise(1).save(tmp_path / "good.png")
     with pytest.raises(ImageError, match="bad.png"):
-        predictor.predict(tmp_path / "good.png", [tmp_path / "bad.png"])
+        predictor.predict(tmp_path / "bad.png", [tmp_path / "good.png"])
+    asked = ["--checkpoint", checkpoint, "--whole", "good.png", "--part"]
+    run = run_stage(*asked, "bad.png")
+    assert run.code == 2 and "bad.png" in run.err and run.out == ""
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="partloc-model-1"):
+    with pytest.raises(CheckpointError, match="partloc-model-2"):
         Predictor(tmp_path / "other.pth")
 
 
@@ -225,16 +261,21 @@ def test_stdout_is_one_json_object_or_a_list_of_them(run_stage, checkpoint, data
     one = run_stage(*asked, "--part", first)
     assert one.code == 0, one.err
     answer = json.loads(one.out)
-    assert list(answer) == ["translation", "scale"] and len(answer["translation"]) == 3
+    assert list(answer) == ["translation", "scale", "confidence"]
+    assert len(answer["translation"]) == 3
     assert one.out.count("\n") == 1
-    numbers = [*answer["translation"], answer["scale"]]
-    assert numbers == [round(number, 6) for number in numbers]
+    values = [*answer["translation"], answer["scale"], answer["confidence"]]
+    assert values == [round(value, 6) for value in values]
 
     both = json.loads(run_stage(*asked, "--part", second, "--part", first).out)
     assert [item["part"] for item in both] == [str(second), str(first)]
     assert both[1]["translation"] == pytest.approx(answer["translation"], abs=2e-5)
     assert both[1]["scale"] == pytest.approx(answer["scale"], abs=2e-5)
     assert both[0]["translation"] != pytest.approx(answer["translation"], abs=1e-4)
+
+    everything = json.loads(run_stage(*asked, "--part", first, "--all").out)
+    assert {key: everything[key] for key in answer} == answer
+    assert everything["hypotheses"][0] == answer and len(everything["hypotheses"]) > 1
 
 
 def test_the_stage_answers_the_rows_of_a_split_table(run_stage, checkpoint, data_dir, tmp_path):

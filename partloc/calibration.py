@@ -1,0 +1,65 @@
+"""What a confidence is worth: of the answers given with 0.8, four in five shall be right.
+
+The network's own confidence compares its hypotheses with each other; it cannot know how often
+the best of them is right. Two numbers, fitted on models that were not trained on, turn it into
+the probability that the translation is less than NEAR off.
+
+Shapes: N answers, B bins.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BINS = 10
+# Fewer answers than this, or none right, or none wrong, tell nothing reliable.
+LEAST = 20
+
+
+def logit(log_confidence: Tensor) -> Tensor:
+    """log(p / (1 - p)) of probabilities given as logarithms, kept finite."""
+    p = log_confidence.exp().clamp(1e-6, 1 - 1e-6)
+    return torch.log(p) - torch.log1p(-p)
+
+
+def fit_platt(log_confidence: Tensor, right: Tensor) -> tuple[float, float] | None:
+    """Slope and offset, so that sigmoid(slope * logit + offset) is the share that is right.
+
+    log_confidence: (N,); right: (N,) bool. None when there are too few of either kind.
+    Source: Platt (1999), with his targets, which keep a small set from certainty; the slope is
+    held above zero, so that the order of the answers stays.
+    """
+    good, bad = int(right.sum()), int((~right).sum())
+    if good + bad < LEAST or not good or not bad:
+        return None
+    target = torch.where(right, (good + 1) / (good + 2), 1 / (bad + 2)).double()
+    value = logit(log_confidence.double())
+    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log slope, offset
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(weights[0].exp() * value + weights[1], target)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights[0].exp().item(), weights[1].item()
+
+
+def reliability(confidence: Tensor, right: Tensor) -> dict[str, Any]:
+    """Bins of equal width: mean confidence beside the share that was right; and their distance.
+
+    confidence: (N,), 0..1; right: (N,) bool. expected_error: the mean distance, weighted by the
+    answers in a bin. Source: Guo et al., arXiv:1706.04599, eq. 3.
+    """
+    which = (confidence * BINS).long().clamp(max=BINS - 1)
+    bins, distance = [], 0.0
+    for number in which.unique().tolist():
+        inside = which == number
+        said, was = confidence[inside].mean().item(), right[inside].float().mean().item()
+        bins.append({"confidence": said, "right": was, "answers": int(inside.sum())})
+        distance += abs(said - was) * int(inside.sum()) / len(confidence)
+    return {"expected_error": distance, "bins": bins}

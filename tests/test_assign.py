@@ -1,0 +1,51 @@
+"""Equal parts on distinct places."""
+
+import torch
+
+from partloc.assign import APART, assign
+from partloc.pose import PartPose
+
+
+def hypotheses(*places: tuple[float, float], n: int, size: float = 0.2) -> PartPose:
+    """The same hypotheses for n parts, at (x, 0, z)."""
+    translation = torch.tensor([[x, 0.0, z] for x, z in places]).expand(n, -1, -1)
+    return PartPose(translation, torch.full((n, len(places), 1), size))
+
+
+def chosen_places(found: PartPose, chosen: torch.Tensor) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in found.translation.flatten(0, 1)[chosen].tolist()}
+
+
+def test_four_legs_go_to_the_four_most_probable_corners():
+    corners = [(-0.4, -0.4), (0.4, -0.4), (-0.4, 0.4), (0.4, 0.4)]
+    found = hypotheses(*corners, (0.0, 0.0), n=4)
+    confidence = torch.tensor([0.3, 0.2, 0.2, 0.2, 0.1]).log().expand(4, -1)
+    chosen = assign(found, confidence)
+    assert len(set((chosen % 5).tolist())) == 4
+    assert 4 not in chosen % 5
+
+
+def test_what_is_nearly_the_same_place_is_one_place():
+    near = 0.4 + 0.9 * APART * 0.2
+    found = hypotheses((0.4, 0.0), (near, 0.0), (-0.4, 0.0), n=2)
+    chosen = assign(found, torch.tensor([0.5, 0.4, 0.1]).log().expand(2, -1))
+    assert {int(number) % 3 for number in chosen} == {0, 2}
+
+
+def test_a_part_for_which_no_place_is_left_keeps_its_own_answer():
+    found = hypotheses((0.4, 0.0), (-0.4, 0.0), n=3)
+    chosen = assign(found, torch.tensor([0.6, 0.4]).log().expand(3, -1))
+    places = [round(x, 1) for x in found.translation.flatten(0, 1)[chosen][:, 0].tolist()]
+    assert sorted(places) == [-0.4, 0.4, 0.4]
+
+
+def test_each_part_prefers_the_place_that_it_finds_more_probable_itself():
+    found = hypotheses((0.4, 0.0), (-0.4, 0.0), n=2)
+    chosen = assign(found, torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log())
+    x = found.translation.flatten(0, 1)[chosen][:, 0]
+    assert x[0] < 0 < x[1]
+
+
+def test_a_single_part_gets_its_best():
+    found = hypotheses((0.4, 0.0), (-0.4, 0.0), n=1)
+    assert assign(found, torch.tensor([[0.2, 0.8]]).log()).tolist() == [1]
