@@ -9,7 +9,7 @@ STAMP := $(VENV)/.requirements-installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check full-step clean
+.PHONY: help setup repro test check pretrain full-step clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ check: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest
+
+pretrain: $(STAMP)  ## make partloc/weights anew; hours on two cores, may be interrupted
+	$(RUN) stages/pretrain.py
 
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory
 	$(RUN) benchmarks/full_step.py

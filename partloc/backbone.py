@@ -86,6 +86,13 @@ class Backbone(nn.Module):
         tokens = self.vit.forward_features(central)  # (B, 1 + registers + N, D)
         return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
 
+    def fit_position_table(self, table: Tensor, what: str) -> Tensor:
+        """A table of another image size, resized to this encoder's grid as the official code does.
+
+        what: the file it is from. Raises: BackboneError when it is none of this architecture.
+        """
+        return _fit_pos_embed(table, self.vit, what)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
         self.vit.set_grad_checkpointing(enable)

@@ -25,7 +25,12 @@ from partloc.files import replacing
 from partloc.model import PartLocator
 
 KEPT_STATES = 2
-MODEL_FORMAT = "partloc-model-1"
+MODEL_FORMAT = "partloc-model-2"
+# The parameters of a model that its weights' shapes depend on.
+SHAPING = (
+    *("backbone_name", "cross_attention_layers", "cross_attention_dim", "cross_attention_heads"),
+    *("mlp_hidden_dim", "match_size"),
+)
 
 
 class CheckpointError(ValueError):
@@ -62,16 +67,25 @@ def load(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
 
 
-def save_model(path: Path, model: PartLocator, info: dict[str, Any]) -> None:
-    """Write the model file: weights, architecture and preprocessing; nothing else is needed."""
+def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool = False) -> None:
+    """Write the model file: weights, architecture and preprocessing; nothing else is needed.
+
+    half: weights in half precision, and the file's SHA-256 beside it: for starting weights, which
+    travel with the code.
+    """
+    weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    if half:
+        weights = {key: value.half() for key, value in weights.items()}
     content = {
         "format": MODEL_FORMAT,
         "model": model.config.model_dump(),
         "preprocessing": asdict(model.preprocessing),
-        "weights": {key: value.cpu() for key, value in model.state_dict().items()},
+        "weights": weights,
         "info": info,
     }
     save_atomically(path, content)
+    if half:
+        _hash_file(path).write_text(_sha256(path))
 
 
 def load_model(path: Path) -> PartLocator:
@@ -79,15 +93,46 @@ def load_model(path: Path) -> PartLocator:
 
     Raises: CheckpointError also when the file is a checkpoint of something else.
     """
+    content = _load_content(path)
+    # The weights are in the file, so none are looked for elsewhere.
+    beginning = {"pretrained": False, "weights": None, "start_from": None}
+    config = ModelConfig(**content["model"] | beginning)
+    model = PartLocator(config, Preprocessing(**content["preprocessing"]))
+    model.load_state_dict(content["weights"])
+    return model.eval()
+
+
+def start_from(model: PartLocator, path: Path) -> None:
+    """Give a model the weights of a model file; only the size of the images may differ.
+
+    Raises: CheckpointError when the file is missing, damaged (its .sha256, where there is one,
+        tells), or of another architecture, named by the parameters that differ.
+    """
+    if _hash_file(path).exists() and not _is_whole(path):
+        raise CheckpointError(
+            f"{path}: not the file that {_hash_file(path).name} was written for; get both again"
+        )
+    content = _load_content(path)
+    ours = model.config.model_dump()
+    unlike = [
+        f"model.{key}: {content['model'].get(key)!r} there, {ours[key]!r} here"
+        for key in SHAPING
+        if content["model"].get(key) != ours[key]
+    ]
+    if unlike:
+        raise CheckpointError(f"{path}: weights of another architecture; {'; '.join(unlike)}")
+    weights = {key: value.float() for key, value in content["weights"].items()}
+    table = "backbone.vit.pos_embed"
+    weights[table] = model.backbone.fit_position_table(weights[table], str(path))
+    model.load_state_dict(weights)
+
+
+def _load_content(path: Path) -> dict[str, Any]:
     content = load(path)
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != MODEL_FORMAT:
         raise CheckpointError(f"{path}: expected a {MODEL_FORMAT} file, found format {found!r}")
-    # The weights are in the file, so none are looked for elsewhere.
-    config = ModelConfig(**content["model"] | {"pretrained": False, "weights": None})
-    model = PartLocator(config, Preprocessing(**content["preprocessing"]))
-    model.load_state_dict(content["weights"])
-    return model.eval()
+    return content
 
 
 class RunFolder:

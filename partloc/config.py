@@ -78,14 +78,26 @@ class ModelConfig(Group):
     backbone_name: BackboneName = "dinov2_vitb14"
     pretrained: bool = True
     weights: str | None = None
+    start_from: str | None = None
     downsample_size: Annotated[int, Field(ge=2, le=73)] = 32
     cross_attention_layers: Annotated[int, Field(ge=0, le=24)] = 2
     cross_attention_dim: Count = 384
     cross_attention_heads: Count = 6
+    similar_start: bool = True
+    position: Literal["values", "none"] = "values"
     mlp_hidden_dim: Count = 512
     match_size: Annotated[int, Field(ge=0, le=256)] = 48
-    hypotheses: Annotated[int, Field(ge=1, le=64)] = 4
+    hypotheses: Annotated[int, Field(ge=1, le=64)] = 6
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def one_beginning(self) -> "ModelConfig":
+        if self.start_from and (self.pretrained or self.weights):
+            raise ValueError(
+                "start_from brings the encoder's weights too: with it, pretrained must be false "
+                f"and weights null, found {self.pretrained} and {self.weights}"
+            )
+        return self
 
     @model_validator(mode="after")
     def heads_divide_the_width(self) -> "ModelConfig":
@@ -125,11 +137,21 @@ class TrainConfig(Group):
     w_trans: NonNegative = 1.0
     w_scale: NonNegative = 0.8
     w_match: NonNegative = 0.2
+    w_rank: NonNegative = 0.3
     scale_loss: Literal["log", "plain"] = "log"
     twin_aware: bool = True
     use_amp: bool = True
     use_gradient_checkpointing: bool = True
     freeze_backbone: bool = False
+
+
+class PretrainConfig(Group):
+    """`make pretrain`: the starting weights of the small encoder, from procedural objects."""
+
+    num_models: Annotated[int, Field(ge=50)] = 20_000
+    num_epochs: Count = 10
+    batch_size: Count = 16
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1.0e-3
 
 
 class MachineConfig(Group):
@@ -147,6 +169,7 @@ class Config(Group):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     machine: MachineConfig = MachineConfig()
 
 

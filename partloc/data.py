@@ -2,7 +2,8 @@
 
 A batch keeps the parts of one whole together, so that the whole is encoded once for all of them.
 
-Shapes: N samples of a table, W wholes and P pairs of a batch, K largest twin group, H W pixels.
+Shapes: N samples of a table; W wholes, U different parts and P pairs of a batch; K largest twin
+group; H W pixels.
 """
 
 import signal
@@ -109,6 +110,10 @@ class PairTable:
         self.models = table["model"].to_numpy()
         self.whole_paths = table["whole_path"].to_numpy()
         self.part_paths = table["part_path"].to_numpy()
+        # A number for each different picture in a model: the first row that shows it.
+        rows = pd.Series(range(len(table)), dtype=int)
+        keys = [table[column].to_numpy() for column in ("model", "part_sha256")]
+        self.pictures = rows.groupby(keys).transform("min").to_numpy()
         self.translation = torch.tensor(
             table[["tx", "ty", "tz"]].to_numpy(dtype=np.float32).reshape(-1, 3)
         )
@@ -121,6 +126,10 @@ class PairTable:
 
     def __len__(self) -> int:
         return len(self.models)
+
+    def twin_groups(self) -> list[np.ndarray]:
+        """The rows of each group of twins, a part without any being a group of one."""
+        return [rows for row, rows in enumerate(self.twin_rows) if rows[0] == row]
 
     def rows_of_models(self) -> list[np.ndarray]:
         """The rows of each model, models in order of their first row."""
@@ -140,14 +149,18 @@ class PairTable:
 
 
 class Batch(NamedTuple):
-    """wholes (W, 3, H, W); parts (P, 3, H, W); whole_of_part (P,) index into wholes.
+    """wholes (W, 3, H, W); parts (U, 3, H, W); whole_of_part (U,) index into wholes.
 
+    Of equal pictures in one whole there is one: part_of_pair (P,) index into parts, pair_of_part
+    (U,) the first pair of each.
     pose: the truth, (P, 3) and (P, 1); twins: (P, K, 3) and (P, K, 1); rows: (P,) of the table.
     """
 
     wholes: Tensor
     parts: Tensor
     whole_of_part: Tensor
+    part_of_pair: Tensor
+    pair_of_part: Tensor
     pose: PartPose
     twins: PartPose
     rows: Tensor
@@ -183,6 +196,17 @@ class Draw(NamedTuple):
     rows: tuple[int, ...]
 
 
+class Drawn(NamedTuple):
+    """images: (1 + U, 3, H, W), the whole, then its parts; rows: P of the table.
+
+    picture_of_row: P numbers of parts, from 0; equal pictures are one part.
+    """
+
+    images: Tensor
+    rows: tuple[int, ...]
+    picture_of_row: list[int]
+
+
 class PairDataset(Dataset):
     """One item = one whole and some of its parts."""
 
@@ -197,15 +221,16 @@ class PairDataset(Dataset):
         self.table, self.preprocessing, self.max_pixels = table, preprocessing, max_pixels
         self.augmentation, self.seed = augmentation, seed
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, tuple[int, ...]]:
-        """(1 + P, 3, H, W) float32, the whole first; and the rows."""
+    def __getitem__(self, draw: Draw) -> Drawn:
         table = self.table
-        paths = [table.whole_paths[draw.rows[0]], *(table.part_paths[row] for row in draw.rows)]
+        pictures = list(dict.fromkeys(table.pictures[list(draw.rows)].tolist()))
+        paths = [table.whole_paths[draw.rows[0]], *table.part_paths[pictures]]
         images = torch.stack([self._read(path) for path in paths])
         if self.augmentation is not None:
-            seeds = [self._seed(draw, use) for use in (0, 1, *(2 + row for row in draw.rows))]
+            seeds = [self._seed(draw, use) for use in (0, 1, *(2 + row for row in pictures))]
             images = torch.stack(self.augmentation(images, seeds[0], seeds[1:]))
-        return self.preprocessing.normalize(images), draw.rows
+        of_rows = [pictures.index(table.pictures[row]) for row in draw.rows]
+        return Drawn(self.preprocessing.normalize(images), draw.rows, of_rows)
 
     def _seed(self, draw: Draw, use: int) -> int:
         """use: 0 for the light, 1 for the whole's camera, 2 and up for the parts'."""
@@ -215,13 +240,17 @@ class PairDataset(Dataset):
     def _read(self, path: str) -> Tensor:
         return self.preprocessing.resize(load_rgb(self.table.data_dir / path, self.max_pixels))
 
-    def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
-        rows = [row for _, drawn in items for row in drawn]
-        counts = torch.tensor([len(drawn) for _, drawn in items])
+    def collate(self, items: list[Drawn]) -> Batch:
+        rows = [row for item in items for row in item.rows]
+        counts = torch.tensor([len(item.images) - 1 for item in items])
+        before = (counts.cumsum(0) - counts).tolist()
+        parts = [n + i for item, n in zip(items, before, strict=True) for i in item.picture_of_row]
         return Batch(
-            wholes=torch.stack([images[0] for images, _ in items]),
-            parts=torch.cat([images[1:] for images, _ in items]),
+            wholes=torch.stack([item.images[0] for item in items]),
+            parts=torch.cat([item.images[1:] for item in items]),
             whole_of_part=torch.repeat_interleave(torch.arange(len(items)), counts),
+            part_of_pair=torch.tensor(parts),
+            pair_of_part=torch.tensor([parts.index(part) for part in range(int(counts.sum()))]),
             pose=PartPose(self.table.translation[rows], self.table.scale[rows]),
             twins=self.table.twins(rows),
             rows=torch.tensor(rows),
@@ -232,7 +261,7 @@ def plan_epoch(table: PairTable, config: TrainConfig, seed: int, epoch: int) -> 
     """The batches of one training epoch, as rows of the table; a pure function of its arguments.
 
     `uniform` draws every sample once; `balanced` draws as many samples in all, every model
-    equally often. Up to `pairs_per_whole` parts of a model stay together.
+    equally often. Up to `pairs_per_whole` parts of a model stay together, equal ones if possible.
     """
     chance = np.random.default_rng([seed, ORDER_STREAM, epoch])
     models = table.rows_of_models()
@@ -245,7 +274,7 @@ def plan_epoch(table: PairTable, config: TrainConfig, seed: int, epoch: int) -> 
     for rows, count in zip(models, quota, strict=True):
         rounds = -(-int(count) // len(rows))
         drawn = np.concatenate(
-            [np.empty(0, int), *(chance.permutation(rows) for _ in range(rounds))]
+            [np.empty(0, int), *(_shuffled(table, rows, chance) for _ in range(rounds))]
         )
         groups += np.split(
             drawn[:count], range(config.pairs_per_whole, count, config.pairs_per_whole)
@@ -254,6 +283,13 @@ def plan_epoch(table: PairTable, config: TrainConfig, seed: int, epoch: int) -> 
     rows = [int(row) for group in order for row in groups[group]]
     return [rows[start : start + config.batch_size]
             for start in range(0, len(rows), config.batch_size)]  # fmt: skip
+
+
+def _shuffled(table: PairTable, rows: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """The rows in an order of chance, but those of one picture side by side."""
+    rows = chance.permutation(rows)
+    place = {row: i for i, row in reversed(list(enumerate(table.pictures[rows])))}
+    return rows[np.argsort([place[picture] for picture in table.pictures[rows]], kind="stable")]
 
 
 def plan_in_order(table: PairTable, batch_size: int) -> list[list[int]]:

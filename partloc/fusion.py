@@ -62,11 +62,11 @@ class TokenPool(nn.Module):
 class CrossAttention(nn.Module):
     """Part tokens ask, whole tokens answer; the answer says where it comes from.
 
-    Queries and keys start as one orthogonal map, so attention starts as feature similarity;
-    positions are added to the values only, so they cannot disturb that similarity.
+    Queries and keys start as one orthogonal map (`similar_start`), so attention starts as feature
+    similarity; positions are added to the values only, so they cannot disturb that similarity.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, similar_start: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.norm_part, self.norm_whole = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -80,11 +80,12 @@ class CrossAttention(nn.Module):
             nn.Linear(2 * width, width),
             nn.Dropout(dropout),
         )
-        nn.init.orthogonal_(self.query.weight)
-        with torch.no_grad():
-            self.key.weight.copy_(self.query.weight)
-        for linear in (self.query, self.key):
-            nn.init.zeros_(linear.bias)
+        if similar_start:
+            nn.init.orthogonal_(self.query.weight)
+            with torch.no_grad():
+                self.key.weight.copy_(self.query.weight)
+            for linear in (self.query, self.key):
+                nn.init.zeros_(linear.bias)
 
     def forward(self, part: Tensor, whole: Tensor, position: Tensor) -> Tensor:
         """part (B, M, C), whole (B, M, C), position (M, C) -> (B, M, C)."""

@@ -19,14 +19,15 @@ SOFTNESS = 0.15
 class LossParts(NamedTuple):
     """Per-sample losses, each (B,): what is minimised, and what it is made of.
 
-    translation_loss, scale_loss: of the answer, before weighting; match_loss: before weighting;
-    guided_loss: weighted.
+    translation_loss, scale_loss: of the answer, before weighting; match_loss, rank_loss: before
+    weighting; guided_loss: weighted.
     """
 
     loss: Tensor
     translation_loss: Tensor
     scale_loss: Tensor
     match_loss: Tensor
+    rank_loss: Tensor
     guided_loss: Tensor
 
 
@@ -36,8 +37,8 @@ def training_loss(
     """The likelihood of the hypotheses, and of the places that were matched.
 
     A hypothesis costs w_trans * translation + w_scale * scale. Of several, each with a confidence
-    p, the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match is
-    added, and the cost of the answer at the true place.
+    p, the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match
+    and w_rank * rank are added, and the cost of the answer at the true place.
 
     Args:
         targets: the places that would be right, (B, K, 3) and (B, K, 1).
@@ -47,10 +48,11 @@ def training_loss(
     translation, scale = hypotheses_loss(prediction.hypotheses, targets, config)  # (B, hypotheses)
     cost = config.w_trans * translation + config.w_scale * scale
     total = -SOFTNESS * (prediction.log_confidence - cost / SOFTNESS).logsumexp(1)
-    match = guided = torch.zeros_like(total)
+    match = rank = guided = torch.zeros_like(total)
     if target_places is not None:
         match = match_loss(prediction.places, prediction.log_probability, target_places)
-        total = total + config.w_match * match
+        rank = rank_loss(prediction.proposals, prediction.log_confidence, target_places)
+        total = total + config.w_match * match + config.w_rank * rank
     if prediction.guided is not None:
         one = PartPose(*(field[:, None] for field in prediction.guided))
         moved, sized = hypotheses_loss(one, targets, config)
@@ -58,7 +60,7 @@ def training_loss(
         total = total + guided
     best = prediction.log_confidence.argmax(1, keepdim=True)
     translation, scale = (term.gather(1, best).squeeze(1) for term in (translation, scale))
-    return LossParts(total, translation, scale, match, guided)
+    return LossParts(total, translation, scale, match, rank, guided)
 
 
 def hypotheses_loss(
@@ -98,8 +100,10 @@ def targets_of(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:
     return PartPose(*(torch.unsqueeze(field, 1) for field in pose))
 
 
-# How near to the truth a place has to be, one standard deviation: right, down, log size.
+# How near to the truth a place has to be, one standard deviation: right, down, log size; and a
+# proposal, whose answer can still correct it.
 TOLERANCE = (0.08, 0.08, 0.25)
+VICINITY = (0.2, 0.2, 0.5)
 
 
 def match_loss(places: Tensor, log_probability: Tensor, targets: Tensor) -> Tensor:
@@ -115,3 +119,19 @@ def match_loss(places: Tensor, log_probability: Tensor, targets: Tensor) -> Tens
     offset = (places[:, None] - targets[:, None]) / places.new_tensor(TOLERANCE)  # (B, H, K, 3)
     nearness = -offset.square().sum(-1).amin(-1) / 2  # (B, H)
     return -(log_probability + nearness).logsumexp(1)
+
+
+def rank_loss(proposals: Tensor, log_confidence: Tensor, targets: Tensor) -> Tensor:
+    """Surprise at which proposals are near the truth, (B,); nothing where none is.
+
+    The mixture teaches the same, but so weakly beside the poses that the order of the proposals
+    hardly improves on the matching's.
+    Args:
+        proposals: (B, K, 3), right and down in half image sides, log size. log_confidence: (B, K).
+        targets: (B, T, 3), where the places that would be right appear.
+    """
+    offset = (proposals[:, :, None] - targets[:, None]) / proposals.new_tensor(VICINITY)
+    nearness = (-offset.square().sum(-1).amin(-1) / 2).exp()  # (B, K)
+    total = nearness.sum(1)
+    share = nearness / total.clamp(min=1e-3)[:, None]
+    return -(share * log_confidence).sum(1) * total.clamp(max=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from partloc.backbone import build_backbone
+from partloc.calibration import logit
 from partloc.config import ModelConfig
 from partloc.data import PairTable, Preprocessing
 from partloc.fusion import (
@@ -21,9 +22,12 @@ from partloc.fusion import (
     position_code,
 )
 from partloc.matching import PIXELS, TemplateMatch
-from partloc.overlay import SIDE, Overlay
+from partloc.overlay import SIDE, CloseUp, Overlay
 from partloc.pose import PartPose
 from partloc.view import View
+
+# Of a place's correction: what the head's 1 means.
+STEP = 0.3
 
 
 class Tokens(NamedTuple):
@@ -46,13 +50,15 @@ class Prediction(NamedTuple):
     """hypotheses: poses (B, K, 3) and (B, K, 1); log_confidence: (B, K), that each is right.
 
     With template matching also what it weighed: places (H, 3), right and down and log size, and
-    log_probability (B, H); and, asked with guides, the answers there: guided, (B, 3) and (B, 1).
+    log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3); and, asked
+    with guides, the answers there: guided, (B, 3) and (B, 1).
     """
 
     hypotheses: PartPose
     log_confidence: Tensor
     places: Tensor | None = None
     log_probability: Tensor | None = None
+    proposals: Tensor | None = None
     guided: PartPose | None = None
 
     @property
@@ -61,6 +67,14 @@ class Prediction(NamedTuple):
         best = self.log_confidence.argmax(1)
         rows = torch.arange(len(best), device=best.device)
         return PartPose(*(field[rows, best] for field in self.hypotheses))
+
+    def pick(self, index: Tensor) -> "Prediction":
+        """Of the pairs that `index` names, in its order."""
+        hypotheses = PartPose(*(field[index] for field in self.hypotheses))
+        guided = self.guided and PartPose(*(field[index] for field in self.guided))
+        found = (self.log_probability, self.proposals)
+        found = (None if field is None else field[index] for field in found)
+        return Prediction(hypotheses, self.log_confidence[index], self.places, *found, guided)
 
 
 class PartLocator(nn.Module):
@@ -76,9 +90,13 @@ class PartLocator(nn.Module):
         self.project = nn.Sequential(nn.LayerNorm(depth), nn.Linear(depth, width))
         nn.init.orthogonal_(self.project[1].weight)
         position = position_code(bin_centres(grid, size), width)
+        if config.position == "none":
+            position = torch.zeros_like(position)
         self.register_buffer("position", position, persistent=False)
         self.layers = nn.ModuleList(
-            CrossAttention(width, config.cross_attention_heads, config.dropout)
+            CrossAttention(
+                width, config.cross_attention_heads, config.dropout, config.similar_start
+            )
             for _ in range(config.cross_attention_layers)
         )
         self.summary = AttentionPool(width)
@@ -87,10 +105,14 @@ class PartLocator(nn.Module):
         if config.match_size:
             self.match = TemplateMatch(config.match_size)
             self.register_buffer("thumb", pooling_matrix(PIXELS * config.match_size, SIDE), False)
-            self.overlay = Overlay(config.mlp_hidden_dim)
-            evidence += config.mlp_hidden_dim + 3 + 1
-            # Of each hypothesis: an affine map from its place to four numbers, and its merit.
-            answers = 4 * (3 + 1) + 1
+            self.overlay, self.closeup = (
+                Overlay(config.mlp_hidden_dim),
+                CloseUp(config.mlp_hidden_dim),
+            )
+            evidence += 2 * config.mlp_hidden_dim + 3 + 1
+            # Of each hypothesis: an affine map from its place to four numbers, its merit, and the
+            # correction of its place.
+            answers = 4 * (3 + 1) + 1 + 3
             # The pose that a place in the image stands for, to begin with.
             self.lift = nn.Linear(3, 4)
             nn.init.zeros_(self.lift.weight)
@@ -111,6 +133,9 @@ class PartLocator(nn.Module):
         )
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
+        # What a confidence is worth, see calibration; nothing is known to begin with.
+        self.register_buffer("confidence_slope", torch.ones(()))
+        self.register_buffer("confidence_offset", torch.zeros(()))
         self.register_buffer("center", torch.zeros(4))
         self.register_buffer("spread", torch.ones(4))
 
@@ -138,6 +163,16 @@ class PartLocator(nn.Module):
         self.place_center[2], self.place_spread[2] = self.center[3], self.spread[3]
 
     @property
+    def hypotheses(self) -> int:
+        """How many it gives for a pair."""
+        return self.config.hypotheses if self.match is not None else 1
+
+    def confidence(self, log_confidence: Tensor) -> Tensor:
+        """The probability, calibrated, that a hypothesis is right: its translation nearer than
+        `metrics.NEAR` to the truth."""
+        return (self.confidence_slope * logit(log_confidence) + self.confidence_offset).sigmoid()
+
+    @property
     def knows_view(self) -> bool:
         return self.match is not None and bool(self.view_slope.any())
 
@@ -161,21 +196,24 @@ class PartLocator(nn.Module):
         thumbnail = self.thumb @ picture @ self.thumb.T
         return Tokens(cls, patches, picture, thumbnail)
 
-    def locate(self, whole: Tokens, part: Tokens, guides: Tensor | None = None) -> Prediction:
-        """Tokens of B pairs -> K hypotheses for each.
+    def locate(
+        self, wholes: Tokens, part: Tokens, whole_of_part: Tensor, guides: Tensor | None = None
+    ) -> Prediction:
+        """Tokens of W wholes and B parts, and the whole of each, (B,) -> K hypotheses for B parts.
 
         guides: (B, 3), right, down, log size: places to answer for beside those proposed, from
         which the head learns, before good ones are proposed. Source: the true boxes among the
         sampled ones of Faster R-CNN (arXiv:1506.01497).
         """
-        asked, answering = self.project(part.patches), self.project(whole.patches)
+        asked, answering = self.project(part.patches), self.project(wholes.patches)[whole_of_part]
         for layer in self.layers:
             asked = layer(asked, answering, self.position)  # (B, M, C)
+        whole = wholes.pick(whole_of_part)
         evidence = torch.cat([self.summary(asked), part.cls, whole.cls], -1)
         if self.match is None:
             raw = self.head(evidence)[:, None]  # (B, 1, 4)
             return Prediction(self._pose(raw), torch.zeros_like(raw[..., 0]))
-        match = self.match(whole.picture, part.picture, self.config.hypotheses)
+        match = self.match(wholes.picture, part.picture, whole_of_part, self.config.hypotheses)
         hypotheses, merit = self._answer(whole, part, evidence, match.proposals, match.log_share)
         guided = None
         if guides is not None:
@@ -183,22 +221,29 @@ class PartLocator(nn.Module):
             answers, _ = self._answer(whole, part, evidence, guides[:, None], sure)
             guided = PartPose(*(field.squeeze(1) for field in answers))
         confidence = (merit + match.log_share).log_softmax(1)
-        return Prediction(hypotheses, confidence, self.match.places, match.log_probability, guided)
+        found = (self.match.places, match.log_probability, match.proposals)
+        return Prediction(hypotheses, confidence, *found, guided)
 
     def _answer(
         self, whole: Tokens, part: Tokens, evidence: Tensor, places: Tensor, log_share: Tensor
     ) -> tuple[PartPose, Tensor]:
         """For each place (B, K, 3): the pose there, and its merit (B, K) beside its share."""
         seen = self.overlay(whole.thumbnail, part.thumbnail, places)  # (B, K, .)
+        near = self.closeup(whole.picture, part.thumbnail, places)  # (B, K, .)
         every = evidence[:, None].expand(-1, places.shape[1], -1)
         where = (places - self.place_center) / self.place_spread
-        answer = self.head(torch.cat([every, seen, where, log_share.detach()[..., None]], -1))
+        answer = self.head(torch.cat([every, seen, near, where, log_share.detach()[..., None]], -1))
         with torch.autocast(answer.device.type, enabled=False):
+            bend, merit, shift = answer.float().split([16, 1, 3], -1)
+            # A shift counts in the part's own half sides, a change of size as a factor.
+            unit = torch.cat([places[..., 2:].exp().expand(-1, -1, 2), torch.ones_like(merit)], -1)
+            places = places + STEP * shift * unit
+            where = (places - self.place_center) / self.place_spread
             # Depth goes with the place, but how depends on the thing: such a map is learned
             # several times faster than the four numbers alone.
-            bend = answer[..., :-1].float().unflatten(-1, (4, 4))  # (B, K, 4, 3 + 1)
+            bend = bend.unflatten(-1, (4, 4))  # (B, K, 4, 3 + 1)
             raw = self.lift(places) + (bend[..., :3] @ where[..., None]).squeeze(-1) + bend[..., 3]
-            return self._pose(raw), answer[..., -1].float()
+            return self._pose(raw), merit.squeeze(-1)
 
     def _pose(self, raw: Tensor) -> PartPose:
         raw = self.center + self.spread * raw.float()
@@ -210,6 +255,8 @@ class PartLocator(nn.Module):
     ) -> Prediction:
         """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts."""
         tokens = self.encode(torch.cat([wholes, parts]))
-        whole = tokens.pick(whole_of_part)
-        part = Tokens(*(field[len(wholes) :] for field in tokens))
-        return self.locate(whole, part, guides)
+        whole, part = (
+            Tokens(*(field[half] for field in tokens))
+            for half in (slice(len(wholes)), slice(len(wholes), None))
+        )
+        return self.locate(whole, part, whole_of_part, guides)

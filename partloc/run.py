@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,17 +18,21 @@ from typing import Any
 
 import torch
 
-from partloc.checkpoint import RunFolder, save_model
+from partloc.checkpoint import RunFolder, save_model, start_from
 from partloc.config import Config, ConfigError, digest
-from partloc.data import PairTable
+from partloc.data import PairTable, Preprocessing
 from partloc.files import write_json
 from partloc.model import PartLocator
+from partloc.pose import PartPose
 from partloc.split import read_manifest
+from partloc.team import join_team, seed_everything
 from partloc.train import STATE_FORMAT, Trainer
-from partloc.view import fit_view
+from partloc.view import View, fit_view
 
 # Below this share of agreeing parts, a fitted camera is more likely chance than a camera.
 MIN_INLIERS = 0.25
+# Two cameras that put most parts nearer than this to each other are one; half image sides.
+SAME_PLACE = 0.06
 
 # A signal to the whole process group may kill the loader's workers before it is seen here.
 GRACE_S = 1.0
@@ -119,8 +123,8 @@ def training_parameters(config: Config) -> dict[str, Any]:
 def fingerprint_of(config: Config, split_dir: Path) -> str:
     """SHA-256 over all that determines the weights: parameters, split tables, starting weights."""
     files = [split_dir / "train.csv", split_dir / "val.csv"]
-    if config.model.weights:
-        files.append(Path(config.model.weights))
+    begin = (config.model.weights, config.model.start_from)
+    files += [Path(path) for path in begin if path]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return digest([STATE_FORMAT, training_parameters(config), hashes])
 
@@ -132,28 +136,72 @@ def code_hash() -> str:
     return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in sources])
 
 
-def runs_root() -> Path:
+def runs_root(what: str = "train") -> Path:
     """runs/train under the project that the user works in, also from DVC's temporary copies."""
     project = os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[1]
-    return Path(project) / "runs" / "train"
+    return Path(project) / "runs" / what
+
+
+def run_training(
+    config: Config, split_dir: Path, root: Path, resume: bool, finish: Callable
+) -> None:
+    """Train on the tables of `split_dir`, state under `root`; then finish(trainer, folder).
+
+    Raises: ValueError, OSError, FloatingPointError for what a user can put right.
+    """
+    train_table, val_table = read_tables(split_dir, Path(config.data.data_dir))
+    team = join_team(config.machine.device)
+    seed_everything(config.seed)
+    model = PartLocator(config.model, Preprocessing(config.data.image_size))
+    start_from_data(model, train_table, config)
+    seed_everything(config.seed, team.rank)
+    trainer = Trainer(config, model, train_table, val_table, team)
+    folder = RunFolder(root, fingerprint_of(config, split_dir))
+    with team.led(folder.locked()):
+        resume_or_start(trainer, folder, resume)
+        trainer.fit(folder)
+        if team.leads:
+            finish(trainer, folder)
+            folder.mark_finished()
+    team.leave()
 
 
 def start_from_data(model: PartLocator, table: PairTable, config: Config) -> None:
-    """Give the model what the training labels tell without learning: spread and camera."""
-    model.set_prior(table)
+    """Give the model what is known without learning: another model's weights, the labels' spread,
+    and the camera.
+
+    A model to start from keeps its own spread, the unit of all its answers, and its own camera if
+    the data's looks the same.
+    """
+    if config.model.start_from:
+        start_from(model, Path(config.model.start_from))
+    else:
+        model.set_prior(table)
     if not config.model.match_size:
         return
     view = fit_view(table, config.data.max_image_pixels, config.seed)
     if view is None or view.inliers < MIN_INLIERS:
         found = "too few parts" if view is None else f"only {view.inliers:.0%} of them agree"
+        so = "template matching learns from the pose alone"
+        if model.knows_view:
+            so = "that of the starting weights is taken"
         print(
-            f"no common camera could be fitted to the training parts ({found}); template matching "
-            "learns from the pose alone",
+            f"no common camera could be fitted to the training parts ({found}); {so}",
             file=sys.stderr,
         )
         return
     print(f"camera fitted: {view.inliers:.0%} of the matched parts agree", file=sys.stderr)
+    if model.knows_view and _sees_alike(model, view, table):
+        print("it is the camera of the starting weights, which is kept", file=sys.stderr)
+        return
     model.set_view(view)
+
+
+def _sees_alike(model: PartLocator, view: View, table: PairTable) -> bool:
+    """Whether the table's parts would appear at the same places."""
+    place = table.translation @ view.slope.T + view.offset  # (N, 2)
+    theirs = model.place_of(PartPose(table.translation, table.scale))[:, :2]
+    return bool((place - theirs).norm(dim=1).quantile(0.5) < SAME_PLACE)
 
 
 def resume_or_start(trainer: Trainer, folder: RunFolder, resume: bool) -> None:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from partloc.calibration import fit_platt
 from partloc.checkpoint import RunFolder
 from partloc.config import Config
 from partloc.data import (
@@ -32,7 +33,7 @@ from partloc.data import (
     plan_in_order,
 )
 from partloc.losses import LossParts, targets_of, training_loss
-from partloc.metrics import summarize
+from partloc.metrics import NEAR, summarize, twin_translation_errors
 from partloc.model import PartLocator, Prediction
 from partloc.pose import PartPose
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
@@ -146,9 +147,12 @@ class Trainer:
         return self._compare(self._predict(self.parallel, batch), batch)
 
     def _predict(self, model: nn.Module, batch: Batch) -> Prediction:
-        guides = self.model.place_of(batch.pose) if self.knows_view else None
+        guides = None
+        if self.knows_view:
+            guides = self.model.place_of(batch.pose)[batch.pair_of_part]
         with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
-            return model(batch.wholes, batch.parts, batch.whole_of_part, guides)
+            found = model(batch.wholes, batch.parts, batch.whole_of_part, guides)
+        return found.pick(batch.part_of_pair)
 
     def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:
         targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
@@ -176,7 +180,8 @@ class Trainer:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Losses and error figures on the validation set; empty without one."""
+        """Losses and error figures on the validation set, empty without one; the confidence is
+        calibrated on it."""
         if not len(self.val_table):
             return {}
         self.model.eval()
@@ -187,16 +192,16 @@ class Trainer:
             share = self.val_batches.share_of(planned)
             if share:
                 mine.append(self._judge(batch.to(self.team.device)))
-        rows, losses, poses = (
-            torch.cat(parts) for parts in zip(*sum(self.team.gather(mine), []), strict=True)
-        )
-        order = rows.argsort()
-        rows, losses, poses = rows[order], losses[order], poses[order]
-        figures = summarize(
-            PartPose(poses[:, :3], poses[:, 3:]),
-            PartPose(self.val_table.translation[rows], self.val_table.scale[rows]),
-            self.val_table.twins(rows.tolist()),
-        )
+        found = [torch.cat(parts) for parts in zip(*sum(self.team.gather(mine), []), strict=True)]
+        order = found[0].argsort()
+        rows, losses, poses, log_confidence = (values[order] for values in found)
+        predicted, twins = PartPose(poses[:, :3], poses[:, 3:]), self.val_table.twins(rows.tolist())
+        truth = PartPose(self.val_table.translation[rows], self.val_table.scale[rows])
+        figures = summarize(predicted, truth, twins)
+        fit = fit_platt(log_confidence, twin_translation_errors(predicted, twins) < NEAR)
+        if fit is not None:
+            self.model.confidence_slope.fill_(fit[0])
+            self.model.confidence_offset.fill_(fit[1])
         means = losses.mean(0).tolist()
         self._require_finite("validation loss", means[0])
         return {
@@ -206,12 +211,13 @@ class Trainer:
             "relative_scale_error": figures["scale_error"]["relative_mean"],
         }
 
-    def _judge(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """rows (P,), losses (P, 5), translation and scale side by side (P, 4), on the CPU."""
+    def _judge(self, batch: Batch) -> tuple[Tensor, ...]:
+        """On the CPU: rows (P,), losses (P, 6), translation and scale side by side (P, 4), and
+        the answer's log confidence (P,)."""
         predicted = self._predict(self.model, batch)
-        losses = self._compare(predicted, batch)
-        values = (batch.rows, torch.stack(losses, 1), torch.cat(predicted.pose, 1))
-        return tuple(value.cpu() for value in values)
+        losses = torch.stack(self._compare(predicted, batch), 1)
+        answers = torch.cat(predicted.pose, 1), predicted.log_confidence.amax(1)
+        return tuple(value.cpu() for value in (batch.rows, losses, *answers))
 
     # -- all epochs ------------------------------------------------------------------------------
 

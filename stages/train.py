@@ -16,20 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.checkpoint import RunFolder  # noqa: E402
 from partloc.config import load_config  # noqa: E402
-from partloc.data import Preprocessing, reason_of  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
+from partloc.data import reason_of  # noqa: E402
 from partloc.run import (  # noqa: E402
     Interrupted,
-    fingerprint_of,
     on_signals,
-    read_tables,
     refuse_edited_parameters,
-    resume_or_start,
+    run_training,
     runs_root,
-    start_from_data,
     write_outputs,
 )
-from partloc.team import join_team, seed_everything  # noqa: E402
 from partloc.train import Trainer  # noqa: E402
 
 
@@ -50,24 +45,12 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     config = load_config(args.config)
-    split_dir, data_dir = Path(config.data.output_dir, "split"), Path(config.data.data_dir)
-    train_table, val_table = read_tables(split_dir, data_dir)
 
-    team = join_team(config.machine.device)
-    seed_everything(config.seed)
-    model = PartLocator(config.model, Preprocessing(config.data.image_size))
-    start_from_data(model, train_table, config)
-    seed_everything(config.seed, team.rank)
-    trainer = Trainer(config, model, train_table, val_table, team)
-    folder = RunFolder(runs_root(), fingerprint_of(config, split_dir))
-    with team.led(folder.locked()):
-        resume_or_start(trainer, folder, args.resume)
-        trainer.fit(folder)
-        if team.leads:
-            refuse_edited_parameters(config, load_config(args.config))
-            write_outputs(trainer, folder, Path("models"), Path("metrics"))
-            folder.mark_finished()
-    team.leave()
+    def finish(trainer: Trainer, folder: RunFolder) -> None:
+        refuse_edited_parameters(config, load_config(args.config))
+        write_outputs(trainer, folder, Path("models"), Path("metrics"))
+
+    run_training(config, Path(config.data.output_dir, "split"), runs_root(), args.resume, finish)
 
 
 if __name__ == "__main__":

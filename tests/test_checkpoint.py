@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from partloc.checkpoint import (
     load_model,
     save_atomically,
     save_model,
+    start_from,
 )
+from partloc.config import load_config
 from partloc.data import Preprocessing
 from partloc.model import PartLocator
 
@@ -88,7 +91,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path):
 def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
     path = tmp_path / "foreign.pth"
     save_atomically(path, content)
-    with pytest.raises(CheckpointError, match=f"expected a partloc-model-1 file, found .*{found}"):
+    with pytest.raises(CheckpointError, match=f"expected a partloc-model-2 file, found .*{found}"):
         load_model(path)
 
 
@@ -97,7 +100,7 @@ def test_a_file_cannot_bring_code_along(tmp_path):
         def __reduce__(self):
             return os.system, ("touch " + str(tmp_path / "harm"),)
 
-    torch.save({"format": "partloc-model-1", "model": Evil()}, tmp_path / "evil.pth")
+    torch.save({"format": "partloc-model-2", "model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(
         CheckpointError, match="evil.pth: .* it holds more than tensors and plain values"
     ):
@@ -255,3 +258,59 @@ def test_the_loaders_workers_do_not_hold_the_lock_of_a_killed_trainer(folder):
         os.kill(worker, signal.SIGKILL)
         os.close(reader)
         os.close(writer)
+
+
+# -- weights to start from ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(model, tmp_path):
+    """A model file in half precision, with its checksum."""
+    save_model(tmp_path / "weights.pth", model, {}, half=True)
+    return tmp_path / "weights.pth"
+
+
+def other_model(image_size=28, **changes):
+    torch.manual_seed(1)
+    return PartLocator(tiny_config(model=changes).model, Preprocessing(image_size))
+
+
+def test_a_model_starts_with_the_weights_of_another_to_half_precision(model, weights, tmp_path):
+    save_model(tmp_path / "whole.pth", model, {})
+    assert weights.stat().st_size < 0.6 * (tmp_path / "whole.pth").stat().st_size
+    begun = other_model()
+    start_from(begun, weights)
+    for name, value in model.state_dict().items():
+        assert_close(begun.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    assert all(value.dtype == torch.float32 for value in begun.state_dict().values())
+
+
+def test_a_model_for_larger_pictures_starts_from_the_same_weights(model, weights):
+    begun = other_model(image_size=56)
+    start_from(begun, weights)
+    table = begun.backbone.vit.pos_embed
+    assert table.shape[1] == 1 + 4 * 4
+    assert_close(table[:, :1], model.backbone.vit.pos_embed[:, :1], rtol=1e-3, atol=1e-6)
+    middle = model.backbone.vit.pos_embed[:, 1:].mean(1)
+    assert_close(table[:, 1:].mean(1), middle, rtol=0, atol=2e-3)
+
+
+def test_weights_of_another_architecture_are_told_by_the_parameters_that_differ(weights):
+    with pytest.raises(CheckpointError, match="model.mlp_hidden_dim: 16 there, 32 here"):
+        start_from(other_model(mlp_hidden_dim=32), weights)
+
+
+def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):
+    save_model(weights, other_model(), {})  # without a new checksum
+    with pytest.raises(CheckpointError, match="not the file that weights.sha256 was written for"):
+        start_from(other_model(), weights)
+    weights.with_suffix(".sha256").unlink()
+    start_from(other_model(), weights)  # a file of the user's own has none
+
+
+def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
+    root = Path(__file__).resolve().parents[1]
+    config = load_config(root / "params.yaml")
+    path = root / config.model.start_from
+    assert path.stat().st_size < 16e6
+    start_from(PartLocator(config.model, Preprocessing(config.data.image_size)), path)

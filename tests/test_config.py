@@ -17,6 +17,7 @@ SHARED = {
     "augment.saturation": "augment.brightness",
     "train.w_scale": "train.w_trans",
     "train.w_match": "train.w_trans",
+    "train.w_rank": "train.w_trans",
 }
 GROUPS = [name for name, value in Config().model_dump().items() if isinstance(value, dict)]
 
@@ -117,6 +118,14 @@ def test_ratios_must_add_up_and_leave_something_to_learn_from(load):
         load("data:\n  train_ratio: 0.9\n")
     with pytest.raises(ConfigError, match="train_ratio must be greater than 0"):
         load("data: {train_ratio: 0, val_ratio: 0.5, test_ratio: 0.5}")
+
+
+def test_a_model_has_one_beginning(load):
+    with pytest.raises(ConfigError, match="pretrained must be false .* found True and None"):
+        load("model: {start_from: mine.pth}")
+    with pytest.raises(ConfigError, match="found False and other.pth"):
+        load("model: {start_from: mine.pth, pretrained: false, weights: other.pth}")
+    assert load("model: {start_from: mine.pth, pretrained: false}").model.start_from == "mine.pth"
 
 
 def test_heads_must_divide_the_width_of_the_attention(load):

@@ -109,18 +109,22 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(tables, size):
         mine = [PlannedBatches(tables[0], rank, size).share_of(plans[i]) for rank in range(size)]
         assert sum(mine, []) == plans[i]
         parts = torch.cat(
-            [share[i].parts for share, rows in zip(shares, mine, strict=True) if rows]
+            [
+                share[i].parts[share[i].part_of_pair]
+                for share, rows in zip(shares, mine, strict=True)
+                if rows
+            ]
         )
         seen = torch.cat(
             [
-                share[i].wholes[share[i].whole_of_part]
+                share[i].wholes[share[i].whole_of_part[share[i].part_of_pair]]
                 for share, rows in zip(shares, mine, strict=True)
                 if rows
             ]
         )
         # Augmentation included: a group that is cut in two keeps one light.
-        assert torch.equal(parts, whole.parts)
-        assert torch.equal(seen, whole.wholes[whole.whole_of_part])
+        assert torch.equal(parts, whole.parts[whole.part_of_pair])
+        assert torch.equal(seen, whole.wholes[whole.whole_of_part[whole.part_of_pair]])
 
 
 def test_a_process_without_a_pair_still_gets_a_batch():
@@ -137,12 +141,26 @@ def test_a_batch_joins_each_part_with_its_whole_its_pose_and_its_row(tables):
     table = tables[0]
     for batch in load_batches(table, augment=AugmentConfig(**QUIET, **LIGHTS_OFF)):
         for place, row in enumerate(batch.rows.tolist()):
-            fresh = PairDataset(table, Preprocessing(28), 10**6)[Draw(0, 0, (row,))][0]
-            assert_close(batch.wholes[batch.whole_of_part[place]], fresh[0])
-            assert_close(batch.parts[place], fresh[1])
+            fresh = PairDataset(table, Preprocessing(28), 10**6)[Draw(0, 0, (row,))].images
+            part = batch.part_of_pair[place]
+            assert_close(batch.wholes[batch.whole_of_part[part]], fresh[0])
+            assert_close(batch.parts[part], fresh[1])
             assert torch.equal(batch.pose.translation[place], table.translation[row])
             assert torch.equal(batch.pose.scale[place], table.scale[row])
         assert batch.pose.scale.shape == (len(batch.rows), 1)
+
+
+def test_equal_pictures_of_a_model_are_read_once_in_a_batch_and_stand_side_by_side(tables):
+    table = tables[0]
+    equal = {"chair": 2, "desk": 3}  # legs
+    for batch in load_batches(table):
+        drawn = table.pictures[batch.rows.numpy()]
+        assert len(batch.parts) == len(set(drawn)) < len(drawn) or len(set(drawn)) == len(drawn)
+        assert torch.equal(batch.part_of_pair[batch.pair_of_part], torch.arange(len(batch.parts)))
+        changes = (drawn[1:] != drawn[:-1]).sum() + 1
+        assert changes == len(set(drawn))
+    counts = np.unique(table.pictures, return_counts=True)[1]
+    assert sorted(counts[counts > 1]) == sorted(equal.values())
 
 
 def test_twins_are_all_places_of_the_group_padded_with_the_own_one(tables):

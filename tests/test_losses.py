@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from toys import tiny_config
 
-from partloc.losses import SOFTNESS, match_loss, targets_of, training_loss
+from partloc.losses import SOFTNESS, match_loss, rank_loss, targets_of, training_loss
 from partloc.model import Prediction
 from partloc.pose import PartPose
 
@@ -141,7 +141,21 @@ def test_matching_counts_with_its_weight():
     grid, certainty = torch.zeros(1, 3), torch.tensor([[0.5]]).log()
     pose, targets = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
     config = tiny_config(train={"w_match": 0.5}).train
-    prediction = sure_of(pose)._replace(places=grid, log_probability=certainty)
+    proposals = torch.zeros(1, 1, 3)
+    matched = {"places": grid, "log_probability": certainty, "proposals": proposals}
+    prediction = sure_of(pose)._replace(**matched)
     found = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
     assert_close(found.match_loss, torch.tensor([math.log(2)]))
     assert_close(found.loss, 0.5 * found.match_loss)
+
+
+def test_the_proposals_near_a_right_place_shall_be_the_probable_ones():
+    proposals = torch.tensor([[[0.0, 0, 0], [0.5, 0, 0], [0.0, 0, 0]]])
+    targets = torch.tensor([[[0.5, 0, 0], [0.5, 0.9, 0]]])  # two twins
+    sure_right = torch.tensor([[0.1, 0.8, 0.1]]).log()
+    sure_wrong = torch.tensor([[0.8, 0.1, 0.1]]).log()
+    right, wrong = (rank_loss(proposals, sure, targets) for sure in (sure_right, sure_wrong))
+    assert_close(right, torch.tensor([-math.log(0.8)]), atol=0.2, rtol=0)
+    assert wrong > right + 1.5
+    far = torch.tensor([[[0.0, 2.0, 0]]])  # no proposal is near it, so their order does not count
+    assert rank_loss(proposals, sure_right, far).item() < 1e-6

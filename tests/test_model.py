@@ -13,7 +13,7 @@ from partloc.fusion import CrossAttention, TokenPool, bin_centres, pooling_matri
 from partloc.matching import TemplateMatch, edges
 from partloc.model import PartLocator, Prediction
 from partloc.overlay import SIDE as SIDE_PX
-from partloc.overlay import Overlay
+from partloc.overlay import CloseUp, Overlay
 from partloc.pose import PartPose
 from partloc.summary import main, summarize_model
 from partloc.view import View
@@ -77,6 +77,31 @@ def test_attention_starts_as_similarity_and_positions_touch_only_what_is_answere
     assert not torch.allclose(at_origin, elsewhere)
 
 
+def test_both_starts_of_attention_can_be_left_out_for_comparison():
+    random = small_model(similar_start=False)
+    assert not torch.allclose(random.layers[0].query.weight, random.layers[0].key.weight)
+    assert small_model().position.any() and not small_model(position="none").position.any()
+
+
+def test_equal_parts_share_one_answer_and_its_gradient():
+    """A part that is seen once but counts twice: as if it were computed twice."""
+    wholes, parts = torch.randn(1, 3, SIDE, SIDE), torch.randn(2, 3, SIDE, SIDE)
+    gradients = []
+    for shown, whole_of_part, part_of_pair in (
+        (parts, [0, 0], [0, 1, 0]),
+        (parts[[0, 1, 0]], [0, 0, 0], [0, 1, 2]),
+    ):
+        model = small_model()
+        torch.nn.init.normal_(model.head[-1].weight, std=0.1)
+        found = model(wholes, shown, torch.tensor(whole_of_part)).pick(torch.tensor(part_of_pair))
+        weights = torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+        (found.hypotheses.translation * weights).sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_copy_of_a_part_is_found_where_it_was_pasted_and_in_its_size():
     torch.manual_seed(0)
     match = TemplateMatch(16)
@@ -85,7 +110,7 @@ def test_a_copy_of_a_part_is_found_where_it_was_pasted_and_in_its_size():
     part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
     whole = torch.ones(1, 3, 64, 64)
     whole[:, :, 4 * 4 : 4 * 10, 4 * 8 : 4 * 14] = F.interpolate(part, (24, 24), mode="area")
-    found = match(whole, part, proposals=3)
+    found = match(whole, part, torch.tensor([0]), proposals=3)
     assert 6 in match.sizes
     true = torch.tensor([(8 + 3) / 8 - 1, (4 + 3) / 8 - 1, math.log(6 / 16)])
     assert_close(match.places[found.log_probability.argmax(1)][0], true)
@@ -101,7 +126,7 @@ def test_two_copies_are_two_proposals():
     part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
     whole, copy = torch.ones(1, 3, 64, 64), F.interpolate(part, (24, 24), mode="area")
     whole[:, :, 4:28, 4:28], whole[:, :, 36:60, 36:60] = copy, copy
-    found = match(whole, part, proposals=2).proposals[0, :, :2]
+    found = match(whole, part, torch.tensor([0]), proposals=2).proposals[0, :, :2]
     expected = torch.tensor([[-0.5, -0.5], [0.5, 0.5]])
     assert_close(found[found[:, 0].argsort()], expected, atol=0.05, rtol=0)
 
@@ -139,7 +164,27 @@ def test_the_overlay_shows_the_part_where_it_was_proposed():
     assert_close(shown[0][1, 3:6, :middle, middle:], quarter, atol=1e-5, rtol=0)
     inside = torch.zeros(SIDE_PX, SIDE_PX)
     inside[:middle, middle:] = 1
-    assert_close(shown[0][1, 6], inside)
+    assert_close(shown[0][1, 10], inside)
+    differ = (shown[0][1, :3] - shown[0][1, 3:6]).abs() * shown[0][1, 9]
+    assert_close(shown[0][1, 6:9], differ)
+    assert shown[0][1, 9, middle:].max() == 0  # outside its own picture nothing is the part
+
+
+def test_the_close_up_shows_the_part_with_a_margin_round_it():
+    torch.manual_seed(0)
+    closeup = CloseUp(8)
+    shown = []
+    closeup.layers.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    whole = torch.zeros(1, 3, 64, 64)
+    whole[:, :, 16:32, 32:48] = 1  # centre at 0.25 right, -0.25 down; half side 0.25
+    parts = torch.rand(1, 3, SIDE_PX, SIDE_PX)
+    places = torch.tensor([[[0.25, -0.25, math.log(0.25)], [0.25, -0.25, math.log(0.5)]]])
+    assert closeup(whole, parts, places).shape == (1, 2, 8)
+    # At its own size it fills the inside, 20 of 32 pixels; at twice the size half of it.
+    for looked, side in zip(shown[0], (20, 10), strict=True):
+        assert looked[0].sum().item() == pytest.approx(side**2, rel=0.05)
+        assert looked[10].sum() == 20**2
+    assert_close(shown[0][0, 3:6], shown[0][1, 3:6])
 
 
 def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera():

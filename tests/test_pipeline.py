@@ -18,6 +18,7 @@ TINY = {
     "model": {
         "backbone_name": "dinov2_vitt14",
         "pretrained": False,
+        "start_from": None,
         "downsample_size": 3,
         "cross_attention_layers": 1,
         "cross_attention_dim": 24,

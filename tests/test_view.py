@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from folders import write_folder
+from toys import tiny_config
 
 from partloc.camera import project
+from partloc.checkpoint import save_model
 from partloc.config import DataConfig
-from partloc.data import PairTable
+from partloc.data import PairTable, Preprocessing
 from partloc.demo import write_demo
 from partloc.index import build_index
+from partloc.model import PartLocator
+from partloc.run import start_from_data
 from partloc.view import fit_view
 
 
@@ -45,3 +49,34 @@ def test_labels_that_have_nothing_to_do_with_the_pictures_do_not_agree(tmp_path)
     shuffled = np.random.default_rng(0).permutation(len(table))
     table.translation = table.translation[shuffled]
     assert fit_view(table, max_pixels=10_000_000, seed=0).inliers < 0.25
+
+
+def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp_path, capsys):
+    write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
+    table = table_of(tmp_path / "demo")
+    config = tiny_config(model={"match_size": 8})
+    first = PartLocator(config.model, Preprocessing(28))
+    start_from_data(first, table, config)
+    first.lift.weight.data += 0.01  # as training moves it
+    path = tmp_path / "weights.pth"
+    save_model(path, first, {}, half=True)
+    begin = tiny_config(model={"match_size": 8, "start_from": str(path)})
+
+    def begun(on: PairTable) -> PartLocator:
+        model = PartLocator(begin.model, Preprocessing(28))
+        start_from_data(model, on, begin)
+        return model
+
+    same = begun(table)
+    assert "it is the camera of the starting weights" in capsys.readouterr().err
+    assert torch.allclose(same.lift.weight, first.lift.weight, atol=1e-2)
+    assert torch.allclose(same.center, first.center, atol=1e-3)
+
+    table.translation = table.translation[:, [1, 2, 0]]  # other axes are another camera
+    other = begun(table)
+    assert "starting weights" not in capsys.readouterr().err
+    assert not torch.allclose(other.view_slope, first.view_slope, atol=0.1)
+
+    few = begun(table_of(write_folder(tmp_path / "images")))
+    assert "that of the starting weights is taken" in capsys.readouterr().err
+    assert torch.allclose(few.view_slope, first.view_slope, atol=1e-2)

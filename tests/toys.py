@@ -73,13 +73,20 @@ def write_params(root: Path, config: Config) -> Path:
 
 def table_of(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
     """A table without pictures: so many samples of each model, none of them twins."""
-    columns = ["model", "whole_path", "part_path", "tx", "ty", "tz", "scale", "twin_group"]
+    columns = ["model", "whole_path", "part_path", "part_sha256", "tx", "ty", "tz", "scale"]
     rows = [
-        (model, f"{model}/whole.png", f"{model}/{n}.png", 0.1 * n, 0.0, -0.1, 0.2 + 0.1 * n, str(n))
+        (
+            model,
+            f"{model}/whole.png",
+            f"{model}/{n}.png",
+            str(n),
+            *(0.1 * n, 0.0, -0.1, 0.2 + 0.1 * n),
+        )
         for model, count in counts.items()
         for n in range(count)
     ]
-    return PairTable(pd.DataFrame(rows, columns=columns), data_dir)
+    table = pd.DataFrame(rows, columns=columns)
+    return PairTable(table.assign(twin_group=table.part_sha256), data_dir)
 
 
 def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
