@@ -141,45 +141,45 @@ def evaluate(
     truth, twins = _truth(table)
     training_poses = PartPose(training.translation, training.scale)
     baseline = constant_answer(training_poses, len(table))
-    errors = {
-        "model": twin_translation_errors(predicted, twins),
-        "training_median": twin_translation_errors(baseline, twins),
-    }
     groups = table.twin_groups()
-    assigned = assigned_errors(assign_twins(found, table), truth, groups)
-    figures, constant = (summarize(pose, truth, twins, viewing) for pose in (predicted, baseline))
-    figures["translation_error"]["assigned"] = spread(assigned)
-    constant["translation_error"]["assigned"] = spread(assigned_errors(baseline, truth, groups))
-    kinds = {}
-    has_twin = torch.tensor([len(rows) > 1 for rows in table.twin_rows])
-    for kind, rows in (("unique", ~has_twin), ("twins", has_twin)):
-        if rows.any():
-            kinds[kind] = {
-                "n_samples": int(rows.sum()),
-                "raw_mean": translation_errors(predicted, truth)[rows].mean().item(),
-                "twin_aware_mean": errors["model"][rows].mean().item(),
-                "assigned_mean": assigned[rows].mean().item(),
-            }
-    columns = {
+    errors = {
         "translation_error": translation_errors(predicted, truth),
-        "twin_aware_error": errors["model"],
-        "assigned_error": assigned,
+        "twin_aware_error": twin_translation_errors(predicted, twins),
+        "assigned_error": assigned_errors(assign_twins(found, table), truth, groups),
         "relative_scale_error": relative_scale_errors(predicted, truth),
+    }
+    figures, constant = (summarize(pose, truth, twins, viewing) for pose in (predicted, baseline))
+    figures["translation_error"]["assigned"] = spread(errors["assigned_error"])
+    constant["translation_error"]["assigned"] = spread(assigned_errors(baseline, truth, groups))
+    series = {
+        "model": errors["twin_aware_error"],
+        "training_median": twin_translation_errors(baseline, twins),
     }
     return {
         **figures,
-        "by_kind": kinds,
-        "interval_95": bootstrap(columns, table.models, seed),
-        "confidence": reliability(confidence, errors["model"] < NEAR),
+        "by_kind": _by_kind(errors, table),
+        "interval_95": bootstrap(errors, table.models, seed),
+        "confidence": reliability(confidence, errors["twin_aware_error"] < NEAR),
         "baseline": constant,
         "n_samples": len(table),
         "n_models": len(set(table.models)),
         "points": _points(predicted, truth),
         "errors": [
-            {name: values[row].item() for name, values in errors.items()}
+            {name: values[row].item() for name, values in series.items()}
             for row in _spread_rows(len(table), MAX_RECORDS)
         ],
     }
+
+
+def _by_kind(errors: dict[str, Tensor], table: PairTable) -> dict[str, dict[str, float]]:
+    """Mean errors of the parts that have a twin, and of those that have none."""
+    has_twin = torch.tensor([len(rows) > 1 for rows in table.twin_rows])
+    kinds = {}
+    for kind, rows in (("unique", ~has_twin), ("twins", has_twin)):
+        if rows.any():
+            means = {f"{name}_mean": values[rows].mean().item() for name, values in errors.items()}
+            kinds[kind] = {"n_samples": int(rows.sum()), **means}
+    return kinds
 
 
 def _truth(table: PairTable) -> tuple[PartPose, PartPose]:

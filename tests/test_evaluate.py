@@ -118,8 +118,8 @@ def test_twins_on_one_place_are_right_each_alone_but_not_together(table):
     assert figures["translation_error"]["assigned"]["mean"] == pytest.approx(apart / 12)
     kinds = figures["by_kind"]
     assert (kinds["unique"]["n_samples"], kinds["twins"]["n_samples"]) == (6, 6)
-    assert kinds["unique"]["assigned_mean"] == 0
-    assert kinds["twins"]["assigned_mean"] == pytest.approx(apart / 6)
+    assert kinds["unique"]["assigned_error_mean"] == 0
+    assert kinds["twins"]["assigned_error_mean"] == pytest.approx(apart / 6)
 
 
 def test_twins_with_two_hypotheses_are_assigned_to_both(table):
