@@ -9,9 +9,10 @@ Shapes: N answers, B bins.
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn import functional as F
 
 BINS = 10
 # Fewer answers than this, or none right, or none wrong, tell nothing reliable.
@@ -34,19 +35,16 @@ def fit_platt(log_confidence: Tensor, right: Tensor) -> tuple[float, float] | No
     good, bad = int(right.sum()), int((~right).sum())
     if good + bad < LEAST or not good or not bad:
         return None
-    target = torch.where(right, (good + 1) / (good + 2), 1 / (bad + 2)).double()
-    value = logit(log_confidence.double())
-    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log slope, offset
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+    target = np.where(right.numpy(), (good + 1) / (good + 2), 1 / (bad + 2))
+    value = logit(log_confidence.double()).numpy()
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(weights[0].exp() * value + weights[1], target)
-        loss.backward()
-        return loss
+    def surprise(weights: np.ndarray) -> float:
+        """Cross-entropy for the logarithm of the slope, and the offset."""
+        score = np.exp(weights[0]) * value + weights[1]
+        return float(np.mean(np.logaddexp(0, score) - target * score))
 
-    optimizer.step(closure)
-    return weights[0].exp().item(), weights[1].item()
+    log_slope, offset = minimize(surprise, np.zeros(2), bounds=[(-4, 4), (-20, 20)]).x
+    return float(np.exp(log_slope)), float(offset)
 
 
 def reliability(confidence: Tensor, right: Tensor) -> dict[str, Any]:

@@ -19,6 +19,12 @@ def test_overconfident_answers_are_brought_to_the_share_that_is_right():
     assert before > 0.1 > 0.04 > after
 
 
+@torch.inference_mode()
+def test_it_is_fitted_within_a_validation_where_nothing_has_a_gradient():
+    said = torch.linspace(0.05, 0.95, 40).log()
+    assert fit_platt(said, torch.arange(40) % 3 > 0) is not None
+
+
 def test_the_order_of_the_answers_stays_even_if_the_surest_are_wrong():
     log_confidence = torch.linspace(0.05, 0.95, 60).log()
     slope, _ = fit_platt(log_confidence, torch.arange(60) < 30)

@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from partloc.checkpoint import (
     save_model,
     start_from,
 )
-from partloc.config import load_config
 from partloc.data import Preprocessing
 from partloc.model import PartLocator
 
@@ -306,11 +304,3 @@ def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):
         start_from(other_model(), weights)
     weights.with_suffix(".sha256").unlink()
     start_from(other_model(), weights)  # a file of the user's own has none
-
-
-def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
-    root = Path(__file__).resolve().parents[1]
-    config = load_config(root / "params.yaml")
-    path = root / config.model.start_from
-    assert path.stat().st_size < 16e6
-    start_from(PartLocator(config.model, Preprocessing(config.data.image_size)), path)
