@@ -110,7 +110,7 @@ def template_matching(bench: Bench) -> Callable[[], PartPose]:
     chance = np.random.default_rng(bench.config.seed)
     rows = np.sort(chance.permutation(len(bench.train))[:FITTED_ON])
     places = _match(bench, bench.train, rows)
-    poses = np.concatenate([bench.train.translation, np.log(bench.train.scale)], 1)[rows]
+    poses = torch.cat([bench.train.translation, bench.train.scale.log()], 1).numpy()[rows]
     linear, *_ = np.linalg.lstsq(_design(places), poses, rcond=None)
 
     def answer() -> PartPose:
