@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest
 
-pretrain: $(STAMP)  ## make partloc/weights anew; hours on two cores, may be interrupted
+pretrain: $(STAMP)  ## make partloc/weights; hours on two cores, may be interrupted
 	$(RUN) stages/pretrain.py
 
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory

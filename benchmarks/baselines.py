@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from partloc.backbone import build_backbone  # noqa: E402
 from partloc.checkpoint import load_model  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
-from partloc.data import (  # noqa: E402  # noqa: E402
+from partloc.data import (  # noqa: E402
     PairDataset,
     PairTable,
     PlannedBatches,
@@ -46,7 +46,7 @@ from partloc.data import (  # noqa: E402  # noqa: E402
 )
 from partloc.evaluate import encode, predict_table, read_split  # noqa: E402
 from partloc.files import write_json  # noqa: E402
-from partloc.fusion import bin_centres, position_code  # noqa: E402
+from partloc.fusion import TokenPool, bin_centres, position_code  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
 from partloc.metrics import constant_answer, summarize  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
@@ -106,7 +106,6 @@ def nearest_neighbour(bench: Bench) -> Callable[[], PartPose]:
 
 
 def template_matching(bench: Bench) -> Callable[[], PartPose]:
-    cv2.setRNGSeed(bench.config.seed)
     chance = np.random.default_rng(bench.config.seed)
     rows = np.sort(chance.permutation(len(bench.train))[:FITTED_ON])
     places = _match(bench, bench.train, rows)
@@ -163,11 +162,11 @@ def _match(bench: Bench, table: PairTable, rows: np.ndarray) -> np.ndarray:
 class Literal(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width, grid = config.model.cross_attention_dim, config.data.image_size // 14
-        side = min(config.model.downsample_size, grid)
-        self.heads = config.model.cross_attention_heads
+        width, self.heads = config.model.cross_attention_dim, config.model.cross_attention_heads
         self.backbone = build_backbone(config.model.backbone_name, config.data.image_size)
-        self.side, self.grid = side, grid
+        grid = self.backbone.grid
+        side = min(config.model.downsample_size, grid)
+        self.pool = TokenPool(grid, side)
         self.project = nn.Linear(self.backbone.embed_dim, width)
         layers = config.model.cross_attention_layers
         self.query, self.key, self.value, self.out = (
@@ -178,8 +177,7 @@ class Literal(nn.Module):
         self.register_buffer("position", position_code(bin_centres(grid, side), width))
 
     def tokens(self, images: Tensor) -> Tensor:
-        patches = self.backbone(images)[1].mT.unflatten(2, (self.grid, self.grid))
-        return self.project(F.adaptive_avg_pool2d(patches, self.side).flatten(2).mT)
+        return self.project(self.pool(self.backbone(images)[1]))
 
     def forward(self, wholes: Tensor, parts: Tensor) -> PartPose:
         part, whole = self.tokens(parts), self.tokens(wholes)
@@ -206,8 +204,10 @@ def literal(bench: Bench) -> Callable[[], PartPose]:
         Preprocessing(config.data.image_size),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)
-    epochs, train = config.train.num_epochs, config.train
-    plans = [plan_epoch(bench.train, train, config.seed, epoch) for epoch in range(epochs)]
+    plans = [
+        plan_epoch(bench.train, config.train, config.seed, epoch)
+        for epoch in range(config.train.num_epochs)
+    ]
     steps = sum(map(len, plans))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-4, total_steps=steps)
     with tqdm(desc="literal", total=steps, unit="step", leave=False, disable=None) as bar:
