@@ -27,6 +27,9 @@ GROUND = 0.03
 EVIDENCE = (13.0, 0.21, 5.8, 4.7)
 # A step of Adam moves every weight alike; the few numbers that steer all places need longer ones.
 STRIDE = 10.0
+# Channels of the network that weighs each place in its context, and the evidence, below the
+# highest, at which it stops to look.
+WIDTH, SCOPE = 48, 8.0
 # Standard deviations of the window round a peak: right, down, log size.
 WINDOW = (0.15, 0.15, 0.35)
 
@@ -66,7 +69,8 @@ class TemplateMatch(nn.Module):
     D = sum m |t - w|^2 / sum m; its cross terms are correlations, computed by FFT. A place's
     evidence is gain * area^power * (tolerance - sqrt(D of colour) - weight * D of edges) + bias of
     the size: a small template fits in many places by chance, so a large one that fits as well says
-    more. These few numbers are all that is learned here; the rest finds places from the first step.
+    more. From the first step it finds places without having learned anything; a small
+    convolution over all distances then learns to add what a place's context says.
     """
 
     def __init__(self, size: int) -> None:
@@ -80,6 +84,19 @@ class TemplateMatch(nn.Module):
             self.register_buffer(f"shrink{i}", shrink, persistent=False)
         self.evidence = nn.Parameter(torch.tensor(EVIDENCE) / STRIDE)
         self.size_bias = nn.Parameter(torch.zeros(len(self.sizes)))
+        count = len(self.sizes)
+        layers: list[nn.Module] = []
+        channels = 3 * count + 3
+        for reach in (1, 2, 4):
+            layers += [
+                nn.Conv2d(channels, WIDTH, 3, padding=reach, dilation=reach),
+                nn.GroupNorm(8, WIDTH),
+                nn.GELU(),
+            ]
+            channels = WIDTH
+        self.context = nn.Sequential(*layers, nn.Conv2d(WIDTH, count, 1))
+        nn.init.zeros_(self.context[-1].weight)
+        nn.init.zeros_(self.context[-1].bias)
         self.register_buffer("places", self._places(), persistent=False)  # (H, 3)
         self.register_buffer("window", torch.tensor(WINDOW), persistent=False)
 
@@ -108,8 +125,18 @@ class TemplateMatch(nn.Module):
             strength = (gain * area**power)[..., None, None]  # (B, L, 1, 1)
             evidence = strength * (tolerance - (colour + 1e-3).sqrt() - weight * edge)
             evidence = evidence + STRIDE * self.size_bias[:, None, None]
+            evidence = evidence + self._second_thoughts(
+                colour, edge, evidence.detach(), F.avg_pool2d(wholes, PIXELS)[whole_of_part]
+            )
             log_probability = evidence.flatten(1).log_softmax(1)  # (B, H)
             return Match(log_probability, *self._peaks(log_probability, proposals))
+
+    def _second_thoughts(self, colour: Tensor, edge: Tensor, first: Tensor, seen: Tensor) -> Tensor:
+        """(B, L, S, S) to add to the first evidence: what a place's neighbours, the other sizes
+        there, and the picture itself say of it."""
+        first = (first - first.amax((1, 2, 3), keepdim=True)).clamp(min=-SCOPE) / (SCOPE / 2)
+        volumes = [(colour + 1e-3).sqrt(), edge, first, seen]
+        return SCOPE / 2 * self.context(torch.cat(volumes, 1))
 
     @torch.no_grad()
     def _distances(

@@ -89,7 +89,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path):
 def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
     path = tmp_path / "foreign.pth"
     save_atomically(path, content)
-    with pytest.raises(CheckpointError, match=f"expected a partloc-model-2 file, found .*{found}"):
+    with pytest.raises(CheckpointError, match=f"expected a partloc-model-3 file, found .*{found}"):
         load_model(path)
 
 
@@ -98,7 +98,7 @@ def test_a_file_cannot_bring_code_along(tmp_path):
         def __reduce__(self):
             return os.system, ("touch " + str(tmp_path / "harm"),)
 
-    torch.save({"format": "partloc-model-2", "model": Evil()}, tmp_path / "evil.pth")
+    torch.save({"format": "partloc-model-3", "model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(
         CheckpointError, match="evil.pth: .* it holds more than tensors and plain values"
     ):
