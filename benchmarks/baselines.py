@@ -34,21 +34,15 @@ sys.path.insert(0, str(ROOT))
 
 from partloc.backbone import build_backbone  # noqa: E402
 from partloc.checkpoint import load_model  # noqa: E402
+from partloc.command import run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
-from partloc.data import (  # noqa: E402
-    PairDataset,
-    PairTable,
-    PlannedBatches,
-    Preprocessing,
-    make_loader,
-    plan_epoch,
-    plan_in_order,
-)
+from partloc.data import PairDataset, Preprocessing, make_loader  # noqa: E402
 from partloc.evaluate import encode, predict_table, read_split  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 from partloc.fusion import TokenPool, bin_centres, position_code  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
 from partloc.metrics import constant_answer, summarize  # noqa: E402
+from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
 from partloc.team import choose_device, seed_everything  # noqa: E402
 
@@ -290,8 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -175,7 +175,10 @@ class RunFolder:
         return self._finished.exists()
 
     def mark_finished(self) -> None:
+        """All is written elsewhere now; of the state nothing is needed any more."""
         self._finished.touch()
+        for path in self._files("state") + self._files("best"):
+            _remove(path)
 
     def write_note(self, name: str, text: str) -> None:
         (self.path / name).write_text(text)

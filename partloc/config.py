@@ -58,6 +58,7 @@ class DataConfig(Group):
     train_ratio: Fraction = 0.8
     val_ratio: Fraction = 0.1
     test_ratio: Fraction = 0.1
+    max_train_models: Count | None = None
     max_image_pixels: Count = 64_000_000
     translation_tolerance: NonNegative = 0.05
     twin_tolerance: NonNegative = 0.015

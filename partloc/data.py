@@ -1,6 +1,4 @@
-"""From the split tables to batches: one preprocessing, colour-only augmentation, batch plans.
-
-A batch keeps the parts of one whole together, so that the whole is encoded once for all of them.
+"""From planned rows to batches of pictures: one preprocessing, colour-only augmentation.
 
 Shapes: N samples of a table; W wholes, U different parts and P pairs of a batch; K largest twin
 group; H W pixels.
@@ -8,31 +6,27 @@ group; H W pixels.
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from partloc.config import AugmentConfig, TrainConfig
+from partloc.config import AugmentConfig
 from partloc.images import load_rgb
+from partloc.plan import Draw, PairTable, PlannedBatches
 from partloc.pose import PartPose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# One stream of chance per use: the same seed never feeds two of them.
-ORDER_STREAM, AUGMENT_STREAM = 1, 2
+AUGMENT_STREAM = 2  # of chance, as in plan
 
 
 @dataclass(frozen=True)
@@ -99,55 +93,6 @@ class Augmentation:
         return (pixels + level * torch.randn_like(pixels)).clamp(0, 1)
 
 
-class PairTable:
-    """The samples of one split table, ready to be drawn.
-
-    translation (N, 3), scale (N, 1); twin_rows: for each row the rows of its twin group.
-    """
-
-    def __init__(self, table: pd.DataFrame, data_dir: Path) -> None:
-        self.data_dir = data_dir
-        self.models = table["model"].to_numpy()
-        self.whole_paths = table["whole_path"].to_numpy()
-        self.part_paths = table["part_path"].to_numpy()
-        # A number for each different picture in a model: the first row that shows it.
-        rows = pd.Series(range(len(table)), dtype=int)
-        keys = [table[column].to_numpy() for column in ("model", "part_sha256")]
-        self.pictures = rows.groupby(keys).transform("min").to_numpy()
-        self.translation = torch.tensor(
-            table[["tx", "ty", "tz"]].to_numpy(dtype=np.float32).reshape(-1, 3)
-        )
-        self.scale = torch.tensor(table[["scale"]].to_numpy(dtype=np.float32).reshape(-1, 1))
-        groups = table.reset_index(drop=True).groupby(["model", "twin_group"]).indices
-        self.twin_rows: list[np.ndarray] = [np.empty(0)] * len(table)
-        for rows in groups.values():
-            for row in rows:
-                self.twin_rows[row] = rows
-
-    def __len__(self) -> int:
-        return len(self.models)
-
-    def twin_groups(self) -> list[np.ndarray]:
-        """The rows of each group of twins, a part without any being a group of one."""
-        return [rows for row, rows in enumerate(self.twin_rows) if rows[0] == row]
-
-    def rows_of_models(self) -> list[np.ndarray]:
-        """The rows of each model, models in order of their first row."""
-        return list(pd.Series(range(len(self))).groupby(self.models, sort=False).indices.values())
-
-    def twins(self, rows: Sequence[int]) -> PartPose:
-        """(P, K, 3) and (P, K, 1): every place that would be right for each row.
-
-        Groups smaller than K repeat the row's own place, which leaves a minimum unchanged.
-        """
-        width = max(len(self.twin_rows[row]) for row in rows)
-        index = np.stack(
-            [np.pad(self.twin_rows[r], (0, width - len(self.twin_rows[r])), constant_values=r)
-             for r in rows]
-        )  # fmt: skip
-        return PartPose(self.translation[index], self.scale[index])
-
-
 class Batch(NamedTuple):
     """wholes (W, 3, H, W); parts (U, 3, H, W); whole_of_part (U,) index into wholes.
 
@@ -182,18 +127,6 @@ class Batch(NamedTuple):
             return value.pin_memory()
 
         return Batch(*(pin(field) for field in self))
-
-
-class Draw(NamedTuple):
-    """Rows of one model, drawn together in one epoch: what the data set is asked for.
-
-    light: the place in the epoch's plan at which their group begins. It stands for the group's
-    lighting, and is the same in every process that has a share of the group.
-    """
-
-    epoch: int
-    light: int
-    rows: tuple[int, ...]
 
 
 class Drawn(NamedTuple):
@@ -257,95 +190,6 @@ class PairDataset(Dataset):
         )
 
 
-def plan_epoch(table: PairTable, config: TrainConfig, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one training epoch, as rows of the table; a pure function of its arguments.
-
-    `uniform` draws every sample once; `balanced` draws as many samples in all, every model
-    equally often. Up to `pairs_per_whole` parts of a model stay together, equal ones if possible.
-    """
-    chance = np.random.default_rng([seed, ORDER_STREAM, epoch])
-    models = table.rows_of_models()
-    if config.sampling == "balanced":
-        quota = np.full(len(models), len(table) // len(models))
-        quota[chance.permutation(len(models))[: len(table) % len(models)]] += 1
-    else:
-        quota = np.array([len(rows) for rows in models])
-    groups = []
-    for rows, count in zip(models, quota, strict=True):
-        rounds = -(-int(count) // len(rows))
-        drawn = np.concatenate(
-            [np.empty(0, int), *(_shuffled(table, rows, chance) for _ in range(rounds))]
-        )
-        groups += np.split(
-            drawn[:count], range(config.pairs_per_whole, count, config.pairs_per_whole)
-        )
-    order = chance.permutation(len(groups))
-    rows = [int(row) for group in order for row in groups[group]]
-    return [rows[start : start + config.batch_size]
-            for start in range(0, len(rows), config.batch_size)]  # fmt: skip
-
-
-def _shuffled(table: PairTable, rows: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """The rows in an order of chance, but those of one picture side by side."""
-    rows = chance.permutation(rows)
-    place = {row: i for i, row in reversed(list(enumerate(table.pictures[rows])))}
-    return rows[np.argsort([place[picture] for picture in table.pictures[rows]], kind="stable")]
-
-
-def plan_in_order(table: PairTable, batch_size: int) -> list[list[int]]:
-    """Every sample once, model by model: for validation and evaluation."""
-    rows = [int(row) for model in table.rows_of_models() for row in model]
-    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-
-
-class PlannedBatches(Sampler):
-    """Feeds the loader with planned batches; each process of `world_size` takes its share.
-
-    A batch is cut into equal runs of pairs, so N processes see the batches that one would see.
-    A process left without a pair repeats the batch's first one: `share_of` tells it by an empty
-    share, and the loop gives it weight 0, because every process must join each reduction.
-    """
-
-    def __init__(self, table: PairTable, rank: int = 0, world_size: int = 1) -> None:
-        self.table, self.rank, self.world_size = table, rank, world_size
-        self.epoch, self.plan = 0, []
-
-    def set_plan(self, epoch: int, plan: list[list[int]]) -> None:
-        self.epoch, self.plan = epoch, plan
-
-    def share_of(self, batch: list[int]) -> list[int]:
-        return [int(row) for row in np.array_split(batch, self.world_size)[self.rank]]
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        lights = iter(self._lights())
-        for batch in self.plan:
-            yield self._draws(batch, list(islice(lights, len(batch))))
-
-    def _lights(self) -> list[int]:
-        """For each pair of the plan the place at which its group begins.
-
-        A group is a run of neighbours of one model, unless a row repeats (a draw holds a part
-        once). It may go on in the next batch, so the light does not depend on the batch's size.
-        """
-        models, lights, group = self.table.models, [], []
-        for place, row in enumerate(row for batch in self.plan for row in batch):
-            if not group or row in group or models[row] != models[group[0]]:
-                light, group = place, []
-            group.append(row)
-            lights.append(light)
-        return lights
-
-    def _draws(self, batch: list[int], lights: list[int]) -> list[Draw]:
-        """This process's share of a batch: one draw for each group."""
-        draws: dict[int, list[int]] = {}
-        for place in self.share_of(list(range(len(batch)))) or [0]:
-            draws.setdefault(lights[place], []).append(batch[place])
-        return [Draw(self.epoch, light, tuple(rows)) for light, rows in draws.items()]
-
-
 def make_loader(
     dataset: PairDataset, batches: PlannedBatches, num_workers: int, device: torch.device
 ) -> DataLoader:
@@ -362,12 +206,6 @@ def make_loader(
         # resumed training, which starts them once more, would see other dropout.
         generator=torch.Generator(),
     )
-
-
-def reason_of(error: Exception) -> str:
-    """An error's message; a loader's worker hands it over as the last line of a traceback."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def _init_worker(_worker: int) -> None:

@@ -15,13 +15,11 @@ from tqdm import tqdm
 from partloc.assign import assign
 from partloc.calibration import reliability
 from partloc.config import Config
-from partloc.data import PairDataset, PairTable, PlannedBatches, make_loader, plan_in_order
-from partloc.images import ImageError
+from partloc.data import PairDataset, make_loader
 from partloc.metrics import (
     NEAR,
     assigned_errors,
     bootstrap,
-    constant_answer,
     relative_scale_errors,
     spread,
     summarize,
@@ -29,6 +27,7 @@ from partloc.metrics import (
     twin_translation_errors,
 )
 from partloc.model import PartLocator, Prediction, Tokens
+from partloc.plan import PairTable, PlannedBatches, plan_in_order
 from partloc.pose import PartPose
 from partloc.schedule import amp_dtype
 from partloc.split import SETS, read_manifest
@@ -97,20 +96,15 @@ def predict_table(
     dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
     loader = make_loader(dataset, batches, config.machine.num_workers, device)
     with tqdm(desc="evaluate", total=len(table), unit="pair", disable=None) as bar:
-        try:
-            for batch in loader:
-                moved = batch.to(device)
-                wholes, parts = (encode(model, part) for part in (moved.wholes, moved.parts))
-                found = model.locate(wholes, parts, moved.whole_of_part)
-                found = found.pick(moved.part_of_pair)
-                poses.translation[batch.rows] = found.hypotheses.translation.cpu()
-                poses.scale[batch.rows] = found.hypotheses.scale.cpu()
-                answer.log_confidence[batch.rows] = found.log_confidence.cpu()
-                bar.update(len(batch.rows))
-        except ImageError as error:
-            # A loader's worker wraps the message in its traceback; the last line is the message.
-            line = str(error).strip().splitlines()[-1]
-            raise ImageError(line.removeprefix("partloc.images.ImageError: ")) from None
+        for batch in loader:
+            moved = batch.to(device)
+            wholes, parts = (encode(model, part) for part in (moved.wholes, moved.parts))
+            found = model.locate(wholes, parts, moved.whole_of_part)
+            found = found.pick(moved.part_of_pair)
+            poses.translation[batch.rows] = found.hypotheses.translation.cpu()
+            poses.scale[batch.rows] = found.hypotheses.scale.cpu()
+            answer.log_confidence[batch.rows] = found.log_confidence.cpu()
+            bar.update(len(batch.rows))
     return answer
 
 
@@ -125,32 +119,39 @@ def assign_twins(found: Prediction, table: PairTable) -> PartPose:
     return answer
 
 
+def errors_of(found: Prediction, table: PairTable) -> dict[str, Tensor]:
+    """(N,) each: what evaluate and prediction_table report, by name."""
+    predicted, (truth, twins) = found.pose, _truth(table)
+    placed = assign_twins(found, table)
+    return {
+        "translation_error": translation_errors(predicted, truth),
+        "twin_aware_error": twin_translation_errors(predicted, twins),
+        "assigned_error": assigned_errors(placed, truth, table.twin_groups()),
+        "relative_scale_error": relative_scale_errors(predicted, truth),
+    }
+
+
 def evaluate(
     found: Prediction,
+    errors: dict[str, Tensor],
     confidence: Tensor,
     table: PairTable,
-    training: PairTable,
+    baseline: PartPose,
     viewing: Tensor | None,
     seed: int,
 ) -> dict[str, Any]:
     """The content of metrics/evaluate.json: figures, the baseline's figures, series for plots.
 
-    confidence: (N,) of the answers. viewing: as `metrics.summarize` takes it.
+    errors: `errors_of` the answers; confidence: (N,) of them. baseline: the answers that need no
+    model, (N, 3) and (N, 1). viewing: as `metrics.summarize` takes it.
     """
     predicted = found.pose
     truth, twins = _truth(table)
-    training_poses = PartPose(training.translation, training.scale)
-    baseline = constant_answer(training_poses, len(table))
-    groups = table.twin_groups()
-    errors = {
-        "translation_error": translation_errors(predicted, truth),
-        "twin_aware_error": twin_translation_errors(predicted, twins),
-        "assigned_error": assigned_errors(assign_twins(found, table), truth, groups),
-        "relative_scale_error": relative_scale_errors(predicted, truth),
-    }
     figures, constant = (summarize(pose, truth, twins, viewing) for pose in (predicted, baseline))
     figures["translation_error"]["assigned"] = spread(errors["assigned_error"])
-    constant["translation_error"]["assigned"] = spread(assigned_errors(baseline, truth, groups))
+    constant["translation_error"]["assigned"] = spread(
+        assigned_errors(baseline, truth, table.twin_groups())
+    )
     series = {
         "model": errors["twin_aware_error"],
         "training_median": twin_translation_errors(baseline, twins),
@@ -204,25 +205,20 @@ def _spread_rows(count: int, most: int) -> list[int]:
 
 
 def prediction_table(
-    samples: pd.DataFrame, table: PairTable, found: Prediction, confidence: Tensor
+    samples: pd.DataFrame,
+    table: PairTable,
+    found: Prediction,
+    errors: dict[str, Tensor],
+    confidence: Tensor,
 ) -> pd.DataFrame:
     """Truth, answer and errors of each sample, sorted; `twins` counts the part's look-alikes."""
-    truth, twins = _truth(table)
-    predicted = found.pose
-    groups = table.twin_groups()
-    answers = torch.cat(predicted, 1).numpy().astype(float)  # (N, 4)
+    answers = torch.cat(found.pose, 1).numpy().astype(float)  # (N, 4)
     columns = ["model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale"]
     rows = samples[columns].reset_index(drop=True)
     for i, name in enumerate(("tx", "ty", "tz", "scale")):
         rows[f"predicted_{name}"] = answers[:, i]
-    errors = {
-        "translation_error": translation_errors(predicted, truth),
-        "twin_aware_error": twin_translation_errors(predicted, twins),
-        "assigned_error": assigned_errors(assign_twins(found, table), truth, groups),
-        "relative_scale_error": relative_scale_errors(predicted, truth),
-        "confidence": confidence,
-    }
-    rows = rows.assign(**{name: values.numpy().astype(float) for name, values in errors.items()})
+    measured = errors | {"confidence": confidence}
+    rows = rows.assign(**{name: values.numpy().astype(float) for name, values in measured.items()})
     rows["twin_group"] = samples["twin_group"].to_numpy()
     rows["twins"] = [len(group) - 1 for group in table.twin_rows]
     return rows.sort_values(["model", "part"], ignore_index=True).round(6)

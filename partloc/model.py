@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from partloc.backbone import build_backbone
 from partloc.calibration import logit
 from partloc.config import ModelConfig
-from partloc.data import PairTable, Preprocessing
+from partloc.data import Preprocessing
 from partloc.fusion import (
     AttentionPool,
     CrossAttention,
@@ -23,6 +23,7 @@ from partloc.fusion import (
 )
 from partloc.matching import PIXELS, TemplateMatch
 from partloc.overlay import SIDE, CloseUp, Overlay
+from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.view import View
 
@@ -158,7 +159,7 @@ class PartLocator(nn.Module):
         self.lift.weight[3, 2] = 1 / self.spread[3]
         self.lift.bias[:3] = (-back @ view.offset - self.center[:3]) / self.spread[:3]
         self.lift.bias[3] = -self.center[3] / self.spread[3]
-        self.place_center[:2] = view.slope @ self.center[:3] + view.offset
+        self.place_center[:2] = view.place(self.center[:3])
         self.place_spread[:2] = (view.slope.square() @ self.spread[:3].square()).sqrt()
         self.place_center[2], self.place_spread[2] = self.center[3], self.spread[3]
 
@@ -171,6 +172,10 @@ class PartLocator(nn.Module):
         """The probability, calibrated, that a hypothesis is right: its translation nearer than
         `metrics.NEAR` to the truth."""
         return (self.confidence_slope * logit(log_confidence) + self.confidence_offset).sigmoid()
+
+    def answer_confidence(self, found: Prediction) -> Tensor:
+        """(B,), on the CPU: the same, of each pair's answer."""
+        return self.confidence(found.log_confidence.amax(1).to(self.center.device)).cpu()
 
     @property
     def knows_view(self) -> bool:

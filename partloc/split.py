@@ -66,6 +66,17 @@ def split_models(
     return chosen
 
 
+def limit_training(chosen: dict[str, str], most: int | None, seed: int) -> dict[str, str]:
+    """The same without the training models above `most`; a smaller number takes some of a larger
+    one's, so that a learning curve grows by additions only."""
+    train = sorted(
+        (name for name, its in chosen.items() if its == "train"),
+        key=lambda name: (_unit_hash(seed, name), name),
+    )
+    left_out = set(train[most:]) if most else set()
+    return {name: its for name, its in chosen.items() if name not in left_out}
+
+
 def _intervals(ratios: tuple[float, float, float]) -> dict[str, tuple[float, float]]:
     """[low, high) in [0, 1) of each set that is wanted; the last one closes at 1."""
     intervals, low = {}, 0.0

@@ -26,15 +26,12 @@ from partloc.data import (
     Augmentation,
     Batch,
     PairDataset,
-    PairTable,
-    PlannedBatches,
     make_loader,
-    plan_epoch,
-    plan_in_order,
 )
 from partloc.losses import LossParts, targets_of, training_loss
 from partloc.metrics import NEAR, summarize, twin_translation_errors
 from partloc.model import PartLocator, Prediction
+from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
 from partloc.pose import PartPose
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
@@ -254,6 +251,10 @@ class Trainer:
             return self.epoch
         return min(self.history, key=lambda record: record["val_loss"])["epoch"]
 
+    def load_best(self, folder: RunFolder) -> None:
+        """Give the model the weights of the best epoch. Raises: CheckpointError if damaged."""
+        self.model.load_state_dict(folder.load_best(self.best_epoch))
+
     def _rate(self) -> float:
         return max(group["lr"] for group in self.optimizer.param_groups)
 
@@ -302,6 +303,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty when written where no fp16 was used
             self.scaler.load_state_dict(state["scaler"])
+        self.knows_view = self.model.knows_view
         self.epoch, self.history = state["epoch"], state["history"]
         if self.team.rank < len(state["generators"]):
             restore_generators(state["generators"][self.team.rank], self.team.device)

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from partloc.data import PairTable
 from partloc.images import load_rgb
+from partloc.plan import PairTable
 
-VIEW_STREAM = 3  # of chance, as in data
+VIEW_STREAM = 3  # of chance, as in plan
 THUMBNAIL = 48  # side, pixels
 SAMPLES = 400
 SCALES = (0.25, 0.8)  # smaller parts fit anywhere, larger ones nowhere else
@@ -36,6 +36,10 @@ class View(NamedTuple):
     slope: Tensor
     offset: Tensor
     inliers: float
+
+    def place(self, translation: Tensor) -> Tensor:
+        """(..., 3) -> (..., 2): right and down in the image."""
+        return translation @ self.slope.T + self.offset
 
 
 def fit_view(table: PairTable, max_pixels: int, seed: int) -> View | None:

@@ -13,29 +13,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.demo import write_demo  # noqa: E402
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("data/demo"), metavar="DIR")
     args = parser.parse_args()
-    try:
-        config = load_config(args.config)
-        demo, workers = config.demo, config.machine.num_processes or os.cpu_count()
-        parts = write_demo(args.out, demo.num_models, demo.image_size, config.seed, workers)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = load_config(args.config)
+    demo, workers = config.demo, config.machine.num_processes or os.cpu_count()
+    parts = write_demo(args.out, demo.num_models, demo.image_size, config.seed, workers)
     print(f"{args.out}: {demo.num_models} models, {parts.total()} parts, {len(parts)} families")
     for family, count in sorted(parts.items()):
         print(f"  {family:12} {count:5} parts")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

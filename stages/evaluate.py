@@ -17,11 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.checkpoint import load_model  # noqa: E402
+from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
-from partloc.data import PairTable  # noqa: E402
 from partloc.evaluate import (  # noqa: E402
     PIPELINE_MODEL,
     comparison,
+    errors_of,
     evaluate,
     predict_table,
     prediction_table,
@@ -29,6 +30,9 @@ from partloc.evaluate import (  # noqa: E402
     results_of,
 )
 from partloc.files import write_json, write_table  # noqa: E402
+from partloc.metrics import constant_answer  # noqa: E402
+from partloc.plan import PairTable  # noqa: E402
+from partloc.pose import PartPose  # noqa: E402
 from partloc.report import write_samples  # noqa: E402
 from partloc.split import SETS  # noqa: E402
 from partloc.team import choose_device  # noqa: E402
@@ -55,10 +59,11 @@ def main() -> None:
     training = PairTable(read_split(output_dir, "train"), data_dir)
     model = load_model(args.checkpoint)
     found = predict_table(model, table, config, choose_device(config.machine.device))
-    confidence = model.confidence(found.log_confidence.amax(1).to(model.center.device)).cpu()
+    errors, confidence = errors_of(found, table), model.answer_confidence(found)
 
-    figures = evaluate(found, confidence, table, training, model.viewing, config.seed)
-    predictions = prediction_table(samples, table, found, confidence)
+    baseline = constant_answer(PartPose(training.translation, training.scale), len(table))
+    figures = evaluate(found, errors, confidence, table, baseline, model.viewing, config.seed)
+    predictions = prediction_table(samples, table, found, errors, confidence)
     write_table(folder / "predictions.csv", predictions)
     write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)
     write_json(metrics_file, figures)
@@ -67,8 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.index import build_index, count_findings, summary  # noqa: E402
@@ -35,8 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -16,17 +16,18 @@ Writes  data/pretrain, outputs/pretrain, runs/pretrain, and partloc/weights/{enc
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.checkpoint import RunFolder, save_model  # noqa: E402
+from partloc.checkpoint import save_model  # noqa: E402
+from partloc.command import run_command  # noqa: E402
 from partloc.config import AugmentConfig, Config, load_config  # noqa: E402
-from partloc.data import reason_of  # noqa: E402
 from partloc.demo import HELD_OUT, PRETRAINING, write_demo  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.index import build_index  # noqa: E402
-from partloc.run import Interrupted, on_signals, run_training, runs_root  # noqa: E402
+from partloc.run import run_training, runs_root  # noqa: E402
 from partloc.split import split_models  # noqa: E402
 from partloc.train import Trainer  # noqa: E402
 
@@ -63,9 +64,8 @@ def make_tables(config: Config, workers: int) -> Path:
     return split_dir
 
 
-def write_weights(config: Config, trainer: Trainer, folder: RunFolder) -> None:
+def write_weights(config: Config, trainer: Trainer) -> None:
     path = WEIGHTS / f"{config.model.backbone_name}.pth"
-    trainer.model.load_state_dict(folder.load_best(trainer.best_epoch))
     save_model(path, trainer.model, {"best_epoch": trainer.best_epoch}, half=True)
     figures = {
         "seed": config.seed,
@@ -86,19 +86,8 @@ def main() -> None:
     config = pretraining_of(load_config(parser.parse_args().config))
     split_dir = make_tables(config, config.machine.num_processes or os.cpu_count())
 
-    def finish(trainer: Trainer, folder: RunFolder) -> None:
-        write_weights(config, trainer, folder)
-
-    run_training(config, split_dir, runs_root("pretrain"), True, finish)
+    run_training(config, split_dir, runs_root("pretrain"), True, partial(write_weights, config))
 
 
 if __name__ == "__main__":
-    try:
-        with on_signals():
-            main()
-    except Interrupted as stop:
-        print(f"{stop}: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(128 + stop.signum)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {reason_of(error)}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, stopped="stopped; the same command goes on")

@@ -12,12 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.split import (  # noqa: E402
     SETS,
     count_split,
     find_shared,
+    limit_training,
     read_manifest,
     split_models,
     summary,
@@ -35,6 +37,8 @@ def main() -> None:
     manifest = read_manifest(output_dir / "manifest.csv")
     ratios = (data.train_ratio, data.val_ratio, data.test_ratio)
     chosen = split_models(manifest.model, ratios, config.seed)
+    chosen = limit_training(chosen, data.max_train_models, config.seed)
+    manifest = manifest[manifest.model.isin(chosen)]
     shared = find_shared(manifest, chosen)
     counts = count_split(manifest, chosen, shared)
     print(summary(counts, shared), file=sys.stderr)
@@ -47,8 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -14,12 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.checkpoint import RunFolder  # noqa: E402
+from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
-from partloc.data import reason_of  # noqa: E402
 from partloc.run import (  # noqa: E402
-    Interrupted,
-    on_signals,
     refuse_edited_parameters,
     run_training,
     runs_root,
@@ -46,23 +43,12 @@ def main() -> None:
     args = parse()
     config = load_config(args.config)
 
-    def finish(trainer: Trainer, folder: RunFolder) -> None:
+    def finish(trainer: Trainer) -> None:
         refuse_edited_parameters(config, load_config(args.config))
-        write_outputs(trainer, folder, Path("models"), Path("metrics"))
+        write_outputs(trainer, Path("models"), Path("metrics"))
 
     run_training(config, Path(config.data.output_dir, "split"), runs_root(), args.resume, finish)
 
 
 if __name__ == "__main__":
-    try:
-        with on_signals():
-            main()
-    except Interrupted as stop:
-        print(
-            f"{stop}: stopped; the same command goes on from the last finished epoch",
-            file=sys.stderr,
-        )
-        sys.exit(128 + stop.signum)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {reason_of(error)}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, stopped="stopped; the same command goes on from the last finished epoch")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import write_split
 
-from partloc.data import PairTable
+from partloc.plan import PairTable
 from partloc.split import read_manifest
 
 

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +19,11 @@ from partloc.checkpoint import (
     save_model,
     start_from,
 )
+from partloc.config import load_config
 from partloc.data import Preprocessing
 from partloc.model import PartLocator
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +204,14 @@ def test_a_fresh_start_keeps_nothing_but_the_lock(folder):
         assert [entry.name for entry in folder.path.iterdir()] == ["lock"]
 
 
+def test_a_finished_training_needs_no_state_any_more(folder):
+    with folder.locked():
+        folder.save_state(1, {})
+        folder.save_best(1, {})
+        folder.mark_finished()
+        assert not list(folder.path.glob("*.pth")) and not list(folder.path.glob("*.sha256"))
+
+
 def test_unfinished_state_of_other_configurations_is_seen(folder, tmp_path):
     for name in ("a" * 16, "b" * 16):
         other = RunFolder(tmp_path, name)
@@ -296,6 +308,13 @@ def test_a_model_for_larger_pictures_starts_from_the_same_weights(model, weights
 def test_weights_of_another_architecture_are_told_by_the_parameters_that_differ(weights):
     with pytest.raises(CheckpointError, match="model.mlp_hidden_dim: 16 there, 32 here"):
         start_from(other_model(mlp_hidden_dim=32), weights)
+
+
+def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
+    config = load_config(ROOT / "params.yaml")
+    path = ROOT / config.model.start_from
+    assert path.stat().st_size < 16e6
+    start_from(PartLocator(config.model, Preprocessing(config.data.image_size)), path)
 
 
 def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):

@@ -9,20 +9,17 @@ from PIL import Image
 from torch.testing import assert_close
 from toys import table_of, tiny_config
 
+from partloc.command import reason_of
 from partloc.config import AugmentConfig
 from partloc.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
-    Draw,
     PairDataset,
-    PlannedBatches,
     Preprocessing,
     make_loader,
-    plan_epoch,
-    plan_in_order,
-    reason_of,
 )
+from partloc.plan import Draw, PlannedBatches, plan_epoch, plan_in_order
 
 UNEVEN = {"a": 11, "b": 1, "c": 3, "d": 7}
 QUIET = {"gray_probability": 0.0, "blur_probability": 0.0, "noise_std": 0.0}

@@ -15,11 +15,12 @@ from torch.testing import assert_close
 from toys import answering_model
 
 from partloc.checkpoint import save_model
+from partloc.command import reason_of
 from partloc.config import Config
-from partloc.data import PairTable
 from partloc.evaluate import (
     MAX_RECORDS,
     comparison,
+    errors_of,
     predict_table,
     prediction_table,
     read_split,
@@ -29,7 +30,9 @@ from partloc.evaluate import evaluate as evaluate_found
 from partloc.files import write_table
 from partloc.images import ImageError
 from partloc.index import MANIFEST_COLUMNS
+from partloc.metrics import constant_answer
 from partloc.model import Prediction
+from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.report import TYPICAL, WORST
 
@@ -64,8 +67,15 @@ def sure_of(pose: PartPose) -> Prediction:
 
 
 def evaluate(predicted: PartPose, table: PairTable, training: PairTable, viewing) -> dict:
-    confidence = torch.full((len(table),), 0.75)
-    return evaluate_found(sure_of(predicted), confidence, table, training, viewing, seed=0)
+    found, confidence = sure_of(predicted), torch.full((len(table),), 0.75)
+    errors = errors_of(found, table)
+    baseline = constant_answer(truth_of(training), len(table))
+    return evaluate_found(found, errors, confidence, table, baseline, viewing, seed=0)
+
+
+def rows_of(samples: pd.DataFrame, table: PairTable, predicted: PartPose) -> pd.DataFrame:
+    found = sure_of(predicted)
+    return prediction_table(samples, table, found, errors_of(found, table), torch.ones(len(table)))
 
 
 @pytest.fixture
@@ -95,6 +105,7 @@ def test_perfect_answers_have_no_error(table):
         "absolute_mean": 0,
         "relative_mean": 0,
         "relative_median": 0,
+        "log_ratio_mean": 0,
         "within_15pct": 1,
     }
     assert (figures["n_samples"], figures["n_models"]) == (12, 3)
@@ -130,7 +141,8 @@ def test_twins_with_two_hypotheses_are_assigned_to_both(table):
             field[rows] = values[rows]
     found = Prediction(both, torch.tensor([0.7, 0.3]).log().repeat(12, 1))
     confidence = torch.full((12,), 0.7)
-    errors = evaluate_found(found, confidence, table, table, None, seed=0)["translation_error"]
+    errors = evaluate_found(found, errors_of(found, table), confidence, table, found.pose, None, 0)
+    errors = errors["translation_error"]
     assert errors["assigned"]["mean"] == errors["twin_aware"]["mean"] == 0 < errors["mean"]
 
 
@@ -196,7 +208,7 @@ def test_the_rows_of_the_table_add_up_to_the_figures(samples, table):
     predicted.translation.add_(0.1 * torch.randn(12, 3, generator=torch.manual_seed(0)))
     predicted.scale.mul_(1.1)
     figures = evaluate(predicted, table, table, None)
-    rows = prediction_table(samples, table, sure_of(predicted), torch.ones(12))
+    rows = rows_of(samples, table, predicted)
     errors = figures["translation_error"]
     assert rows.translation_error.mean() == pytest.approx(errors["mean"], abs=2e-6)
     assert rows.twin_aware_error.mean() == pytest.approx(errors["twin_aware"]["mean"], abs=2e-6)
@@ -212,7 +224,7 @@ def test_the_rows_of_the_table_add_up_to_the_figures(samples, table):
 def test_answers_stay_with_their_rows_when_the_table_is_not_grouped_by_model(samples):
     shuffled = samples.sample(frac=1, random_state=0)
     table, truth = _perfect(shuffled)
-    rows = prediction_table(shuffled, table, sure_of(truth), torch.ones(12))
+    rows = rows_of(shuffled, table, truth)
     assert rows.translation_error.max() == 0
     assert (rows.tx - rows.predicted_tx).abs().max() < 1e-6
     assert rows.part.tolist() == list("abcd") * 3
@@ -255,7 +267,8 @@ def test_an_unreadable_picture_is_named_in_one_line_also_by_a_worker(tmp_path, s
     table, config = PairTable(samples, tmp_path), Config(machine={"num_workers": 1})
     with pytest.raises(ImageError, match="m1-c.png") as caught:
         predict_table(answering_model(), table, config, torch.device("cpu"))
-    assert "\n" not in str(caught.value)
+    reason = reason_of(caught.value)
+    assert "m1-c.png" in reason and "\n" not in reason
 
 
 def test_an_empty_set_says_which_ratio_to_raise(tmp_path, samples):

@@ -43,6 +43,7 @@ def test_the_figures_of_five_known_errors():
             "absolute_mean": (0 + 0.05 + 0.1 + 0.25 + 0.5) / 5,
             "relative_mean": (0 + 0.1 + 0.2 + 0.5 + 1) / 5,
             "relative_median": 0.2,
+            "log_ratio_mean": (0 + math.log(1.1) + math.log(1.2) + 2 * math.log(2)) / 5,
             "within_15pct": 2 / 5,
         }
     )

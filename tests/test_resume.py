@@ -174,6 +174,8 @@ def test_a_finished_training_starts_anew_and_edits_meanwhile_are_refused(root, u
 
 
 def test_no_resume_starts_afresh(root, undisturbed):
-    next(root.glob("runs/train/*/finished")).unlink()
+    with Stage(root) as stage:
+        stage.wait_for(finished(1))
+        os.killpg(stage.process.pid, signal.SIGKILL)
     with Stage(root, "--no-resume") as stage:
         stage.wait_for("training from the start")

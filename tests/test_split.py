@@ -13,7 +13,15 @@ from folders import write_folder
 from partloc.config import DataConfig
 from partloc.files import write_table
 from partloc.index import MANIFEST_COLUMNS, build_index
-from partloc.split import SETS, SplitError, count_split, find_shared, read_manifest, split_models
+from partloc.split import (
+    SETS,
+    SplitError,
+    count_split,
+    find_shared,
+    limit_training,
+    read_manifest,
+    split_models,
+)
 
 RATIOS = (0.8, 0.1, 0.1)
 STAGE = Path(__file__).resolve().parents[1] / "stages" / "split.py"
@@ -39,6 +47,20 @@ def test_from_three_models_up_no_wanted_set_is_empty(count, ratios):
         chosen = split_models(names(count), ratios, seed)
         assert min(sizes(chosen).values()) >= 1
         assert sorted(chosen) == names(count)
+
+
+def test_a_learning_curve_grows_by_additions_only():
+    chosen = split_models(names(200), RATIOS, seed=0)
+    before: set[str] = set()
+    for most in (5, 20, 100):
+        limited = limit_training(chosen, most, seed=0)
+        train = {name for name, its in limited.items() if its == "train"}
+        assert len(train) == most and before < train
+        assert limited.items() <= chosen.items()
+        assert sizes(limited)["test"] == sizes(chosen)["test"]
+        assert sizes(limited)["val"] == sizes(chosen)["val"]
+        before = train
+    assert limit_training(chosen, 100_000, seed=0) == limit_training(chosen, None, 0) == chosen
 
 
 def test_a_ratio_of_zero_gives_an_empty_set():
@@ -152,6 +174,16 @@ def test_the_stage_writes_all_three_tables_even_when_one_is_empty(tmp_path):
     header = (tmp_path / "out" / "split" / "test.csv").read_text()
     assert header == ",".join(MANIFEST_COLUMNS) + "\n"
     assert read_manifest(tmp_path / "out" / "split" / "test.csv").empty
+
+
+def test_the_stage_leaves_out_what_a_learning_curve_does_not_want(tmp_path):
+    models = {f"m{number}": ["x", "y"] for number in range(20)}
+    write_table(tmp_path / "out" / "manifest.csv", manifest(tmp_path / "images", models))
+    done = run_stage(tmp_path, ", max_train_models: 5")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "metrics" / "split.json").read_text())
+    assert (counts["models"]["train"], counts["samples"]["train"]) == (5, 10)
+    assert len(read_manifest(tmp_path / "out" / "split" / "train.csv")) == 10
 
 
 def test_the_stage_says_in_one_line_what_is_wrong(tmp_path):

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from toys import make_trainer, tiny_config
 
 from partloc.checkpoint import RunFolder, load_model
-from partloc.data import PairTable
+from partloc.plan import PairTable
 from partloc.run import fingerprint_of, read_tables, write_outputs
 from partloc.schedule import make_optimizer, make_schedule
 from partloc.split import read_manifest
@@ -210,7 +210,8 @@ def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):
     trainer.fit(folder)
     assert trainer.best_epoch == 2
 
-    write_outputs(trainer, folder, tmp_path / "models", tmp_path / "metrics")
+    trainer.load_best(folder)
+    write_outputs(trainer, tmp_path / "models", tmp_path / "metrics")
     trainer.model = load_model(tmp_path / "models" / "best_model.pth")
     error = trainer.history[1]["val_translation_error"]
     assert validate()["translation_error"] == pytest.approx(error, rel=1e-6)
@@ -222,7 +223,8 @@ def test_without_a_validation_set_the_last_epoch_is_exported(tables, tmp_path):
     folder = RunFolder(tmp_path, "f" * 16)
     trainer.fit(folder)
     assert trainer.best_epoch == 2
-    write_outputs(trainer, folder, tmp_path / "models", tmp_path / "metrics")
+    trainer.load_best(folder)
+    write_outputs(trainer, tmp_path / "models", tmp_path / "metrics")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

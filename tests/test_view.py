@@ -10,10 +10,11 @@ from toys import tiny_config
 from partloc.camera import project
 from partloc.checkpoint import save_model
 from partloc.config import DataConfig
-from partloc.data import PairTable, Preprocessing
+from partloc.data import Preprocessing
 from partloc.demo import write_demo
 from partloc.index import build_index
 from partloc.model import PartLocator
+from partloc.plan import PairTable
 from partloc.run import start_from_data
 from partloc.view import fit_view
 
@@ -51,7 +52,7 @@ def test_labels_that_have_nothing_to_do_with_the_pictures_do_not_agree(tmp_path)
     assert fit_view(table, max_pixels=10_000_000, seed=0).inliers < 0.25
 
 
-def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp_path, capsys):
+def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp_path):
     write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
     table = table_of(tmp_path / "demo")
     config = tiny_config(model={"match_size": 8})
@@ -62,21 +63,20 @@ def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp
     save_model(path, first, {}, half=True)
     begin = tiny_config(model={"match_size": 8, "start_from": str(path)})
 
-    def begun(on: PairTable) -> PartLocator:
+    def begun(on: PairTable) -> tuple[PartLocator, str]:
         model = PartLocator(begin.model, Preprocessing(28))
-        start_from_data(model, on, begin)
-        return model
+        return model, start_from_data(model, on, begin)
 
-    same = begun(table)
-    assert "it is the camera of the starting weights" in capsys.readouterr().err
+    same, remark = begun(table)
+    assert "it is the camera of the starting weights" in remark
     assert torch.allclose(same.lift.weight, first.lift.weight, atol=1e-2)
     assert torch.allclose(same.center, first.center, atol=1e-3)
 
     table.translation = table.translation[:, [1, 2, 0]]  # other axes are another camera
-    other = begun(table)
-    assert "starting weights" not in capsys.readouterr().err
+    other, remark = begun(table)
+    assert "starting weights" not in remark
     assert not torch.allclose(other.view_slope, first.view_slope, atol=0.1)
 
-    few = begun(table_of(write_folder(tmp_path / "images")))
-    assert "that of the starting weights is taken" in capsys.readouterr().err
+    few, remark = begun(table_of(write_folder(tmp_path / "images")))
+    assert "that of the starting weights is taken" in remark
     assert torch.allclose(few.view_slope, first.view_slope, atol=1e-2)

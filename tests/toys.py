@@ -8,10 +8,11 @@ import torch
 from folders import write_folder
 
 from partloc.config import Config, DataConfig, ModelConfig
-from partloc.data import PairTable, Preprocessing
+from partloc.data import Preprocessing
 from partloc.files import write_table
 from partloc.index import build_index
 from partloc.model import PartLocator
+from partloc.plan import PairTable
 from partloc.run import start_from_data
 from partloc.team import Team, seed_everything
 from partloc.train import Trainer

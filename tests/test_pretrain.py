@@ -1,0 +1,57 @@
+"""`make pretrain` in small: the real script, from drawing to weights that training starts from."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from toys import tiny_config, write_params
+
+from partloc.checkpoint import load_model, start_from
+from partloc.data import Preprocessing
+from partloc.model import PartLocator
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = tiny_config(
+    demo={"image_size": 64},
+    model={"match_size": 8},
+    pretrain={"num_models": 50, "num_epochs": 1},
+)
+
+
+def pretrain(root: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "stages" / "pretrain.py")],
+        cwd=root,
+        env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_weights_are_made_with_checksum_and_figures_and_start_a_training(tmp_path):
+    write_params(tmp_path, CONFIG)
+    done = pretrain(tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "partloc/weights" / f"{CONFIG.model.backbone_name}.pth"
+    figures = json.loads(path.with_suffix(".json").read_text())
+    assert figures["models"] == 50 and len(figures["history"]) == 1
+    assert figures["pairs"]["train"] > 100 and figures["pairs"]["val"] > 0
+
+    begun = PartLocator(CONFIG.model, Preprocessing(CONFIG.data.image_size))
+    start_from(begun, path)
+    made = load_model(path).state_dict()
+    assert all(torch.equal(value, made[key]) for key, value in begun.state_dict().items())
+    assert begun.view_slope.any()  # the camera travels too
+
+    drawn = sorted(tmp_path.glob("data/pretrain/*/*-whole.png"))
+    assert len(drawn) == 50
+    before = drawn[0].stat().st_mtime_ns
+    drawn[-1].parent.rename(tmp_path / "lost")  # as if drawing had been interrupted
+    again = pretrain(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert drawn[0].stat().st_mtime_ns == before and drawn[-1].exists()
+    assert load_model(path).state_dict().keys() == made.keys()
+    assert all(torch.equal(made[k], v) for k, v in load_model(path).state_dict().items())
