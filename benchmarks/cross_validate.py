@@ -126,7 +126,7 @@ def answer_all(config: Config, start: str, manifest: pd.DataFrame, folds: int) -
         train, test = (
             PairTable(tables[name], Path(config.data.data_dir)) for name in ("train", "test")
         )
-        rows = torch.from_numpy(tables["test"].index.to_numpy())
+        rows = torch.tensor(tables["test"].index.to_numpy())
         answered = predict_table(model, test, config, device)
         for kept, field in zip(poses, answered.hypotheses, strict=True):
             kept[rows] = field
