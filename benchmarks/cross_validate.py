@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from partloc.checkpoint import load_model, save_model  # noqa: E402
 from partloc.command import run_command  # noqa: E402
-from partloc.config import Config, load_config  # noqa: E402
+from partloc.config import Config, digest, load_config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.evaluate import errors_of, evaluate, predict_table, prediction_table  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
@@ -45,7 +45,13 @@ from partloc.model import PartLocator, Prediction  # noqa: E402
 from partloc.plan import PairTable  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
 from partloc.report import draw_case  # noqa: E402
-from partloc.run import run_training, runs_root, start_from_data  # noqa: E402
+from partloc.run import (  # noqa: E402
+    code_hash,
+    fingerprint_of,
+    run_training,
+    runs_root,
+    start_from_data,
+)
 from partloc.team import choose_device  # noqa: E402
 
 STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
@@ -97,17 +103,20 @@ def split_fold(manifest: pd.DataFrame, fold: int, folds: int) -> dict[str, pd.Da
 def network_of(
     config: Config, start: str, tables: dict[str, pd.DataFrame], place: Path
 ) -> PartLocator:
-    """Trained, unless start is as-shipped, on the tables; kept in `place`."""
-    path = place / "model.pth"
+    """Trained on the tables, unless start is as-shipped; what is trained is kept in `place`, by
+    all that determines it."""
     for name, table in tables.items():
         write_table(place / "split" / f"{name}.csv", table)
     if start == "as-shipped":
         model = PartLocator(config.model, Preprocessing(config.data.image_size))
         start_from_data(model, PairTable(tables["train"], Path(config.data.data_dir)), config)
         return model
-    run_training(
-        config, place / "split", place, True, lambda trainer: save_model(path, trainer.model, {})
-    )
+    split_dir = place / "split"
+    path = place / f"{digest([fingerprint_of(config, split_dir), code_hash()])[:16]}.pth"
+    if not path.exists():
+        run_training(
+            config, split_dir, place, True, lambda trainer: save_model(path, trainer.model, {})
+        )
     return load_model(path)
 
 
