@@ -4,12 +4,16 @@ Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervisi
 the register variants Darcet et al., "Vision Transformers Need Registers", 2023.
 
 Shapes: B batch, S image side in pixels, G = S // 14 patches a side, N = G * G patches, D width,
-M patches a side of the position table in a file of weights (37 in the published ones).
+T = N + class token and registers, M patches a side of the position table in a file of weights (37
+in the published ones).
 """
 
 import math
 import pickle
 import struct
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -21,6 +25,11 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 PATCH_SIZE = 14  # pixels
 
@@ -48,6 +57,27 @@ UNREADABLE = (
 )
 
 
+# The kernels of F.scaled_dot_product_attention, by device and precision.
+ATTENTION = (
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+
+
+class Kept(StrEnum):
+    """What a block keeps for the backward pass; all else is computed a second time there.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174).
+    """
+
+    EVERYTHING = "everything"
+    # Its input and what attention returns: over half of the operations for an eighth of the memory.
+    ATTENTION = "attention"
+    INPUT = "input"
+
+
 class BackboneError(ValueError):
     """Weights that cannot be had, or do not fit; says which and what to do."""
 
@@ -55,7 +85,8 @@ class BackboneError(ValueError):
 class Backbone(nn.Module):
     """A DINOv2 encoder for square images of one size, `image_size` pixels a side.
 
-    embed_dim: D. grid: G, e.g. 73 for 1024. num_blocks: transformer blocks.
+    embed_dim: D. grid: G, e.g. 73 for 1024. num_blocks: transformer blocks. kept: for each block
+    what it keeps for the backward pass; no answer and no gradient depends on it.
     """
 
     def __init__(self, vit: VisionTransformer, image_size: int) -> None:
@@ -65,6 +96,8 @@ class Backbone(nn.Module):
         self.grid = image_size // PATCH_SIZE
         self.embed_dim = vit.embed_dim
         self.num_blocks = len(vit.blocks)
+        self.kept: Sequence[Kept] = (Kept.EVERYTHING,) * self.num_blocks
+        self.run_block = _run_block
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, D) and patch tokens (B, N, D), row by row, after the final norm.
@@ -83,7 +116,10 @@ class Backbone(nn.Module):
         side = PATCH_SIZE * self.grid
         start = (self.image_size - side) // 2
         central = images[..., start : start + side, start : start + side]  # (B, 3, 14G, 14G)
-        tokens = self.vit.forward_features(central)  # (B, 1 + registers + N, D)
+        tokens = self.embed(central)  # (B, T, D)
+        for block, kept in zip(self.vit.blocks, self.kept, strict=True):
+            tokens = self.run_block(block, tokens, kept if torch.is_grad_enabled() else None)
+        tokens = self.vit.norm(tokens)
         return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
 
     def fit_position_table(self, table: Tensor, what: str) -> Tensor:
@@ -93,9 +129,31 @@ class Backbone(nn.Module):
         """
         return _fit_pos_embed(table, self.vit, what)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block's activations in the backward pass instead of keeping them."""
-        self.vit.set_grad_checkpointing(enable)
+    def embed(self, central: Tensor) -> Tensor:
+        """(B, 3, 14 G, 14 G) -> tokens that enter the first block, (B, T, D)."""
+        return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(central)))
+
+    def compile(self) -> None:
+        """Let torch.compile make the kernels of the blocks, which are all alike: once for all.
+
+        The first steps take minutes; results differ by rounding.
+        """
+        self.run_block = torch.compile(_run_block)
+
+
+def _run_block(block: nn.Module, tokens: Tensor, kept: Kept | None) -> Tensor:
+    """(B, T, D) -> (B, T, D). kept: None where no backward pass will come."""
+    if kept in (None, Kept.EVERYTHING):
+        return block(tokens)
+    choose = {}
+    if kept == Kept.ATTENTION:
+        choose["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
+    return checkpoint(block, tokens, use_reentrant=False, **choose)
+
+
+def _keep_attention(_context: object, operation: object, *_args, **_kwargs) -> CheckpointPolicy:
+    chosen = operation in ATTENTION
+    return CheckpointPolicy.MUST_SAVE if chosen else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def build_backbone(

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from partloc.backbone import Kept
 from partloc.calibration import fit_platt
 from partloc.checkpoint import RunFolder
 from partloc.config import Config
@@ -59,9 +60,8 @@ class Trainer:
         self.model = model.to(team.device)
         frozen = config.train.freeze_backbone
         model.backbone.requires_grad_(not frozen)
-        model.backbone.set_grad_checkpointing(
-            config.train.use_gradient_checkpointing and not frozen
-        )
+        if config.train.use_gradient_checkpointing and not frozen:
+            model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
         self.train_table, self.val_table = train_table, val_table
         self.optimizer = make_optimizer(model, config.train)
         steps = math.ceil(len(self._plan(0)) / config.train.accumulation_steps)

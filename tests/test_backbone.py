@@ -18,9 +18,10 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from partloc import backbone as module
-from partloc.backbone import Backbone, BackboneError, build_backbone
+from partloc.backbone import Backbone, BackboneError, Kept, build_backbone
 from partloc.config import BACKBONES
 
 REFERENCE = Path(__file__).parent / "reference" / "backbone.npz"
@@ -236,18 +237,46 @@ def test_random_blocks_do_something():
     assert all(torch.all(block.ls1.gamma == 1) for block in vit.blocks)
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+def test_what_a_block_keeps_changes_no_gradient():
     torch.manual_seed(0)
     backbone = build_backbone("dinov2_vitt14", 56)
     gradients = []
-    for enable in (False, True):
-        backbone.set_grad_checkpointing(enable)
-        assert backbone.vit.grad_checkpointing is enable
+    plans = [(kept,) * 4 for kept in Kept] + [(Kept.INPUT, Kept.ATTENTION, *[Kept.EVERYTHING] * 2)]
+    for backbone.kept in plans:
         backbone.zero_grad()
         cls, patches = backbone(picture(56))
         (cls.square().sum() + patches[:, 0].sum()).backward()
         gradients.append([weight.grad.clone() for weight in backbone.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    for others in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], others, strict=True))
+
+
+class Calls(TorchDispatchMode):
+    """Remembers every operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        self.seen.append(operation)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_block_computes_again_what_it_has_not_kept():
+    """Forward and backward: attention once with everything or attention kept, twice else."""
+    backbone = build_backbone("dinov2_vitt14", 56)
+    for kept, linear, attention in (
+        (Kept.EVERYTHING, 1, 1),
+        (Kept.ATTENTION, 2, 1),
+        (Kept.INPUT, 2, 2),
+    ):
+        backbone.kept = (kept,) * 4
+        with Calls() as calls:
+            backbone(picture(56))[0].sum().backward()
+        names = [str(call) for call in calls.seen]
+        assert sum("flash_attention_for_cpu.default" in name for name in names) == 4 * attention
+        assert sum("gelu.default" in name for name in names) == 4 * linear
 
 
 def test_a_checkpoint_restores_a_backbone_without_the_file_of_weights(small_weights, folder):

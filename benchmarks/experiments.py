@@ -1,0 +1,183 @@
+"""Tables of experiments through DVC's queue: what each choice is worth, and how few models do.
+
+- ablations: one setting changed at a time, on fewer models and epochs than the demo's, from
+  random weights unless a line says otherwise
+- small-data: the pipeline as it is, on 5 to all training models
+
+Each line of a table is one `dvc exp run --queue`, which --list prints; what this commit has run
+already is not run again, so an interrupted table goes on and a table of more seeds adds to one of
+fewer. A seed is one of everything: demo, split, weights, order. Runs one experiment at a time;
+with more devices, start the workers yourself: --list, then `dvc queue start --jobs 4`.
+
+    $ python benchmarks/experiments.py ablations --list
+    $ python benchmarks/experiments.py ablations --output metrics/ablations.json    # hours
+    $ python benchmarks/experiments.py small-data --output metrics/small_data.json
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import dvc.api
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from partloc.command import run_command  # noqa: E402
+from partloc.files import write_json  # noqa: E402
+
+SMALL = ("data.max_train_models=200", "train.num_epochs=3")
+SCRATCH = (*SMALL, "model.start_from=null", "train.learning_rate=1.0e-3")
+# 32 x 32 patches, so that tokens can be pooled to 8, to 16, or not at all.
+FINE = (*SCRATCH, "data.image_size=448", "data.max_train_models=50")
+
+# Of the lines of a table: what is set beside each, by the name of the first of its kind.
+ABLATIONS = {
+    "from random weights": SCRATCH,
+    "position: none": (*SCRATCH, "model.position=none"),
+    "similar_start: false": (*SCRATCH, "model.similar_start=false"),
+    "scale_loss: plain": (*SCRATCH, "train.scale_loss=plain"),
+    "twin_aware: false": (*SCRATCH, "train.twin_aware=false"),
+    "sampling: balanced": (*SCRATCH, "train.sampling=balanced"),
+    "cross_attention_layers: 0": (*SCRATCH, "model.cross_attention_layers=0"),
+    "cross_attention_layers: 2": (*SCRATCH, "model.cross_attention_layers=2"),
+    "cross_attention_layers: 4": (*SCRATCH, "model.cross_attention_layers=4"),
+    "accumulation_steps: 4": (*SCRATCH, "train.accumulation_steps=4"),
+    "match_size: 0": (*SCRATCH, "model.match_size=0"),
+    "hypotheses: 1": (*SCRATCH, "model.hypotheses=1"),
+    "w_rank: 0": (*SCRATCH, "train.w_rank=0.0"),
+    "from the shipped weights": SMALL,
+    "shipped, freeze_backbone: true": (*SMALL, "train.freeze_backbone=true"),
+    "448 px, downsample_size: 8": FINE,
+    "448 px, downsample_size: 16": (*FINE, "model.downsample_size=16"),
+    "448 px, downsample_size: 32": (*FINE, "model.downsample_size=32"),
+}
+SMALL_DATA = {
+    f"{count} models": (f"data.max_train_models={count}",) for count in (5, 10, 20, 50, 100)
+} | {"all models": ()}
+TABLES = {"ablations": ABLATIONS, "small-data": SMALL_DATA}
+
+# Figure -> (metrics file, path in it); lower is better.
+FIGURES = {
+    "nearest twin, validation": ("metrics/train.json", "best_val_twin_aware_error"),
+    "nearest twin": ("metrics/evaluate.json", "translation_error/twin_aware/mean"),
+    "median": ("metrics/evaluate.json", "translation_error/twin_aware/median"),
+    "raw": ("metrics/evaluate.json", "translation_error/mean"),
+    "assigned": ("metrics/evaluate.json", "translation_error/assigned/mean"),
+    "scale, mean": ("metrics/evaluate.json", "scale_error/relative_mean"),
+    "scale, median": ("metrics/evaluate.json", "scale_error/relative_median"),
+}
+
+
+class Experiment(NamedTuple):
+    """One run of the pipeline up to evaluate."""
+
+    name: str
+    settings: tuple[str, ...]
+
+    def command(self) -> list[str]:
+        settings = [word for setting in self.settings for word in ("-S", setting)]
+        return ["dvc", "exp", "run", "--queue", "--name", self.name, *settings, "evaluate"]
+
+
+def experiments_of(table: str, seed: int) -> dict[str, Experiment]:
+    """For each line of a table its experiment with one seed."""
+    planned = {}
+    for line, settings in TABLES[table].items():
+        words = "".join(c if c.isalnum() else " " for c in line).split()
+        settings = (*settings, f"seed={seed}") if seed else settings
+        planned[line] = Experiment("-".join([table, *words, f"seed{seed}"]), settings)
+    return planned
+
+
+def dvc_output(*arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def run(experiments: list[Experiment]) -> None:
+    """Queue what has neither been run nor queued, and work the queue off."""
+    known = set(dvc_output("exp", "list", "--name-only").split())
+    missing = [experiment for experiment in experiments if experiment.name not in known]
+    queued = dvc_output("queue", "status")
+    for experiment in missing:
+        if experiment.name not in queued:
+            dvc_output(*experiment.command()[1:])
+    if missing:
+        print(f"{len(missing)} of {len(experiments)} experiments to run", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], cwd=ROOT)
+
+
+def figures_of(experiment: Experiment, of: str = "") -> dict[str, float]:
+    """Of a finished experiment; of: "baseline/" for those of the constant answer."""
+    read = {}
+    found = {}
+    for name, (path, place) in FIGURES.items():
+        if of and path != "metrics/evaluate.json":
+            continue
+        if path not in read:
+            text = dvc.api.read(path, repo=str(ROOT), rev=experiment.name)
+            read[path] = json.loads(text)
+        value: Any = read[path]
+        for step in (of + place).split("/"):
+            value = value[step]
+        found[name] = value
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("table", choices=TABLES)
+    add("--seeds", type=int, default=1, metavar="N", help="0 to N - 1; default 1")
+    add("--list", action="store_true", help="print the commands, run nothing")
+    add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    args = parser.parse_args()
+    planned = [experiments_of(args.table, seed) for seed in range(args.seeds)]
+    everything = [experiment for by_line in planned for experiment in by_line.values()]
+    if args.list:
+        print(*(shlex.join(experiment.command()) for experiment in everything), sep="\n")
+        return
+    run(everything)
+    done = set(dvc_output("exp", "list", "--name-only").split())
+    rows = []
+    for line in TABLES[args.table]:
+        runs = [by_line[line] for by_line in planned if by_line[line].name in done]
+        results = [figures_of(experiment) for experiment in runs]
+        if results:
+            command = shlex.join(runs[0].command())
+            row = {"line": line, "seeds": len(runs), "command": command}
+            for name in FIGURES:
+                values = [result[name] for result in results]
+                row[name] = mean(values)
+                if len(values) > 1:
+                    row[f"{name}, deviation"] = stdev(values)
+            rows.append(row)
+    if not rows:
+        raise ValueError("no experiment of this table has finished; see `dvc queue status`")
+    if args.output:
+        write_json(args.output, {"table": args.table, "rows": rows})
+    print(f"| | seeds | {' | '.join(FIGURES)} |")
+    print("|---" * (len(FIGURES) + 2) + "|")
+    for row in rows:
+        cells = [_cell(row, name) for name in FIGURES]
+        print(f"| {row['line']} | {row['seeds']} | {' | '.join(cells)} |")
+    if failed := [e.name for e in everything if e.name not in done]:
+        print(f"not finished: {', '.join(failed)}; see `dvc queue logs`", file=sys.stderr)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    form = ".1%" if name.startswith("scale") else ".3f"
+    deviation = f" ± {row[f'{name}, deviation']:{form}}" if f"{name}, deviation" in row else ""
+    return f"{row[name]:{form}}{deviation}"
+
+
+if __name__ == "__main__":
+    run_command(main)

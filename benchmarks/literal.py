@@ -1,0 +1,92 @@
+"""The mission read word for word, with the pipeline's own network: the yardstick of the others.
+
+For every pair both pictures are read, decoded and encoded, the whole again for each of its parts;
+every block of the encoder is checkpointed; an ordinary loader brings one pair after the other.
+Weights, answers and gradients are those of the pipeline, to float tolerance.
+
+    $ python benchmarks/throughput.py        # compares the two
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from partloc.backbone import Kept  # noqa: E402
+from partloc.data import Preprocessing  # noqa: E402
+from partloc.images import load_rgb  # noqa: E402
+from partloc.losses import targets_of, training_loss  # noqa: E402
+from partloc.model import PartLocator, Prediction  # noqa: E402
+from partloc.plan import PairTable  # noqa: E402
+from partloc.pose import PartPose  # noqa: E402
+
+MAX_PIXELS = 64_000_000
+
+
+class Pairs(Dataset):
+    """One item = one pair: whole (3, H, W), part (3, H, W), row of the table."""
+
+    def __init__(self, table: PairTable, preprocessing: Preprocessing) -> None:
+        self.table, self.preprocessing = table, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
+        paths = (self.table.whole_paths[row], self.table.part_paths[row])
+        pictures = (load_rgb(self.table.data_dir / path, MAX_PIXELS) for path in paths)
+        return *(self.preprocessing(picture) for picture in pictures), row
+
+
+def literal_loader(
+    table: PairTable, preprocessing: Preprocessing, rows: list[int], batch_size: int
+) -> DataLoader:
+    """The rows in their order, `batch_size` pairs at a time."""
+    return DataLoader(Pairs(table, preprocessing), batch_size, sampler=rows)
+
+
+def answer(
+    model: PartLocator, wholes: Tensor, parts: Tensor, guides: Tensor | None = None
+) -> Prediction:
+    """wholes and parts (P, 3, H, W), a whole for each part -> hypotheses for P parts."""
+    own = torch.arange(len(parts), device=parts.device)
+    return model.locate(model.encode(wholes), model.encode(parts), own, guides)
+
+
+def train_step(
+    model: PartLocator,
+    optimizer: torch.optim.Optimizer,
+    table: PairTable,
+    batch: tuple[Tensor, Tensor, Tensor],
+    config,
+) -> float:
+    """One step on (P, 3, H, W), (P, 3, H, W), (P,); config: partloc.config.TrainConfig.
+
+    Returns the loss. The gradients stay, to be looked at.
+    """
+    model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
+    device = model.center.device
+    wholes, parts = (pictures.to(device) for pictures in batch[:2])
+    rows = batch[2].tolist()
+    pose, twins = (
+        PartPose(*(field.to(device) for field in of))
+        for of in (PartPose(table.translation[rows], table.scale[rows]), table.twins(rows))
+    )
+    # Which of several equal parts the head is guided to is the pipeline's choice: the first.
+    pictures = table.pictures[rows].tolist()
+    first = [pictures.index(picture) for picture in pictures]
+    guides = model.place_of(pose)[first] if model.knows_view else None
+    found = answer(model, wholes, parts, guides)
+    targets = targets_of(pose, twins, config.twin_aware)
+    places = model.place_of(targets) if model.knows_view else None
+    loss = training_loss(found, targets, places, config).loss.mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    optimizer.step()
+    return loss.item()
