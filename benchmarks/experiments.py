@@ -104,7 +104,8 @@ def run(experiments: list[Experiment]) -> None:
     """Queue what has neither been run nor queued, and work the queue off."""
     known = set(dvc_output("exp", "list", "--name-only").split())
     missing = [experiment for experiment in experiments if experiment.name not in known]
-    queued = dvc_output("queue", "status")
+    tasks = [line.split() for line in dvc_output("queue", "status").splitlines()]
+    queued = {word for task in tasks if task[-1:] == ["Queued"] for word in task}
     for experiment in missing:
         if experiment.name not in queued:
             dvc_output(*experiment.command()[1:])

@@ -85,8 +85,8 @@ class BackboneError(ValueError):
 class Backbone(nn.Module):
     """A DINOv2 encoder for square images of one size, `image_size` pixels a side.
 
-    embed_dim: D. grid: G, e.g. 73 for 1024. num_blocks: transformer blocks. kept: for each block
-    what it keeps for the backward pass; no answer and no gradient depends on it.
+    embed_dim: D. grid: G, e.g. 73 for 1024. num_tokens: T. num_blocks: transformer blocks. kept:
+    for each block what it keeps for the backward pass; no answer and no gradient depends on it.
     """
 
     def __init__(self, vit: VisionTransformer, image_size: int) -> None:
@@ -94,6 +94,7 @@ class Backbone(nn.Module):
         self.vit = vit
         self.image_size = image_size
         self.grid = image_size // PATCH_SIZE
+        self.num_tokens = vit.num_prefix_tokens + self.grid**2
         self.embed_dim = vit.embed_dim
         self.num_blocks = len(vit.blocks)
         self.kept: Sequence[Kept] = (Kept.EVERYTHING,) * self.num_blocks

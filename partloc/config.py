@@ -142,7 +142,7 @@ class TrainConfig(Group):
     scale_loss: Literal["log", "plain"] = "log"
     twin_aware: bool = True
     use_amp: bool = True
-    use_gradient_checkpointing: bool = True
+    use_gradient_checkpointing: bool | Literal["auto"] = "auto"
     freeze_backbone: bool = False
 
 
@@ -159,6 +159,8 @@ class MachineConfig(Group):
     """What may differ from machine to machine; no stage depends on it."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    memory_budget_gb: Positive = 16.0
+    compile: bool = False
     num_workers: Annotated[int, Field(ge=0)] = 2
     num_processes: Annotated[int, Field(ge=0)] = 0
 

@@ -68,15 +68,8 @@ def read_split(output_dir: Path, name: str) -> pd.DataFrame:
 
 
 def encode(model: PartLocator, images: Tensor) -> Tokens:
-    """(B, 3, H, W), normalised -> tokens in float32.
-
-    On a GPU the encoder runs in half precision; what reads the answer off the tokens does not,
-    since three significant digits would show in it.
-    """
-    dtype = amp_dtype(True, images.device)
-    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-        tokens = model.encode(images)
-    return Tokens(*(field.float() for field in tokens))
+    """(B, 3, H, W), normalised -> tokens, in half precision where the device is a GPU."""
+    return model.encode(images, amp_dtype(True, images.device))
 
 
 @torch.inference_mode()

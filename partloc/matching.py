@@ -112,24 +112,23 @@ class TemplateMatch(nn.Module):
 
     def picture(self, images: Tensor) -> Tensor:
         """Square images of any size, shrunk to (B, 3, 4 S, 4 S)."""
-        shrink = _shrinking(images.shape[-1], PIXELS * self.size).to(images.device)
-        return shrink @ images.float() @ shrink.T
+        shrink = _shrinking(images.shape[-1], PIXELS * self.size, images.device)
+        return shrink @ images @ shrink.T
 
     def forward(
         self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor, proposals: int
     ) -> Match:
         """Pictures of W wholes and B parts, (., 3, 4 S, 4 S); whole_of_part (B,)."""
-        with torch.autocast(parts.device.type, enabled=False):
-            colour, edge, area = self._distances(wholes, parts, whole_of_part)
-            gain, power, tolerance, weight = STRIDE * self.evidence
-            strength = (gain * area**power)[..., None, None]  # (B, L, 1, 1)
-            evidence = strength * (tolerance - (colour + 1e-3).sqrt() - weight * edge)
-            evidence = evidence + STRIDE * self.size_bias[:, None, None]
-            evidence = evidence + self._second_thoughts(
-                colour, edge, evidence.detach(), F.avg_pool2d(wholes, PIXELS)[whole_of_part]
-            )
-            log_probability = evidence.flatten(1).log_softmax(1)  # (B, H)
-            return Match(log_probability, *self._peaks(log_probability, proposals))
+        colour, edge, area = self._distances(wholes, parts, whole_of_part)
+        gain, power, tolerance, weight = STRIDE * self.evidence
+        strength = (gain * area**power)[..., None, None]  # (B, L, 1, 1)
+        evidence = strength * (tolerance - (colour + 1e-3).sqrt() - weight * edge)
+        evidence = evidence + STRIDE * self.size_bias[:, None, None]
+        evidence = evidence + self._second_thoughts(
+            colour, edge, evidence.detach(), F.avg_pool2d(wholes, PIXELS)[whole_of_part]
+        )
+        log_probability = evidence.flatten(1).log_softmax(1)  # (B, H)
+        return Match(log_probability, *self._peaks(log_probability, proposals))
 
     def _second_thoughts(self, colour: Tensor, edge: Tensor, first: Tensor, seen: Tensor) -> Tensor:
         """(B, L, S, S) to add to the first evidence: what a place's neighbours, the other sizes
@@ -185,8 +184,8 @@ class TemplateMatch(nn.Module):
 
 
 @cache
-def _shrinking(source: int, target: int) -> Tensor:
-    return pooling_matrix(source, target)
+def _shrinking(source: int, target: int, device: torch.device) -> Tensor:
+    return pooling_matrix(source, target).to(device)
 
 
 def foreground(pictures: Tensor) -> Tensor:

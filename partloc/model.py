@@ -4,6 +4,7 @@ Shapes: B pairs, W wholes, G patches a side of the encoder, S tokens a side afte
 M = S * S, D encoder width, C fusion width, K hypotheses a pair.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -182,6 +183,11 @@ class PartLocator(nn.Module):
         return self.match is not None and bool(self.view_slope.any())
 
     @property
+    def view(self) -> View | None:
+        """The fitted camera, if any."""
+        return View(self.view_slope, self.view_offset, math.nan) if self.knows_view else None
+
+    @property
     def viewing(self) -> Tensor | None:
         """(3,) unit vector along the fitted view; None where no camera is known."""
         return torch.linalg.svd(self.view_slope.cpu())[2][2] if self.knows_view else None
@@ -191,10 +197,15 @@ class PartLocator(nn.Module):
         plane = pose.translation @ self.view_slope.T + self.view_offset
         return torch.cat([plane, pose.scale.log()], -1)
 
-    def encode(self, images: Tensor) -> Tokens:
-        """(B, 3, H, W), normalised -> tokens."""
-        cls, patches = self.backbone(images)
-        patches = self.pool(patches)
+    def encode(self, images: Tensor, precision: torch.dtype | None = None) -> Tokens:
+        """(B, 3, H, W), normalised -> tokens in float32.
+
+        precision: of the encoder's arithmetic, None for the weights' own. What reads the answer
+        off the tokens always has the full one, since three significant digits would show in it.
+        """
+        with torch.autocast(images.device.type, precision, enabled=precision is not None):
+            cls, patches = self.backbone(images)
+            cls, patches = cls.float(), self.pool(patches).float()
         if self.match is None:
             return Tokens(cls, patches, images[:, :0], images[:, :0])
         picture = self.match.picture(images)
@@ -238,28 +249,32 @@ class PartLocator(nn.Module):
         every = evidence[:, None].expand(-1, places.shape[1], -1)
         where = (places - self.place_center) / self.place_spread
         answer = self.head(torch.cat([every, seen, near, where, log_share.detach()[..., None]], -1))
-        with torch.autocast(answer.device.type, enabled=False):
-            bend, merit, shift = answer.float().split([16, 1, 3], -1)
-            # A shift counts in the part's own half sides, a change of size as a factor.
-            unit = torch.cat([places[..., 2:].exp().expand(-1, -1, 2), torch.ones_like(merit)], -1)
-            places = places + STEP * shift * unit
-            where = (places - self.place_center) / self.place_spread
-            # Depth goes with the place, but how depends on the thing: such a map is learned
-            # several times faster than the four numbers alone.
-            bend = bend.unflatten(-1, (4, 4))  # (B, K, 4, 3 + 1)
-            raw = self.lift(places) + (bend[..., :3] @ where[..., None]).squeeze(-1) + bend[..., 3]
-            return self._pose(raw), merit.squeeze(-1)
+        bend, merit, shift = answer.split([16, 1, 3], -1)
+        # A shift counts in the part's own half sides, a change of size as a factor.
+        unit = torch.cat([places[..., 2:].exp().expand(-1, -1, 2), torch.ones_like(merit)], -1)
+        places = places + STEP * shift * unit
+        where = (places - self.place_center) / self.place_spread
+        # Depth goes with the place, but how depends on the thing: such a map is learned several
+        # times faster than the four numbers alone.
+        bend = bend.unflatten(-1, (4, 4))  # (B, K, 4, 3 + 1)
+        raw = self.lift(places) + (bend[..., :3] @ where[..., None]).squeeze(-1) + bend[..., 3]
+        return self._pose(raw), merit.squeeze(-1)
 
     def _pose(self, raw: Tensor) -> PartPose:
-        raw = self.center + self.spread * raw.float()
+        raw = self.center + self.spread * raw
         # exp keeps the scale positive; the clamp keeps it, and its gradient, within a float.
         return PartPose(raw[..., :3], raw[..., 3:].clamp(-7, 2).exp())
 
     def forward(
-        self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor, guides: Tensor | None = None
+        self,
+        wholes: Tensor,
+        parts: Tensor,
+        whole_of_part: Tensor,
+        guides: Tensor | None = None,
+        precision: torch.dtype | None = None,
     ) -> Prediction:
         """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts."""
-        tokens = self.encode(torch.cat([wholes, parts]))
+        tokens = self.encode(torch.cat([wholes, parts]), precision)
         whole, part = (
             Tokens(*(field[half] for field in tokens))
             for half in (slice(len(wholes)), slice(len(wholes), None))

@@ -20,16 +20,13 @@ from partloc.data import Preprocessing
 from partloc.files import write_json
 from partloc.model import PartLocator
 from partloc.plan import PairTable
-from partloc.pose import PartPose
 from partloc.split import read_manifest
 from partloc.team import Team, join_team, seed_everything
 from partloc.train import STATE_FORMAT, Trainer
-from partloc.view import View, fit_view
+from partloc.view import fit_view
 
 # Below this share of agreeing parts, a fitted camera is more likely chance than a camera.
 MIN_INLIERS = 0.25
-# Two cameras that put most parts nearer than this to each other are one; half image sides.
-SAME_PLACE = 0.06
 
 
 def read_tables(split_dir: Path, data_dir: Path) -> tuple[PairTable, PairTable]:
@@ -108,7 +105,7 @@ def run_training(
             raise MemoryError(
                 f"{str(error).splitlines()[0]} The state of the last finished epoch is kept. Try a "
                 "lower train.batch_size with a higher train.accumulation_steps, or "
-                "train.use_gradient_checkpointing: true"
+                "train.use_gradient_checkpointing: auto with a lower machine.memory_budget_gb"
             ) from error
         if team.leads:
             trainer.load_best(folder)
@@ -121,8 +118,8 @@ def start_from_data(model: PartLocator, table: PairTable, config: Config) -> str
     """Give the model what is known without learning: another model's weights, the labels' spread,
     and the camera. Returns what there is to tell about the camera.
 
-    A model to start from keeps its own spread, the unit of all its answers, and its own camera if
-    the data's looks the same.
+    A model to start from keeps its own spread, the unit of all its answers, and its own camera
+    unless the data clearly has another.
     """
     if config.model.start_from:
         start_from(model, Path(config.model.start_from))
@@ -130,24 +127,18 @@ def start_from_data(model: PartLocator, table: PairTable, config: Config) -> str
         model.set_prior(table)
     if not config.model.match_size:
         return ""
-    view = fit_view(table, config.data.max_image_pixels, config.seed)
+    view = fit_view(table, config.data.max_image_pixels, config.seed, model.view)
     if view is None or view.inliers < MIN_INLIERS:
         found = "too few parts" if view is None else f"only {view.inliers:.0%} of them agree"
         so = "template matching learns from the pose alone"
         if model.knows_view:
             so = "that of the starting weights is taken"
         return f"no common camera could be fitted to the training parts ({found}); {so}"
-    remark = f"camera fitted: {view.inliers:.0%} of the matched parts agree"
-    if model.knows_view and _sees_alike(model, view, table):
-        return f"{remark}; it is the camera of the starting weights, which is kept"
+    remark = f"camera: {view.inliers:.0%} of the matched parts agree"
+    if model.knows_view and torch.equal(view.slope, model.view_slope):
+        return f"{remark} with that of the starting weights, which is kept"
     model.set_view(view)
     return remark
-
-
-def _sees_alike(model: PartLocator, view: View, table: PairTable) -> bool:
-    """Whether the table's parts would appear at the same places."""
-    theirs = model.place_of(PartPose(table.translation, table.scale))[:, :2]
-    return bool((view.place(table.translation) - theirs).norm(dim=1).quantile(0.5) < SAME_PLACE)
 
 
 def take_up(folder: RunFolder, team: Team, resume: bool) -> dict[str, Any] | None:

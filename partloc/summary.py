@@ -14,15 +14,11 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from partloc.backbone import Kept
 from partloc.config import Config, ConfigError, load_config
 from partloc.data import Preprocessing
+from partloc.memory import measure_step
 from partloc.model import PartLocator
-
-# Bytes to train a parameter: itself, its gradient, AdamW's two moments in float32, a bf16 copy.
-BYTES_PER_PARAMETER = 18
-# Bytes kept for backward per token and channel of a block: all of its activations in bf16 and
-# float32, or only its input. Measured figures differ by up to a third.
-BYTES_KEPT, BYTES_CHECKPOINTED = 40, 4
 
 
 def _attention_flops(query: tuple, key: tuple, value: tuple, *_args, **_kwargs) -> int:
@@ -50,8 +46,14 @@ def summarize_model(config: Config) -> dict[str, str]:
         model(image, image, torch.zeros(1, dtype=torch.long))
     total = sum(parameter.numel() for parameter in model.parameters())
     encoder = sum(parameter.numel() for parameter in backbone.parameters())
-    checkpointing = config.train.use_gradient_checkpointing
-    forwards = 4 if checkpointing else 3  # backward costs two, recomputing one more
+    with fake:
+        memory = measure_step(model, torch.bfloat16 if config.train.use_amp else None)
+    pairs, blocks = config.train.batch_size, backbone.num_blocks
+    plan = (Kept.INPUT if config.train.use_gradient_checkpointing else Kept.EVERYTHING,) * blocks
+    if config.train.use_gradient_checkpointing == "auto":
+        plan = memory.plan(2 * pairs, pairs, config.machine.memory_budget_gb * 1e9)
+    forwards = 3 + memory.again(plan) / blocks  # backward costs two
+    kept = ", ".join(f"{plan.count(how)} keep {how}" for how in Kept if how in plan)
     side = model.pool.weights.shape[0]
     return {
         "encoder": f"{config.model.backbone_name}, {encoder / 1e6:.1f} M parameters",
@@ -60,20 +62,9 @@ def summarize_model(config: Config) -> dict[str, str]:
         "tokens after pooling": f"{side} x {side}",
         "forward, a pair": f"{flops.get_total_flops() / 1e9:.1f} GFLOP",
         "training, a pair": f"{forwards * flops.get_total_flops() / 1e9:.1f} GFLOP",
-        "memory, estimated": f"{estimated_memory_gb(model, config):.1f} GB to train with batches "
-        f"of {config.train.batch_size}, checkpointing {'on' if checkpointing else 'off'}, in bf16",
+        "memory, computed": f"{memory.peak(2 * pairs, pairs, plan) / 1e9:.1f} GB to train with "
+        f"batches of {pairs}; of {blocks} blocks {kept}",
     }
-
-
-def estimated_memory_gb(model: PartLocator, config: Config) -> float:
-    """Weights, optimiser and what the encoder keeps for backward; GB of 1e9 bytes."""
-    backbone = model.backbone
-    per_block = 2 * config.train.batch_size * (backbone.grid**2 + 1) * backbone.embed_dim
-    kept = BYTES_CHECKPOINTED if config.train.use_gradient_checkpointing else BYTES_KEPT
-    # One block is always there in full, while it is computed again.
-    activations = per_block * (backbone.num_blocks * kept + BYTES_KEPT)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return (parameters * BYTES_PER_PARAMETER + activations) / 1e9
 
 
 def main(argv: list[str] | None = None) -> int:

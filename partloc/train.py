@@ -30,6 +30,7 @@ from partloc.data import (
     make_loader,
 )
 from partloc.losses import LossParts, targets_of, training_loss
+from partloc.memory import Planner
 from partloc.metrics import NEAR, summarize, twin_translation_errors
 from partloc.model import PartLocator, Prediction
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
@@ -60,13 +61,18 @@ class Trainer:
         self.model = model.to(team.device)
         frozen = config.train.freeze_backbone
         model.backbone.requires_grad_(not frozen)
-        if config.train.use_gradient_checkpointing and not frozen:
-            model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
+        if config.machine.compile:
+            model.backbone.compile()
         self.train_table, self.val_table = train_table, val_table
         self.optimizer = make_optimizer(model, config.train)
         steps = math.ceil(len(self._plan(0)) / config.train.accumulation_steps)
         self.schedule = make_schedule(self.optimizer, steps, config.train)
         self.dtype = amp_dtype(config.train.use_amp, team.device)
+        self.planner = None
+        if not frozen and config.train.use_gradient_checkpointing == "auto":
+            self.planner = Planner(model, self.dtype, config.machine.memory_budget_gb)
+        elif not frozen and config.train.use_gradient_checkpointing:
+            model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.dtype == torch.float16)
         self.knows_view = model.knows_view
         self.epoch, self.history = 0, []
@@ -132,6 +138,9 @@ class Trainer:
             batch: Batch = next(loader).to(self.team.device)
             last = i == len(window) - 1
             wait = nullcontext() if last or self.team.size == 1 else self.parallel.no_sync()
+            if self.planner:
+                images = len(batch.wholes) + len(batch.parts)
+                self.planner.prepare(images, len(batch.parts))
             with wait:
                 losses = self._losses(batch)
                 weight = self.team.size / pairs if share else 0.0
@@ -147,8 +156,7 @@ class Trainer:
         guides = None
         if self.knows_view:
             guides = self.model.place_of(batch.pose)[batch.pair_of_part]
-        with torch.autocast(self.team.device.type, self.dtype, enabled=self.dtype is not None):
-            found = model(batch.wholes, batch.parts, batch.whole_of_part, guides)
+        found = model(batch.wholes, batch.parts, batch.whole_of_part, guides, self.dtype)
         return found.pick(batch.part_of_pair)
 
     def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:

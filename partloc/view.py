@@ -24,6 +24,7 @@ SAMPLES = 400
 SCALES = (0.25, 0.8)  # smaller parts fit anywhere, larger ones nowhere else
 FOREGROUND = 0.04  # difference from the corners' colour, of 1, that counts as the part
 INLIER = 0.1  # residual, in half image sides
+FREE = 8  # numbers of a camera
 
 
 class View(NamedTuple):
@@ -42,8 +43,14 @@ class View(NamedTuple):
         return translation @ self.slope.T + self.offset
 
 
-def fit_view(table: PairTable, max_pixels: int, seed: int) -> View | None:
-    """Fit the camera on up to SAMPLES parts without twins; None when there are too few."""
+def fit_view(
+    table: PairTable, max_pixels: int, seed: int, known: View | None = None
+) -> View | None:
+    """Fit the camera on up to SAMPLES parts without twins; None when there are too few.
+
+    known: a camera to come back to unless the fitted one agrees with more of the parts; each of
+        its eight numbers can buy the agreement of one, so with a few parts a fit says nothing.
+    """
     rows = [
         row
         for row in range(len(table))
@@ -55,10 +62,19 @@ def fit_view(table: PairTable, max_pixels: int, seed: int) -> View | None:
     found = [row for row in rows if places[row] is not None]
     if len(found) < 8:
         return None
-    slope, offset, residuals = _robust_affine(
-        table.translation[found], torch.tensor([places[row] for row in found])
-    )
-    return View(slope, offset, (residuals < INLIER).float().mean().item())
+    labels, seen = table.translation[found], torch.tensor([places[row] for row in found])
+    fitted = _robust_affine(labels, seen)
+
+    def judged(slope: Tensor, offset: Tensor) -> View:
+        residuals = (View(slope, offset, 0.0).place(labels) - seen).norm(dim=1)
+        return View(slope, offset, (residuals < INLIER).float().mean().item())
+
+    view = judged(*fitted)
+    if known is not None:
+        known = judged(known.slope, known.offset)
+        if known.inliers >= view.inliers - FREE / len(found):
+            return known
+    return view
 
 
 def _best_place(table: PairTable, row: int, max_pixels: int) -> tuple[float, float] | None:
@@ -85,8 +101,8 @@ def _thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tenso
     return torch.from_numpy(pixels / 255).permute(2, 0, 1)
 
 
-def _robust_affine(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Affine map (N, 3) -> (N, 2) with the least sum of distances, and the distances (N,).
+def _robust_affine(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Affine map (N, 3) -> (N, 2) with the least sum of distances: slope and offset.
 
     Source: iteratively reweighted least squares, Holland and Welsch, 1977.
     """
@@ -96,4 +112,4 @@ def _robust_affine(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tens
         solution = torch.linalg.lstsq(design * weights, target.double() * weights).solution
         residuals = (target - design @ solution).norm(dim=1)
         weights = residuals.clamp(min=0.02)[:, None].rsqrt()
-    return solution[:3].T.float(), solution[3].float(), residuals.float()
+    return solution[:3].T.float(), solution[3].float()

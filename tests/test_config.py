@@ -65,7 +65,7 @@ def test_an_empty_file_is_the_full_size_configuration(load):
     assert (config.data.image_size, config.model.downsample_size) == (1024, 32)
     assert (config.model.backbone_name, config.model.pretrained) == ("dinov2_vitb14", True)
     assert config.train.accumulation_steps == 1
-    assert config.train.use_amp and config.train.use_gradient_checkpointing
+    assert config.train.use_amp and config.train.use_gradient_checkpointing == "auto"
 
 
 def test_a_missing_key_takes_its_default_beside_given_ones(load):

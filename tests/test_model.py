@@ -260,3 +260,16 @@ def test_the_summary_of_the_full_size_states_what_the_mission_says(capsys):
     assert 3900 < float(figures["forward, a pair"].split()[0]) < 4100
     assert main(["--config", "nowhere.yaml"]) == 2
     assert "nowhere.yaml: no such file" in capsys.readouterr().err
+
+
+def test_half_precision_is_the_encoders_alone():
+    """Transforms and distances have no bf16; three digits of a feature are enough."""
+    model = small_model()
+    images = torch.rand(2, 3, SIDE, SIDE)
+    exact = model.encode(images)
+    rough = model.encode(images, torch.bfloat16)
+    assert all(field.dtype == torch.float32 for field in rough)
+    assert torch.equal(rough.picture, exact.picture)
+    assert not torch.equal(rough.patches, exact.patches)
+    assert (rough.patches - exact.patches).norm() < 0.02 * exact.patches.norm()
+    model(images, images, torch.arange(2), None, torch.bfloat16).pose.scale.sum().backward()

@@ -175,16 +175,27 @@ def test_a_frozen_backbone_neither_moves_nor_costs_a_backward_pass(tables):
     assert moved and not any(key.startswith("backbone.") for key in moved)
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_gradient_checkpointing_is_passed_on_and_changes_nothing(tables, on):
-    train = STILL | {"use_gradient_checkpointing": on}
-    trainer = answering(make_trainer(tiny_config(train=train), *tables))
-    assert set(trainer.model.backbone.kept) == {Kept.INPUT if on else Kept.EVERYTHING}
-    trainer.train_epoch()
+@pytest.mark.parametrize(
+    ("setting", "kept"),
+    [(True, {Kept.INPUT}), (False, {Kept.EVERYTHING}), ("auto", {Kept.EVERYTHING})],
+)
+def test_gradient_checkpointing_is_passed_on_and_changes_nothing(tables, setting, kept):
     plain = answering(make_trainer(tiny_config(train=STILL), *tables))
     plain.train_epoch()
+    train = STILL | {"use_gradient_checkpointing": setting}
+    trainer = answering(make_trainer(tiny_config(train=train), *tables))
+    trainer.train_epoch()
+    assert set(trainer.model.backbone.kept) == kept
     for one, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         assert_close(one, other)
+
+
+def test_a_small_budget_makes_the_encoder_compute_again(tables):
+    train = STILL | {"use_gradient_checkpointing": "auto"}
+    config = tiny_config(train=train, machine={"memory_budget_gb": 1e-3})
+    trainer = answering(make_trainer(config, *tables))
+    trainer.train_epoch()
+    assert Kept.INPUT in trainer.model.backbone.kept
 
 
 # -- all epochs --------------------------------------------------------------------------------
