@@ -114,21 +114,31 @@ def run(experiments: list[Experiment]) -> None:
         subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], cwd=ROOT)
 
 
-def figures_of(experiment: Experiment, of: str = "") -> dict[str, float]:
-    """Of a finished experiment; of: "baseline/" for those of the constant answer."""
-    read = {}
-    found = {}
-    for name, (path, place) in FIGURES.items():
-        if of and path != "metrics/evaluate.json":
-            continue
-        if path not in read:
-            text = dvc.api.read(path, repo=str(ROOT), rev=experiment.name)
-            read[path] = json.loads(text)
-        value: Any = read[path]
-        for step in (of + place).split("/"):
-            value = value[step]
-        found[name] = value
-    return found
+def figures_of(experiment: Experiment, under: str = "") -> dict[str, float]:
+    """Of a finished experiment; those that its metrics files have. under: "baseline/" for those
+    of the constant answer."""
+    files = {path for path, _ in FIGURES.values()}
+    read = {path: json.loads(dvc.api.read(path, str(ROOT), experiment.name)) for path in files}
+    found = {name: _at(read[path], under + place) for name, (path, place) in FIGURES.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _at(figures: dict[str, Any], place: str) -> float | None:
+    for step in place.split("/"):
+        figures = figures.get(step, {})
+    return figures or None
+
+
+def row_of(line: str, runs: list[Experiment]) -> dict[str, Any]:
+    """Means over the seeds of one line, and deviations where there are several."""
+    results = [figures_of(run) for run in runs]
+    row = {"line": line, "seeds": len(runs), "command": shlex.join(runs[0].command())}
+    for name in results[0]:
+        values = [result[name] for result in results]
+        row[name] = mean(values)
+        if len(values) > 1:
+            row[f"{name}, deviation"] = stdev(values)
+    return row
 
 
 def main() -> None:
@@ -151,18 +161,11 @@ def main() -> None:
     rows = []
     for line in TABLES[args.table]:
         runs = [by_line[line] for by_line in planned if by_line[line].name in done]
-        results = [figures_of(experiment) for experiment in runs]
-        if results:
-            command = shlex.join(runs[0].command())
-            row = {"line": line, "seeds": len(runs), "command": command}
-            for name in FIGURES:
-                values = [result[name] for result in results]
-                row[name] = mean(values)
-                if len(values) > 1:
-                    row[f"{name}, deviation"] = stdev(values)
-            rows.append(row)
+        rows += [row_of(line, runs)] if runs else []
     if not rows:
         raise ValueError("no experiment of this table has finished; see `dvc queue status`")
+    baseline = figures_of(planned[0][rows[-1]["line"]], "baseline/")
+    rows.insert(0, {"line": "always the training median", "seeds": 1, **baseline})
     if args.output:
         write_json(args.output, {"table": args.table, "rows": rows})
     print(f"| | seeds | {' | '.join(FIGURES)} |")
@@ -175,6 +178,8 @@ def main() -> None:
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
     form = ".1%" if name.startswith("scale") else ".3f"
     deviation = f" ± {row[f'{name}, deviation']:{form}}" if f"{name}, deviation" in row else ""
     return f"{row[name]:{form}}{deviation}"

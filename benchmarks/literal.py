@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from partloc.backbone import Kept  # noqa: E402
+from partloc.config import TrainConfig  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
 from partloc.losses import targets_of, training_loss  # noqa: E402
@@ -58,17 +59,13 @@ def answer(
     return model.locate(model.encode(wholes), model.encode(parts), own, guides)
 
 
-def train_step(
+def loss_of(
     model: PartLocator,
-    optimizer: torch.optim.Optimizer,
     table: PairTable,
     batch: tuple[Tensor, Tensor, Tensor],
-    config,
-) -> float:
-    """One step on (P, 3, H, W), (P, 3, H, W), (P,); config: partloc.config.TrainConfig.
-
-    Returns the loss. The gradients stay, to be looked at.
-    """
+    config: TrainConfig,
+) -> Tensor:
+    """The mean loss of (P, 3, H, W), (P, 3, H, W) and the rows (P,) of the table."""
     model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
     device = model.center.device
     wholes, parts = (pictures.to(device) for pictures in batch[:2])
@@ -84,9 +81,4 @@ def train_step(
     found = answer(model, wholes, parts, guides)
     targets = targets_of(pose, twins, config.twin_aware)
     places = model.place_of(targets) if model.knows_view else None
-    loss = training_loss(found, targets, places, config).loss.mean()
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    optimizer.step()
-    return loss.item()
+    return training_loss(found, targets, places, config).loss.mean()

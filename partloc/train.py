@@ -10,6 +10,7 @@ Shapes: P pairs of a batch.
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -44,6 +45,39 @@ STATE_FORMAT = 1
 
 class NonFiniteLoss(FloatingPointError):
     """Training diverged; the state of the last finished epoch is kept."""
+
+
+class LaggingCheck:
+    """Looks at the figures of a step when the next one is on its way, so that a GPU never waits."""
+
+    def __init__(self, require_finite: Callable[[str, float], None]) -> None:
+        self.require_finite = require_finite
+        self.names: list[str] = []
+        self.values: Tensor | None = None
+        self.copied: torch.cuda.Event | None = None
+
+    def add(self, figures: dict[str, Tensor]) -> dict[str, float]:
+        """Those of the step before, all finite; empty for the first one."""
+        seen = self.look()
+        self.names, values = list(figures), torch.stack(list(figures.values()))
+        self.values = values
+        if values.is_cuda:
+            self.values = torch.empty(len(values), pin_memory=True)
+            self.values.copy_(values, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+        return seen
+
+    def look(self) -> dict[str, float]:
+        """The last figures that were added."""
+        if self.values is None:
+            return {}
+        if self.copied:
+            self.copied.synchronize()
+        seen = dict(zip(self.names, self.values.tolist(), strict=True))
+        for name, value in seen.items():
+            self.require_finite(name, value)
+        return seen
 
 
 class Trainer:
@@ -99,13 +133,17 @@ class Trainer:
     # -- one epoch -------------------------------------------------------------------------------
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the plan. Raises: NonFiniteLoss before the weights are touched by it."""
+        """One pass over the plan.
+
+        Raises: NonFiniteLoss, at the latest one step after a loss that is not finite.
+        """
         self.model.train()
         self.model.backbone.train(not self.config.train.freeze_backbone)
         plan = self._plan(self.epoch)
         self.train_batches.set_plan(self.epoch, plan)
-        sums = torch.zeros(len(LossParts._fields))
+        sums = torch.zeros(len(LossParts._fields), device=self.team.device)
         every = self.config.train.accumulation_steps
+        check = LaggingCheck(self._require_finite)
         bar = tqdm(
             total=len(self.train_table),
             desc=f"epoch {self.epoch + 1}/{self.config.train.num_epochs}",
@@ -120,10 +158,11 @@ class Trainer:
                 pairs = sum(len(batch) for batch in window)
                 step_sums = self._accumulate(loader, window, pairs)
                 sums += step_sums
-                self._step(step_sums[0].item() / pairs)
+                seen = check.add({"loss": step_sums[0] / pairs} | self._step())
                 bar.update(pairs)
-                bar.set_postfix(loss=f"{step_sums[0].item() / pairs:.3f}", refresh=False)
-        means = sums / len(self.train_table)
+                bar.set_postfix({name: f"{seen[name]:.3f}" for name in seen}, refresh=False)
+            check.look()
+        means = sum(self.team.gather(sums.cpu())) / len(self.train_table)
         return dict(zip(LossParts._fields, means.tolist(), strict=True))
 
     def _accumulate(self, loader: Any, window: list[list[int]], pairs: int) -> Tensor:
@@ -131,8 +170,9 @@ class Trainer:
 
         Each loss is a sum over its pairs divided by the window's pairs, so short batches weigh
         what they should; DDP takes the mean over processes, hence the factor `size`.
+        Returns: sums of this process's losses, on the device.
         """
-        sums = torch.zeros(len(LossParts._fields))
+        sums = torch.zeros(len(LossParts._fields), device=self.team.device)
         for i, planned in enumerate(window):
             share = self.train_batches.share_of(planned)
             batch: Batch = next(loader).to(self.team.device)
@@ -146,8 +186,8 @@ class Trainer:
                 weight = self.team.size / pairs if share else 0.0
                 self.scaler.scale(losses.loss.sum() * weight).backward()
             if share:
-                sums += torch.stack([term.detach().sum() for term in losses]).cpu()
-        return sum(self.team.gather(sums))
+                sums += torch.stack([term.detach().sum() for term in losses])
+        return sums
 
     def _losses(self, batch: Batch) -> LossParts:
         return self._compare(self._predict(self.parallel, batch), batch)
@@ -164,17 +204,16 @@ class Trainer:
         places = self.model.place_of(targets) if self.knows_view else None
         return training_loss(predicted, targets, places, self.config.train)
 
-    def _step(self, loss: float) -> None:
-        self._require_finite("loss", loss)
+    def _step(self) -> dict[str, Tensor]:
+        """Move the weights. Returns the norm of the gradient where it must be finite."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
-        # With fp16 some overflow is expected: the scaler then leaves the step out.
-        if not self.scaler.is_enabled():
-            self._require_finite("norm of the gradient", norm.item())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
+        # With fp16 some overflow is expected: the scaler then leaves the step out.
+        return {} if self.scaler.is_enabled() else {"norm of the gradient": norm}
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):

@@ -1,0 +1,146 @@
+"""Training: the pipeline against the literal reading of the mission, side by side.
+
+Both take optimiser steps on the same batches of the same pictures from the same weights: whole
+models of four parts, so that 4 pairs are 5 pictures for the one and 8 for the other. First the
+loss and the gradients of a step are compared; then the steps alternate, and the ratio of their
+times is told.
+
+    $ python benchmarks/throughput.py
+    $ python benchmarks/throughput.py --backbone dinov2_vitb14 --image-size 1024    # on a GPU
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import literal  # noqa: E402
+from benchmarks.setting import machine, pairs_of_four, small_config  # noqa: E402
+from partloc.command import run_command  # noqa: E402
+from partloc.config import Config  # noqa: E402
+from partloc.data import Preprocessing  # noqa: E402
+from partloc.files import write_json  # noqa: E402
+from partloc.model import PartLocator  # noqa: E402
+from partloc.plan import PairTable  # noqa: E402
+from partloc.schedule import make_optimizer  # noqa: E402
+from partloc.team import Team, choose_device, seed_everything  # noqa: E402
+from partloc.train import Trainer  # noqa: E402
+
+
+class Ours:
+    """Steps of the pipeline's own loop, without augmentation."""
+
+    def __init__(self, config: Config, table: PairTable, device: torch.device) -> None:
+        seed_everything(config.seed)
+        model = PartLocator(config.model, Preprocessing(config.data.image_size))
+        self.trainer = Trainer(config, model, table, table, Team(0, 1, device))
+        # Validation's loader: the same pictures as they are.
+        self.batches, self.loader = self.trainer.val_batches, self.trainer.val_loader
+
+    def steps(self, plan: list[list[int]]) -> list[float]:
+        """The loss of each."""
+        self.batches.set_plan(0, plan)
+        self.trainer.train_batches.set_plan(0, plan)
+        self.trainer.model.train()
+        losses, loader = [], iter(self.loader)
+        for batch in plan:
+            sums = self.trainer._accumulate(loader, [batch], len(batch))
+            self.gradients = [p.grad.clone() for p in self.trainer.model.parameters()]
+            self.trainer._step()
+            losses.append(sums[0].item() / len(batch))
+        return losses
+
+
+class Literal:
+    """The same steps, every pair for itself."""
+
+    def __init__(self, config: Config, table: PairTable, device: torch.device) -> None:
+        seed_everything(config.seed)
+        self.config, self.table = config, table
+        self.model = PartLocator(config.model, Preprocessing(config.data.image_size)).to(device)
+        self.optimizer = make_optimizer(self.model, config.train)
+
+    def steps(self, plan: list[list[int]]) -> list[float]:
+        self.model.train()
+        rows = [row for batch in plan for row in batch]
+        loader = literal.literal_loader(self.table, self.model.preprocessing, rows, len(plan[0]))
+        losses = []
+        for batch in loader:
+            loss = literal.loss_of(self.model, self.table, batch, self.config.train)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.gradients = [p.grad.clone() for p in self.model.parameters()]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
+            self.optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+
+def largest_difference(ours: Ours, theirs: Literal) -> float:
+    """Of the two gradients, as a share of the whole gradient's norm."""
+    pairs = list(zip(ours.gradients, theirs.gradients, strict=True))
+    off = torch.stack([(a - b).norm() for a, b in pairs]).norm()
+    return (off / torch.stack([b.norm() for _, b in pairs]).norm()).item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--backbone", default="dinov2_vits14", metavar="NAME")
+    add("--image-size", type=int, default=448, metavar="PX")
+    add("--batch", type=int, default=4, metavar="PAIRS", help="default 4")
+    add("--rounds", type=int, default=3, metavar="N", help="default 3, a step each")
+    add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    args = parser.parse_args()
+    device = choose_device("auto")
+    config = small_config(args.backbone, args.image_size, args.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        table = pairs_of_four(Path(folder), args.image_size, args.batch // 4)
+        plan = [list(range(args.batch))]
+        ours, theirs = Ours(config, table, device), Literal(config, table, device)
+        # In the first step nearly all gradients are zero, since the head's last layer is.
+        losses = [side.steps(2 * plan)[-1] for side in (ours, theirs)]
+        off = largest_difference(ours, theirs)
+        if off > 1e-3:
+            raise ValueError(f"gradients differ by {off:.1e} of their norm, expected below 1e-3")
+        seconds = {"pipeline": [], "literal": []}
+        for _ in range(args.rounds):
+            for name, side in (("pipeline", ours), ("literal", theirs)):
+                start = time.perf_counter()
+                side.steps(plan)
+                seconds[name].append(time.perf_counter() - start)
+    ratios = [b / a for a, b in zip(seconds["pipeline"], seconds["literal"], strict=True)]
+    figures = {
+        "machine": machine(device),
+        "backbone": args.backbone,
+        "image_size": args.image_size,
+        "loss": {"pipeline": losses[0], "literal": losses[1]},
+        "gradients_differ": off,
+        "pairs_per_s": {
+            name: args.batch / statistics.median(each) for name, each in seconds.items()
+        },
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+    }
+    if args.output:
+        write_json(args.output, figures)
+    print(f"{machine(device)}; {args.backbone} at {args.image_size} px, {args.batch} pairs a step")
+    print(f"loss {losses[0]:.5f} and {losses[1]:.5f}, gradients differ by {off:.1e}\n")
+    print("| | pairs/s | |\n|---|---|---|")
+    speed, ratio = figures["pairs_per_s"], figures["ratio"]
+    print(f"| literal | {speed['literal']:.2f} | 1 |")
+    print(f"| pipeline | {speed['pipeline']:.2f} | {ratio['median']:.2f} "
+          f"({ratio['min']:.2f} to {ratio['max']:.2f}) |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(main)
