@@ -26,13 +26,14 @@ from partloc.metrics import (
     translation_errors,
     twin_translation_errors,
 )
-from partloc.model import PartLocator, Prediction, Tokens
+from partloc.model import PartLocator, Prediction
 from partloc.plan import PairTable, PlannedBatches, plan_in_order
 from partloc.pose import PartPose
-from partloc.schedule import amp_dtype
+from partloc.schedule import encoder_dtype
 from partloc.split import SETS, read_manifest
 
 PAIRS_PER_BATCH = 8
+ROWS_AT_ONCE = 4096  # whose twins are looked at together; one group of many widens only these
 MAX_RECORDS = 500  # of a series for the plots; a chart with more says no more
 AXES = ("x", "y", "z", "scale")
 PIPELINE_MODEL = Path("models/best_model.pth")
@@ -67,11 +68,6 @@ def read_split(output_dir: Path, name: str) -> pd.DataFrame:
     return table
 
 
-def encode(model: PartLocator, images: Tensor) -> Tokens:
-    """(B, 3, H, W), normalised -> tokens, in half precision where the device is a GPU."""
-    return model.encode(images, amp_dtype(True, images.device))
-
-
 @torch.inference_mode()
 def predict_table(
     model: PartLocator, table: PairTable, config: Config, device: torch.device
@@ -88,10 +84,11 @@ def predict_table(
     batches.set_plan(0, plan_in_order(table, PAIRS_PER_BATCH))
     dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
     loader = make_loader(dataset, batches, config.machine.num_workers, device)
+    precision = encoder_dtype(device)
     with tqdm(desc="evaluate", total=len(table), unit="pair", disable=None) as bar:
         for batch in loader:
             moved = batch.to(device)
-            wholes, parts = (encode(model, part) for part in (moved.wholes, moved.parts))
+            wholes, parts = (model.encode(each, precision) for each in (moved.wholes, moved.parts))
             found = model.locate(wholes, parts, moved.whole_of_part)
             found = found.pick(moved.part_of_pair)
             poses.translation[batch.rows] = found.hypotheses.translation.cpu()
@@ -114,7 +111,8 @@ def assign_twins(found: Prediction, table: PairTable) -> PartPose:
 
 def errors_of(found: Prediction, table: PairTable) -> dict[str, Tensor]:
     """(N,) each: what evaluate and prediction_table report, by name."""
-    predicted, (truth, twins) = found.pose, _truth(table)
+    predicted, truth = found.pose, _truth(table)
+    twins = nearest_twins(predicted, table)
     placed = assign_twins(found, table)
     return {
         "translation_error": translation_errors(predicted, truth),
@@ -138,16 +136,19 @@ def evaluate(
     errors: `errors_of` the answers; confidence: (N,) of them. baseline: the answers that need no
     model, (N, 3) and (N, 1). viewing: as `metrics.summarize` takes it.
     """
-    predicted = found.pose
-    truth, twins = _truth(table)
-    figures, constant = (summarize(pose, truth, twins, viewing) for pose in (predicted, baseline))
+    truth, answers = _truth(table), (found.pose, baseline)
+    nearest = [nearest_twins(answer, table) for answer in answers]
+    figures, constant = (
+        summarize(answer, truth, twins, viewing)
+        for answer, twins in zip(answers, nearest, strict=True)
+    )
     figures["translation_error"]["assigned"] = spread(errors["assigned_error"])
     constant["translation_error"]["assigned"] = spread(
         assigned_errors(baseline, truth, table.twin_groups())
     )
     series = {
         "model": errors["twin_aware_error"],
-        "training_median": twin_translation_errors(baseline, twins),
+        "training_median": twin_translation_errors(baseline, nearest[1]),
     }
     return {
         **figures,
@@ -157,7 +158,7 @@ def evaluate(
         "baseline": constant,
         "n_samples": len(table),
         "n_models": len(set(table.models)),
-        "points": _points(predicted, truth),
+        "points": _points(found.pose, truth),
         "errors": [
             {name: values[row].item() for name, values in series.items()}
             for row in _spread_rows(len(table), MAX_RECORDS)
@@ -167,7 +168,7 @@ def evaluate(
 
 def _by_kind(errors: dict[str, Tensor], table: PairTable) -> dict[str, dict[str, float]]:
     """Mean errors of the parts that have a twin, and of those that have none."""
-    has_twin = torch.tensor([len(rows) > 1 for rows in table.twin_rows])
+    has_twin = torch.from_numpy(table.twin_counts > 1)
     kinds = {}
     for kind, rows in (("unique", ~has_twin), ("twins", has_twin)):
         if rows.any():
@@ -176,9 +177,24 @@ def _by_kind(errors: dict[str, Tensor], table: PairTable) -> dict[str, dict[str,
     return kinds
 
 
-def _truth(table: PairTable) -> tuple[PartPose, PartPose]:
-    """The labelled poses (N, 3), (N, 1), and every twin's (N, K, 3), (N, K, 1)."""
-    return PartPose(table.translation, table.scale), table.twins(range(len(table)))
+def _truth(table: PairTable) -> PartPose:
+    """The labelled poses (N, 3), (N, 1)."""
+    return PartPose(table.translation, table.scale)
+
+
+def nearest_twins(predicted: PartPose, table: PairTable) -> PartPose:
+    """Of each row's twins the one that the answer is nearest to: (N, 1, 3), (N, 1, 1).
+
+    All twins of all rows would be as wide as the largest group, hence some rows at a time.
+    """
+    nearest = []
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = range(len(table))[start : start + ROWS_AT_ONCE]
+        twins = table.twins(rows)  # (P, K, 3), (P, K, 1)
+        offsets = predicted.translation[rows.start : rows.stop, None] - twins.translation
+        place = torch.linalg.vector_norm(offsets, dim=-1).argmin(1, keepdim=True)[..., None]
+        nearest.append(PartPose(*(field.take_along_dim(place, 1) for field in twins)))
+    return PartPose(*(torch.cat(fields) for fields in zip(*nearest, strict=True)))
 
 
 def _points(predicted: PartPose, truth: PartPose) -> list[dict[str, Any]]:
@@ -213,7 +229,7 @@ def prediction_table(
     measured = errors | {"confidence": confidence}
     rows = rows.assign(**{name: values.numpy().astype(float) for name, values in measured.items()})
     rows["twin_group"] = samples["twin_group"].to_numpy()
-    rows["twins"] = [len(group) - 1 for group in table.twin_rows]
+    rows["twins"] = table.twin_counts - 1
     return rows.sort_values(["model", "part"], ignore_index=True).round(6)
 
 

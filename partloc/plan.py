@@ -8,15 +8,17 @@ Shapes: N samples of a table; P pairs of a batch; K largest twin group.
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import Sampler
 
 from partloc.config import TrainConfig
 from partloc.pose import PartPose
+
+if TYPE_CHECKING:  # the network, which is defined behind this, needs no tables to answer
+    import pandas as pd
 
 # One stream of chance per use: the same seed never feeds two of them.
 ORDER_STREAM = 1
@@ -25,50 +27,64 @@ ORDER_STREAM = 1
 class PairTable:
     """The samples of one split table, ready to be drawn.
 
-    translation (N, 3), scale (N, 1); twin_rows: for each row the rows of its twin group.
+    translation (N, 3), scale (N, 1). pictures (N,): a number for each different picture of a
+    model, the first row that shows it. twin_counts (N,): parts in the row's twin group, itself
+    among them. Groups are kept as arrays of rows, not as one array a group: there may be millions.
     """
 
-    def __init__(self, table: pd.DataFrame, data_dir: Path) -> None:
+    def __init__(self, table: "pd.DataFrame", data_dir: Path) -> None:
         self.data_dir = data_dir
         self.models = table["model"].to_numpy()
         self.whole_paths = table["whole_path"].to_numpy()
         self.part_paths = table["part_path"].to_numpy()
-        # A number for each different picture in a model: the first row that shows it.
-        rows = pd.Series(range(len(table)), dtype=int)
-        keys = [table[column].to_numpy() for column in ("model", "part_sha256")]
-        self.pictures = rows.groupby(keys).transform("min").to_numpy()
+        self._first_of_model = _first_alike(table, "model")
+        self.pictures = _first_alike(table, "model", "part_sha256")
         self.translation = torch.tensor(
             table[["tx", "ty", "tz"]].to_numpy(dtype=np.float32).reshape(-1, 3)
         )
         self.scale = torch.tensor(table[["scale"]].to_numpy(dtype=np.float32).reshape(-1, 1))
-        groups = table.reset_index(drop=True).groupby(["model", "twin_group"]).indices
-        self.twin_rows: list[np.ndarray] = [np.empty(0)] * len(table)
-        for rows in groups.values():
-            for row in rows:
-                self.twin_rows[row] = rows
+        self._first_twin = _first_alike(table, "model", "twin_group")
+        sizes = np.bincount(self._first_twin, minlength=len(table))
+        self.twin_counts = sizes[self._first_twin]
+        # The rows group by group, and where in them each row's group begins.
+        self._twins = np.argsort(self._first_twin, kind="stable")
+        self._twins_begin = (sizes.cumsum() - sizes)[self._first_twin]
 
     def __len__(self) -> int:
         return len(self.models)
 
     def twin_groups(self) -> list[np.ndarray]:
         """The rows of each group of twins, a part without any being a group of one."""
-        return [rows for row, rows in enumerate(self.twin_rows) if rows[0] == row]
+        return _rows_of(self._first_twin)
 
     def rows_of_models(self) -> list[np.ndarray]:
         """The rows of each model, models in order of their first row."""
-        return list(pd.Series(range(len(self))).groupby(self.models, sort=False).indices.values())
+        return _rows_of(self._first_of_model)
 
     def twins(self, rows: Sequence[int]) -> PartPose:
         """(P, K, 3) and (P, K, 1): every place that would be right for each row.
 
         Groups smaller than K repeat the row's own place, which leaves a minimum unchanged.
         """
-        width = max(len(self.twin_rows[row]) for row in rows)
-        index = np.stack(
-            [np.pad(self.twin_rows[r], (0, width - len(self.twin_rows[r])), constant_values=r)
-             for r in rows]
-        )  # fmt: skip
+        rows = np.asarray(rows)
+        counts = self.twin_counts[rows, None]  # (P, 1)
+        place = np.arange(counts.max())  # (K,)
+        begin = self._twins_begin[rows, None]
+        twins = self._twins[begin + np.minimum(place, counts - 1)]  # (P, K)
+        index = np.where(place < counts, twins, rows[:, None])
         return PartPose(self.translation[index], self.scale[index])
+
+
+def _first_alike(table: "pd.DataFrame", *columns: str) -> np.ndarray:
+    """(N,) for each row the first one with the same values in the columns."""
+    first = np.flatnonzero(~table.duplicated(columns).to_numpy())
+    return first[table.groupby(list(columns), sort=False).ngroup().to_numpy()]
+
+
+def _rows_of(first: np.ndarray) -> list[np.ndarray]:
+    """The rows of each group, groups in order of their first row; `first` as of `_first_alike`."""
+    rows = np.argsort(first, kind="stable")
+    return np.split(rows, np.flatnonzero(first[rows] == rows))[1:]
 
 
 class Draw(NamedTuple):
@@ -156,11 +172,11 @@ class PlannedBatches(Sampler):
         A group is a run of neighbours of one model, unless a row repeats (a draw holds a part
         once). It may go on in the next batch, so the light does not depend on the batch's size.
         """
-        models, lights, group = self.table.models, [], []
+        models, lights, model, group = self.table.models, [], None, set()
         for place, row in enumerate(row for batch in self.plan for row in batch):
-            if not group or row in group or models[row] != models[group[0]]:
-                light, group = place, []
-            group.append(row)
+            if row in group or models[row] != model:
+                light, model, group = place, models[row], set()
+            group.add(row)
             lights.append(light)
         return lights
 

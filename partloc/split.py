@@ -9,7 +9,7 @@ models moves none.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from partloc.index import MANIFEST_COLUMNS
 from partloc.labels import nfc
 
 SETS = ("train", "val", "test")
+EXAMPLES = 3  # pairs of models that are named where many share a picture
 _INTEGERS = ["whole_width", "whole_height", "part_width", "part_height"]
 _FLOATS = ["tx", "ty", "tz", "scale"]
 
@@ -32,7 +33,8 @@ class Shared(NamedTuple):
 
     images: int
     models: int  # models that have such an image
-    pairs: list[tuple[str, str]]  # sorted; the two models are in different sets
+    pairs: int  # of models in different sets, counted for each image that they share
+    examples: list[tuple[str, str]]  # the first of these pairs by name, EXAMPLES at most
 
 
 def split_models(
@@ -101,13 +103,18 @@ def _unit_hash(seed: int, model: str) -> float:
 
 def find_shared(manifest: pd.DataFrame, chosen: dict[str, str]) -> Shared:
     """What a test on one set could have seen in another."""
-    owners = manifest.groupby("part_sha256").model.unique()
-    images, pairs = 0, set()
-    for models in owners[owners.map(len) > 1]:
-        apart = {(a, b) for a, b in combinations(sorted(models), 2) if chosen[a] != chosen[b]}
-        images += bool(apart)
-        pairs |= apart
-    return Shared(images, len({model for pair in pairs for model in pair}), sorted(pairs))
+    owners = manifest[["part_sha256", "model"]].drop_duplicates()
+    sets = owners.model.map(chosen).groupby(owners.part_sha256).transform("nunique")
+    owners = owners[sets > 1]
+    pairs, examples = 0, []
+    for _, models in owners.groupby("part_sha256").model:
+        sizes = Counter(chosen[model] for model in models)
+        pairs += (len(models) ** 2 - sum(size**2 for size in sizes.values())) // 2
+        # Counted, not listed: a screw in ten thousand models makes fifty million pairs.
+        couples = combinations(sorted(models), 2)
+        apart = islice(((a, b) for a, b in couples if chosen[a] != chosen[b]), EXAMPLES)
+        examples = sorted({*examples, *apart})[:EXAMPLES]
+    return Shared(owners.part_sha256.nunique(), owners.model.nunique(), pairs, examples)
 
 
 def count_split(manifest: pd.DataFrame, chosen: dict[str, str], shared: Shared) -> dict:
@@ -119,7 +126,7 @@ def count_split(manifest: pd.DataFrame, chosen: dict[str, str], shared: Shared) 
         "shared_part_images": {
             "images": shared.images,
             "models": shared.models,
-            "pairs": len(shared.pairs),
+            "pairs": shared.pairs,
         },
     }
 
@@ -131,7 +138,7 @@ def summary(counts: dict, shared: Shared) -> str:
         for name in SETS
     ]
     if shared.pairs:
-        examples = ", ".join(f"{a!r} and {b!r}" for a, b in shared.pairs[:3])
+        examples = ", ".join(f"{a!r} and {b!r}" for a, b in shared.examples)
         lines.append(
             f"warning: {shared.models} models share {shared.images} identical part images with a "
             f"model of another set, so the test is easier than it seems; e.g. {examples}"

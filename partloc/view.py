@@ -24,7 +24,7 @@ SAMPLES = 400
 SCALES = (0.25, 0.8)  # smaller parts fit anywhere, larger ones nowhere else
 FOREGROUND = 0.04  # difference from the corners' colour, of 1, that counts as the part
 INLIER = 0.1  # residual, in half image sides
-FREE = 8  # numbers of a camera
+FREE = 4  # parts that a camera of eight numbers can be made to agree with
 
 
 class View(NamedTuple):
@@ -48,14 +48,11 @@ def fit_view(
 ) -> View | None:
     """Fit the camera on up to SAMPLES parts without twins; None when there are too few.
 
-    known: a camera to come back to unless the fitted one agrees with more of the parts; each of
-        its eight numbers can buy the agreement of one, so with a few parts a fit says nothing.
+    known: a camera to come back to unless the fitted one agrees with more parts by FREE; so many
+        agree with any fit, and of a few parts these are a large share.
     """
-    rows = [
-        row
-        for row in range(len(table))
-        if len(table.twin_rows[row]) == 1 and SCALES[0] < table.scale[row] < SCALES[1]
-    ]
+    scale = table.scale[:, 0].numpy()
+    rows = np.flatnonzero((table.twin_counts == 1) & (SCALES[0] < scale) & (scale < SCALES[1]))
     chance = np.random.default_rng([seed, VIEW_STREAM])
     rows = sorted(chance.permutation(rows)[:SAMPLES].tolist())
     places = {row: _best_place(table, row, max_pixels) for row in rows}

@@ -1,8 +1,10 @@
 """Batches: what is drawn and in which order, what a picture goes through, what chance may touch."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +21,7 @@ from partloc.data import (
     Preprocessing,
     make_loader,
 )
-from partloc.plan import Draw, PlannedBatches, plan_epoch, plan_in_order
+from partloc.plan import Draw, PairTable, PlannedBatches, plan_epoch, plan_in_order
 
 UNEVEN = {"a": 11, "b": 1, "c": 3, "d": 7}
 QUIET = {"gray_probability": 0.0, "blur_probability": 0.0, "noise_std": 0.0}
@@ -67,6 +69,26 @@ def test_balanced_sampling_draws_every_model_equally_often():
     # Within a model nothing is drawn a second time before everything was drawn once.
     assert max(Counter(row for row in rows if table.models[row] == "a").values()) == 1
     assert set(Counter(row for row in rows if table.models[row] == "c").values()) <= {1, 2}
+
+
+def test_a_plan_is_the_same_on_every_machine():
+    # Fixed values: whoever changes the order ends every unfinished training.
+    table = table_of({"a": 3, "b": 2, "c": 2})
+    assert plan(table, batch_size=3, pairs_per_whole=2) == [[1, 6, 5], [2, 0, 4], [3]]
+    assert plan(table, batch_size=7, sampling="balanced") == [[4, 3, 6, 5, 6, 1, 2]]
+
+
+def test_a_row_knows_its_twins_wherever_they_stand_in_the_table():
+    samples = pd.DataFrame({"model": list("abaabb"), "twin_group": list("xxyxyx")})
+    paths = samples.assign(whole_path="w", part_path="p", part_sha256=samples.twin_group)
+    table = PairTable(paths.assign(tx=range(6), ty=0, tz=0, scale=0.5), Path("data"))
+    assert [rows.tolist() for rows in table.rows_of_models()] == [[0, 2, 3], [1, 4, 5]]
+    assert [rows.tolist() for rows in table.twin_groups()] == [[0, 3], [1, 5], [2], [4]]
+    assert table.twin_counts.tolist() == [2, 2, 1, 2, 1, 2]
+    assert table.pictures.tolist() == [0, 1, 2, 0, 4, 1]
+    twins = table.twins([2, 3, 5])
+    assert twins.translation[..., 0].tolist() == [[2, 2], [0, 3], [1, 5]]
+    assert twins.scale.shape == (3, 2, 1)
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch():

@@ -21,6 +21,7 @@ from partloc.evaluate import (
     MAX_RECORDS,
     comparison,
     errors_of,
+    nearest_twins,
     predict_table,
     prediction_table,
     read_split,
@@ -30,7 +31,7 @@ from partloc.evaluate import evaluate as evaluate_found
 from partloc.files import write_table
 from partloc.images import ImageError
 from partloc.index import MANIFEST_COLUMNS
-from partloc.metrics import constant_answer
+from partloc.metrics import constant_answer, twin_translation_errors
 from partloc.model import Prediction
 from partloc.plan import PairTable
 from partloc.pose import PartPose
@@ -269,6 +270,33 @@ def test_an_unreadable_picture_is_named_in_one_line_also_by_a_worker(tmp_path, s
         predict_table(answering_model(), table, config, torch.device("cpu"))
     reason = reason_of(caught.value)
     assert "m1-c.png" in reason and "\n" not in reason
+
+
+def test_one_group_of_many_twins_does_not_widen_the_rows_of_other_groups(monkeypatch):
+    """All twins of all rows would be rows times the largest group."""
+    samples = make_samples(models=60)
+    samples.loc[: 4 * 20 - 1, "model"], samples.loc[: 4 * 20 - 1, "twin_group"] = "m0", "a"
+    table = PairTable(samples, Path("data"))
+    predicted = truth_of(table)
+    predicted.translation.add_(0.3 * torch.randn(240, 3, generator=torch.manual_seed(0)))
+    together = nearest_twins(predicted, table)
+    widths = []
+    twins = PairTable.twins
+
+    def seen(table: PairTable, rows: range) -> PartPose:
+        found = twins(table, rows)
+        widths.append(found.scale.shape[:2])
+        return found
+
+    monkeypatch.setattr("partloc.evaluate.ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(PairTable, "twins", seen)
+    some = nearest_twins(predicted, table)
+    assert widths == [(50, 80), (50, 80), (50, 2), (50, 2), (40, 2)]
+    for field, other in zip(some, together, strict=True):
+        assert torch.equal(field, other)
+    every = twins(table, range(240))
+    distances = twin_translation_errors(predicted, every)
+    assert_close(twin_translation_errors(predicted, some), distances)
 
 
 def test_an_empty_set_says_which_ratio_to_raise(tmp_path, samples):

@@ -6,8 +6,9 @@ import warnings
 import numpy as np
 import pytest
 from folders import huge_png, picture
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
+from partloc.data import Preprocessing
 from partloc.images import (
     ImageError,
     difference,
@@ -35,6 +36,41 @@ def test_a_clear_pixel_is_white_and_a_half_clear_one_half_white():
     image.putpixel((1, 0), (200, 0, 0, 128))
     assert pixel(as_bytes(image)) == (255, 255, 255)
     assert pixel(as_bytes(image), 1) == pytest.approx((227, 127, 127), abs=1)
+
+
+def test_what_is_decoded_and_resized_is_what_plain_pillow_gives():
+    """Starting weights and unfinished trainings have seen these pixels: none may change."""
+    values = np.random.default_rng(0).integers(0, 256, (90, 70, 4), dtype=np.uint8)
+    clear = Image.fromarray(values)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for image, options in (
+        (clear, {}),
+        (clear.convert("RGB"), {}),
+        (clear.convert("RGB"), {"exif": turned}),
+        (clear.convert("L"), {}),
+        (clear.convert("LA"), {}),
+        (clear.convert("RGB").quantize(16), {"transparency": 3}),
+    ):
+        data = as_bytes(image, **options)
+        plain = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA")
+        plain = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain)
+        plain = plain.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+        found = Preprocessing(32).resize(open_rgb(data, "image")).permute(1, 2, 0)
+        assert np.array_equal(found, plain)
+
+
+def test_every_shade_of_every_alpha_lies_on_white_as_pillow_composes_it():
+    shade, alpha = np.meshgrid(*[np.arange(256, dtype=np.uint8)] * 2)
+    image = Image.fromarray(np.stack([shade, shade, shade, alpha], -1))
+    plain = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    assert np.array_equal(open_rgb(as_bytes(image), "image"), plain)
+
+
+def test_an_upright_rgb_picture_is_not_copied_after_its_decode(monkeypatch):
+    data = as_bytes(Image.new("RGB", (4, 4), "red"))
+    monkeypatch.setattr(Image.Image, "copy", lambda image: pytest.fail("a copy of a large picture"))
+    assert open_rgb(data, "image").size == (4, 4)
 
 
 def test_grey_with_alpha_lies_on_white():

@@ -131,12 +131,21 @@ def test_identical_part_images_in_two_sets_are_counted(tmp_path):
 
     chosen = {"a": "train", "b": "train", "c": "val", "d": "val"}
     shared = find_shared(table, chosen)
-    assert shared.pairs == [("a", "c"), ("b", "c")]  # a and b, c and d lie together
+    assert shared.examples == [("a", "c"), ("b", "c")]  # a and b, c and d lie together
     assert (shared.images, shared.models) == (1, 3)
     counts = count_split(table, chosen, shared)
     assert counts["shared_part_images"] == {"images": 1, "models": 3, "pairs": 2}
     assert counts["samples"] == {"train": 4, "val": 4, "test": 0}
-    assert find_shared(table, dict.fromkeys("abcd", "train")).pairs == []
+    assert find_shared(table, dict.fromkeys("abcd", "train")) == (0, 0, 0, [])
+
+
+def test_a_picture_that_all_models_share_is_counted_without_listing_the_pairs():
+    count = 20_000  # 100 million pairs of models, which would not fit into memory
+    table = pd.DataFrame({"model": names(count), "part_sha256": "screw"})
+    halves = dict(zip(names(count), ["train", "test"] * (count // 2), strict=True))
+    shared = find_shared(table, halves)
+    assert (shared.images, shared.models, shared.pairs) == (1, count, (count // 2) ** 2)
+    assert shared.examples == [("model-0000", f"model-000{other}") for other in (1, 3, 5)]
 
 
 def run_stage(cwd: Path, ratios: str = "") -> subprocess.CompletedProcess:
