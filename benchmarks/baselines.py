@@ -37,13 +37,14 @@ from partloc.checkpoint import load_model  # noqa: E402
 from partloc.command import run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
 from partloc.data import PairDataset, Preprocessing, make_loader  # noqa: E402
-from partloc.evaluate import encode, predict_table, read_split  # noqa: E402
+from partloc.evaluate import predict_table, read_split  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 from partloc.fusion import TokenPool, bin_centres, position_code  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
 from partloc.metrics import constant_answer, summarize  # noqa: E402
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
+from partloc.schedule import encoder_dtype  # noqa: E402
 from partloc.team import choose_device, seed_everything  # noqa: E402
 
 FITTED_ON = 600  # training parts for template matching's map
@@ -75,6 +76,7 @@ def training_median(bench: Bench) -> Callable[[], PartPose]:
 
 def nearest_neighbour(bench: Bench) -> Callable[[], PartPose]:
     model = load_model(Path("models/best_model.pth")).to(bench.device)
+    precision = encoder_dtype(bench.device)
 
     @torch.inference_mode()
     def features(table: PairTable, name: str) -> Tensor:
@@ -82,7 +84,9 @@ def nearest_neighbour(bench: Bench) -> Callable[[], PartPose]:
         loader = bench.batches(table, model.preprocessing, plan_in_order(table, 8))
         for batch in tqdm(loader, f"nearest neighbour, {name}", leave=False, disable=None):
             moved = batch.to(bench.device)
-            wholes, parts = (encode(model, each).cls for each in (moved.wholes, moved.parts))
+            wholes, parts = (
+                model.encode(each, precision).cls for each in (moved.wholes, moved.parts)
+            )
             both = [F.normalize(each, dim=1) for each in (wholes[moved.whole_of_part], parts)]
             found[batch.rows] = torch.cat(both, 1)[moved.part_of_pair].cpu()
         return found

@@ -4,7 +4,8 @@ For every pair both pictures are read, decoded and encoded, the whole again for 
 every block of the encoder is checkpointed; an ordinary loader brings one pair after the other.
 Weights, answers and gradients are those of the pipeline, to float tolerance.
 
-    $ python benchmarks/throughput.py        # compares the two
+    $ python benchmarks/throughput.py        # compares the two where they train
+    $ python benchmarks/inference.py         # and where they answer
 """
 
 import sys
@@ -52,11 +53,16 @@ def literal_loader(
 
 
 def answer(
-    model: PartLocator, wholes: Tensor, parts: Tensor, guides: Tensor | None = None
+    model: PartLocator,
+    wholes: Tensor,
+    parts: Tensor,
+    guides: Tensor | None = None,
+    precision: torch.dtype | None = None,
 ) -> Prediction:
     """wholes and parts (P, 3, H, W), a whole for each part -> hypotheses for P parts."""
     own = torch.arange(len(parts), device=parts.device)
-    return model.locate(model.encode(wholes), model.encode(parts), own, guides)
+    tokens = (model.encode(images, precision) for images in (wholes, parts))
+    return model.locate(*tokens, own, guides)
 
 
 def loss_of(

@@ -7,7 +7,6 @@ Shapes: n equal parts of one model, K hypotheses of each, C places to be had.
 """
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from partloc.losses import SOFTNESS
@@ -34,6 +33,9 @@ def assign(hypotheses: PartPose, log_confidence: Tensor) -> Tensor:
     chosen = torch.arange(len(log_confidence)) * count + log_confidence.argmax(1)  # (n,)
     if len(chosen) == 1:
         return chosen
+    # Half a second to load, which a part that is asked about alone need not wait for.
+    from scipy.optimize import linear_sum_assignment
+
     offered = PartPose(*(field.flatten(0, 1) for field in hypotheses))  # (n * K, .)
     density = _log_density(hypotheses, log_confidence, offered)  # (n, n * K)
     order = density.logsumexp(0).argsort(dim=0, descending=True, stable=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 BINS = 10
@@ -42,6 +41,9 @@ def fit_platt(log_confidence: Tensor, right: Tensor) -> tuple[float, float] | No
         """Cross-entropy for the logarithm of the slope, and the offset."""
         score = np.exp(weights[0]) * value + weights[1]
         return float(np.mean(np.logaddexp(0, score) - target * score))
+
+    # Half a second to load, which an answer need not wait for.
+    from scipy.optimize import minimize
 
     log_slope, offset = minimize(surprise, np.zeros(2), bounds=[(-4, 4), (-20, 20)]).x
     return float(np.exp(log_slope)), float(offset)

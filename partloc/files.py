@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import pandas as pd
+if TYPE_CHECKING:  # a question about one whole needs no tables: half a second saved
+    import pandas as pd
 
 
 @contextmanager
@@ -41,10 +42,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: "pd.DataFrame") -> None:
     """CSV in UTF-8; floats in the shortest form that reads back to the same number."""
     with replacing(path) as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+        table.to_csv(file, mode="wb", index=False, lineterminator="\n", encoding="utf-8")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,65 +1,59 @@
-"""The answer for pictures without labels: one whole and its parts, or a folder of models.
+"""The answer for pictures without labels: where the parts of a whole belong.
 
 Everything that is needed is in the checkpoint: architecture, weights and preprocessing.
 
-Shapes: P parts of one whole.
+Shapes: P parts of one whole; S side of the encoder's images, pixels.
 """
 
 import hashlib
-import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain, islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple
-from unicodedata import normalize
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from partloc.assign import assign
 from partloc.checkpoint import load_model
 from partloc.config import DataConfig
-from partloc.evaluate import encode
-from partloc.files import write_json, write_table
 from partloc.images import (
     DEFAULT_MAX_PIXELS,
-    EXTENSIONS,
     ImageError,
     group_twins,
     load_rgb,
     thumbnail,
 )
-from partloc.index import LAYOUT, LayoutError
 from partloc.model import Prediction, Tokens
 from partloc.pose import PartPose
+from partloc.schedule import encoder_dtype
 from partloc.team import choose_device
 
-PARTS_PER_BATCH = 8
+PICTURES_PER_BATCH = 8
+READERS = 2  # threads; decoding leaves Python's lock to the others
+PICTURES_AHEAD = 2 * PICTURES_PER_BATCH
 TWIN_TOLERANCE = DataConfig().twin_tolerance
-PREDICTION_COLUMNS = (
-    *("model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale", "confidence"),
-)
-SKIPPED_COLUMNS = ("model", "file", "reason", "detail")
+
+Source, Read = TypeVar("Source"), TypeVar("Read")
 
 
-class Skipped(NamedTuple):
-    """A file that got no answer."""
+class Question(NamedTuple):
+    """Where do these parts of one whole belong? Paths of pictures."""
 
-    model: str
-    file: str  # relative to the data folder
-    reason: str
-    detail: str
+    whole: Path | str
+    parts: Sequence[Path | str]
 
 
-class Job(NamedTuple):
-    """One whole and its parts; paths are relative to the data folder."""
+class Picture(NamedTuple):
+    """A decoded file. pixels: (3, S, S) uint8; digest: the same for equal pictures."""
 
-    model: str
-    whole: str
-    parts: list[tuple[str, str]]  # (part's name, path)
+    pixels: Tensor
+    thumbnail: np.ndarray
+    digest: bytes
 
 
 class Hypothesis(NamedTuple):
@@ -89,12 +83,45 @@ class Found(NamedTuple):
         return self.best.as_json() | (others if everything else {})
 
 
-class Answer(NamedTuple):
-    model: str
-    part: str
-    whole: str
-    path: str
-    found: Found
+class Seen:
+    """The parts of one whole that have been read: which are equal, and which could not be read.
+
+    errors: for each part; thumbnails: of those without error, named by their place;
+    numbers: of each of these, which of the different pictures it shows.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[ImageError | None] = []
+        self.thumbnails: dict[str, np.ndarray] = {}
+        self.numbers: list[int] = []
+
+    def different(self, parts: Iterable[Picture | ImageError]) -> Iterator[Tensor]:
+        """The pixels of each picture that none before it equals."""
+        known: dict[bytes, int] = {}
+        for place, part in enumerate(parts):
+            self.errors.append(part if isinstance(part, ImageError) else None)
+            if isinstance(part, ImageError):
+                continue
+            self.thumbnails[f"{place:09d}"] = part.thumbnail
+            if part.digest not in known:
+                known[part.digest] = len(known)
+                yield part.pixels
+            self.numbers.append(known[part.digest])
+
+
+def reading_ahead(read: Callable[[Source], Read], sources: Iterable[Source]) -> Iterator[Read]:
+    """What `read` returns for each source, in their order; threads read the next ones meanwhile."""
+    pool = ThreadPoolExecutor(READERS)
+    waiting: deque[Future[Read]] = deque()
+    try:
+        for source in sources:
+            waiting.append(pool.submit(read, source))
+            if len(waiting) > PICTURES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Predictor:
@@ -121,60 +148,74 @@ class Predictor:
         same are several of a kind, and are given distinct places.
         Raises: ImageError for a whole that cannot be read.
         """
-        tokens = self._encode([self.model.preprocessing(load_rgb(whole, self.max_pixels))])
-        outcomes: list[ImageError | None] = []
-        smalls: dict[str, np.ndarray] = {}  # by place in `parts`
-        numbers: dict[bytes, int] = {}  # of different pictures
-        picture_of: list[int] = []
-        waiting: list[Tensor] = []
-        answers: list[Prediction] = []
-        for place, path in enumerate(parts):
-            try:
-                image = load_rgb(path, self.max_pixels)
-            except ImageError as error:
-                outcomes.append(error)
-                continue
-            outcomes.append(None)
-            smalls[f"{place:09d}"] = thumbnail(image)
-            digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-            if digest not in numbers:
-                numbers[digest] = len(numbers)
-                waiting.append(self.model.preprocessing(image))
-            picture_of.append(numbers[digest])
-            if len(waiting) == PARTS_PER_BATCH:
-                answers.append(self._locate(tokens, waiting))
-                waiting = []
-        if waiting:
-            answers.append(self._locate(tokens, waiting))
-        found = iter(self._found(answers, picture_of, smalls))
-        return [error or next(found) for error in outcomes]
+        (outcomes,) = self.predict_all([Question(whole, parts)])
+        if isinstance(outcomes, ImageError):
+            raise outcomes
+        return outcomes
+
+    def predict_all(
+        self, questions: Iterable[Question]
+    ) -> Iterator[list[Found | ImageError] | ImageError]:
+        """As `predict`, one whole after the other; an error stands for a whole that cannot be read.
+
+        Some pictures are read ahead while others are computed with; no more are ever held. An
+        answer does not depend on the other questions.
+        """
+        questions, ahead = tee(questions)
+        paths = (path for question in ahead for path in (question.whole, *question.parts))
+        with closing(reading_ahead(self._read, paths)) as pictures:
+            for question in questions:
+                whole, parts = next(pictures), islice(pictures, len(question.parts))
+                yield whole if isinstance(whole, ImageError) else self._answer(whole, parts)
+                deque(parts, maxlen=0)  # pass over those of an unreadable whole
+
+    def _read(self, path: Path | str) -> Picture | ImageError:
+        try:
+            image = load_rgb(path, self.max_pixels)
+        except ImageError as error:
+            return error
+        digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+        return Picture(self.model.preprocessing.resize(image), thumbnail(image), digest)
+
+    def _answer(
+        self, whole: Picture, parts: Iterable[Picture | ImageError]
+    ) -> list[Found | ImageError]:
+        seen = Seen()
+        pixels = chain([whole.pixels], seen.different(parts))
+        tokens = self._encode(list(islice(pixels, PICTURES_PER_BATCH)))
+        first = torch.zeros(1, dtype=torch.long, device=self.device)
+        others = torch.arange(1, len(tokens.cls), device=self.device)
+        answers = [self._locate(tokens.pick(first), tokens.pick(others))] if len(others) else []
+        while batch := list(islice(pixels, PICTURES_PER_BATCH)):
+            answers.append(self._locate(tokens.pick(first), self._encode(batch)))
+        found = iter(self._found(answers, seen))
+        return [error or next(found) for error in seen.errors]
 
     @torch.inference_mode()
-    def _encode(self, images: Sequence[Tensor]) -> Tokens:
-        return encode(self.model, torch.stack(list(images)).to(self.device))
+    def _encode(self, pixels: list[Tensor]) -> Tokens:
+        images = self.model.preprocessing.normalize(torch.stack(pixels).to(self.device))
+        return self.model.encode(images, encoder_dtype(self.device))
 
     @torch.inference_mode()
-    def _locate(self, whole: Tokens, parts: Sequence[Tensor]) -> Prediction:
-        """Hypotheses for pictures of parts of one encoded whole, on the CPU."""
-        index = torch.zeros(len(parts), dtype=torch.long, device=self.device)
-        found = self.model.locate(whole, self._encode(parts), index)
+    def _locate(self, whole: Tokens, parts: Tokens) -> Prediction:
+        """Hypotheses for parts of one whole, on the CPU."""
+        index = torch.zeros(len(parts.cls), dtype=torch.long, device=self.device)
+        found = self.model.locate(whole, parts, index)
         poses = PartPose(*(field.cpu() for field in found.hypotheses))
         return Prediction(poses, found.log_confidence.cpu())
 
-    def _found(
-        self, answers: list[Prediction], picture_of: list[int], smalls: dict[str, np.ndarray]
-    ) -> list[Found]:
+    def _found(self, answers: list[Prediction], seen: "Seen") -> list[Found]:
         """One answer for each picture that could be read, in their order."""
-        if not picture_of:
+        if not answers:
             return []
         poses, log_confidence = zip(*(answer[:2] for answer in answers), strict=True)
-        poses = PartPose(*(torch.cat(field)[picture_of] for field in zip(*poses, strict=True)))
-        log_confidence = torch.cat(log_confidence)[picture_of]  # (P, K)
+        poses = PartPose(*(torch.cat(field)[seen.numbers] for field in zip(*poses, strict=True)))
+        log_confidence = torch.cat(log_confidence)[seen.numbers]  # (P, K)
         confidence = self.model.confidence(log_confidence.to(self.device)).cpu()
         rows = torch.cat(poses, 2)  # (P, K, 4)
-        twins = group_twins(smalls, self.twin_tolerance)
+        twins = group_twins(seen.thumbnails, self.twin_tolerance)
         members: dict[str, list[int]] = {}
-        for row, name in enumerate(smalls):
+        for row, name in enumerate(seen.thumbnails):
             members.setdefault(twins[name], []).append(row)
         best: dict[int, Hypothesis] = {}
         for group in members.values():
@@ -193,142 +234,3 @@ def _hypothesis(pose: Tensor, confidence: Tensor) -> Hypothesis:
     """Rounded to 6 decimals; the scale stays above 0."""
     *place, scale = (round(v, 6) + 0.0 for v in pose.tolist())
     return Hypothesis([*place, max(scale, 1e-6)], round(confidence.item(), 6))
-
-
-def find_jobs(data_dir: Path) -> tuple[list[Job], list[Skipped]]:
-    """The models of a folder in the layout that `index` reads; labels are not looked at.
-
-    Raises: LayoutError if there is no such folder or no model in it.
-    """
-    if not data_dir.is_dir():
-        raise LayoutError(f"{data_dir}: no such folder; {LAYOUT.format(root=data_dir)}")
-    jobs, skipped = [], []
-    for folder in sorted(data_dir.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            job, found = _find_parts(folder)
-            skipped += found
-            jobs += [job] if job else []
-    if not jobs and not skipped:
-        raise LayoutError(f"{data_dir}: no model in this folder; {LAYOUT.format(root=data_dir)}")
-    return jobs, skipped
-
-
-def _find_parts(folder: Path) -> tuple[Job | None, list[Skipped]]:
-    """One model's job, or None if nothing can be asked about it; and what is passed over."""
-    model = normalize("NFC", folder.name)
-    files: dict[str, str] = {}
-    skipped = []
-    for name in sorted(os.listdir(folder)):
-        stem, extension = os.path.splitext(name)
-        if name.startswith(".") or extension.lower() not in EXTENSIONS:
-            continue
-        path, part = f"{folder.name}/{name}", normalize("NFC", stem).removeprefix(f"{model}-")
-        if not normalize("NFC", stem).startswith(f"{model}-") or not part:
-            rule = f"expected a name that starts with {model + '-'!r} and goes on"
-            skipped.append(Skipped(model, path, "foreign file", rule))
-        elif extension.lower() != ".png":
-            detail = f"extension {extension!r}, expected .png"
-            skipped.append(Skipped(model, path, "foreign file", detail))
-        elif part in files:
-            skipped.append(Skipped(model, path, "duplicate name", f"{files[part]} is used"))
-        else:
-            files[part] = path
-    whole = files.pop("whole", None)
-    if whole is None:
-        detail = f"{folder.name}/{folder.name}-whole.png is not there"
-        skipped += [Skipped(model, path, "whole missing", detail) for path in files.values()]
-    return (Job(model, whole, sorted(files.items())) if whole and files else None), skipped
-
-
-def refuse_overwriting(output: Path, data_dir: Path) -> None:
-    """Answers are named like labels: in the data folder they would replace the labels.
-
-    Raises: ValueError if `output` is the data folder or lies in it.
-    """
-    if output.resolve().is_relative_to(data_dir.resolve()):
-        raise ValueError(
-            f"--output {output}: lies in the data folder {data_dir}, where the answers would "
-            "replace the labels; give a folder outside it"
-        )
-
-
-def jobs_of_table(table: pd.DataFrame) -> list[Job]:
-    """The models of a split table. Raises: ValueError if it has no rows."""
-    if table.empty:
-        raise ValueError("the split table has no samples; raise its ratio in params.yaml")
-    return [
-        Job(str(model), str(whole), list(zip(rows.part, rows.part_path, strict=True)))
-        for (model, whole), rows in table.groupby(["model", "whole_path"])
-    ]
-
-
-def predict_jobs(
-    predictor: Predictor, jobs: Iterable[Job], data_dir: Path
-) -> tuple[list[Answer], list[Skipped]]:
-    """Answer every part that can be read; each whole is encoded once."""
-    jobs = list(jobs)
-    answers, skipped = [], []
-    total = sum(len(job.parts) for job in jobs)
-    with tqdm(desc="infer", total=total, unit="part", disable=None) as bar:
-        for job in jobs:
-            found, lost = _predict_job(predictor, job, data_dir)
-            answers += found
-            skipped += lost
-            bar.update(len(job.parts))
-    return sorted(answers), skipped
-
-
-def _predict_job(
-    predictor: Predictor, job: Job, data_dir: Path
-) -> tuple[list[Answer], list[Skipped]]:
-    try:
-        outcomes = predictor.predict(
-            data_dir / job.whole, [data_dir / path for _, path in job.parts]
-        )
-    except ImageError as error:
-        detail = f"{error.reason}: {_without(error, data_dir / job.whole)}"
-        lost = [Skipped(job.model, path, "whole unusable", detail) for _, path in job.parts]
-        return [], lost
-    answers, skipped = [], []
-    for (part, path), outcome in zip(job.parts, outcomes, strict=True):
-        if isinstance(outcome, ImageError):
-            detail = _without(outcome, data_dir / path)
-            skipped.append(Skipped(job.model, path, outcome.reason, detail))
-        else:
-            answers.append(Answer(job.model, part, job.whole, path, outcome))
-    return answers, skipped
-
-
-def _without(error: ImageError, path: Path) -> str:
-    """The message without the file's name, which stands in a column of its own."""
-    return " ".join(str(error).removeprefix(f"{path}: ").split())
-
-
-def write_answers(
-    output: Path, answers: list[Answer], skipped: list[Skipped], everything: bool = False
-) -> None:
-    """One label file for each part, predictions.csv and skipped.csv, all under `output`.
-
-    everything: with all hypotheses in the label files.
-    """
-    for answer in tqdm(answers, desc="write", unit="file", disable=None, leave=False):
-        label = {"model_name": answer.model, "part_name": answer.part}
-        label |= answer.found.as_json(everything)
-        # In the layout of the labels that are given to train on.
-        label |= {"rotation": [1.0, 0.0, 0.0, 0.0], "scale": [label["scale"]] * 3}
-        write_json(output / Path(answer.path).with_suffix(".json"), label)
-    rows = [(*answer[:4], *answer.found.best.pose, answer.found.best.confidence)
-            for answer in answers]  # fmt: skip
-    write_table(output / "predictions.csv", pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS)))
-    table = pd.DataFrame(sorted(skipped), columns=list(SKIPPED_COLUMNS))
-    write_table(output / "skipped.csv", table)
-
-
-def summary(answers: list[Answer], skipped: list[Skipped]) -> str:
-    """For the terminal: how many parts were answered, and why the others were not."""
-    models = len({answer.model for answer in answers})
-    lines = [f"{len(answers):7d} parts of {models} models answered"]
-    for reason, count in sorted(Counter(item.reason for item in skipped).items()):
-        first = min(item for item in skipped if item.reason == reason)
-        lines.append(f"{count:7d} skipped: {reason}; e.g. {first.file}: {first.detail}")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""How the weights move: AdamW in groups, warm-up and cosine, the precision of the arithmetic."""
+"""How the weights move: AdamW in groups, warm-up and cosine; the precision of the arithmetic."""
 
 import math
 
@@ -51,3 +51,11 @@ def amp_dtype(use_amp: bool, device: torch.device) -> torch.dtype | None:
     if not use_amp or device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def encoder_dtype(device: torch.device) -> torch.dtype | None:
+    """Of the encoder where nothing is learned: bf16 also on a CPU that has instructions for it."""
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+    return amp_dtype(True, device)

@@ -1,10 +1,11 @@
-"""The processes that train together, the device of each, and their generators of chance."""
+"""The processes that work together, the device of each, and their generators of chance."""
 
 import os
 import random
 import resource
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train together; one process alone is a team of one."""
+    """The processes that work together; one process alone is a team of one."""
 
     rank: int
     size: int
@@ -64,8 +65,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def join_team(device_name: str) -> Team:
-    """Join the processes that torchrun started, or stand alone."""
+def join_team(device_name: str, patience: timedelta | None = None) -> Team:
+    """Join the processes that torchrun started, or stand alone.
+
+    patience: how long one waits for the others; torch's default is minutes.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
     if size == 1:
@@ -73,7 +77,7 @@ def join_team(device_name: str) -> Team:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     return Team(dist.get_rank(), size, device)
 
 

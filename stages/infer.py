@@ -19,16 +19,23 @@ labels, OUT/predictions.csv, and OUT/skipped.csv with the pictures that could no
 The models of a split table, as in the pipeline; data_dir and device come from params.yaml.
 
     $ python stages/infer.py --split outputs/split/test.csv --output outputs/infer
+
+Several processes share the models of either, and leave the bytes that one would leave.
+
+    $ torchrun --nproc-per-node 2 stages/infer.py --data-dir data/images --output answers
 """
 
 import argparse
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.command import run_command  # noqa: E402
+
+PATIENCE = timedelta(days=7)  # of a process that has answered its share, for the others
 
 # What needs torch is imported after the arguments are checked: a mistake is answered at once.
 
@@ -97,32 +104,34 @@ def answer_one(args: argparse.Namespace) -> None:
 
 def answer_many(args: argparse.Namespace) -> None:
     from partloc.config import Config, load_config
-    from partloc.infer import (
-        Predictor,
+    from partloc.folder import (
+        Tally,
         find_jobs,
         jobs_of_table,
         predict_jobs,
         refuse_overwriting,
-        summary,
+        share_of,
         write_answers,
     )
+    from partloc.infer import Predictor
     from partloc.split import read_manifest
+    from partloc.team import join_team
 
     config = load_config(args.config or "params.yaml") if args.split else Config()
     data_dir = args.data_dir or Path(config.data.data_dir)
     limit = args.max_image_pixels or config.data.max_image_pixels
     refuse_overwriting(args.output, data_dir)
-    if args.split:
-        jobs, skipped = jobs_of_table(read_manifest(args.split)), []
-    else:
-        jobs, skipped = find_jobs(data_dir)
+    jobs = jobs_of_table(read_manifest(args.split)) if args.split else find_jobs(data_dir)
 
-    device, tolerance = args.device or config.machine.device, config.data.twin_tolerance
-    predictor = Predictor(args.checkpoint, device, limit, tolerance)
-    answers, unreadable = predict_jobs(predictor, jobs, data_dir)
-    write_answers(args.output, answers, skipped + unreadable, args.all)
-    print(summary(answers, skipped + unreadable), file=sys.stderr)
-    print(f"written: {args.output}", file=sys.stderr)
+    team = join_team(args.device or config.machine.device, PATIENCE)
+    tolerance = config.data.twin_tolerance
+    predictor = Predictor(args.checkpoint, str(team.device), limit, tolerance)
+    outcomes = predict_jobs(predictor, share_of(jobs, team), data_dir, bar=team.leads)
+    tallies = team.gather(write_answers(args.output, outcomes, team, args.all))
+    if team.leads:
+        print(sum(tallies, start=Tally()), file=sys.stderr)
+        print(f"written: {args.output}", file=sys.stderr)
+    team.leave()
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""What every test shares: one thread, and one small data set for all that only read it."""
+"""What every test shares: one thread, and small data and a model for all that only read them."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from toys import write_split
+from toys import answering_model, write_pictures, write_split
 
+from partloc.checkpoint import save_model
+from partloc.infer import Predictor
 from partloc.plan import PairTable
 from partloc.split import read_manifest
 
@@ -14,6 +16,14 @@ from partloc.split import read_manifest
 def one_thread():
     """Tiny networks are much faster so, and sums do not depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def full_precision():
+    """Also on a CPU that would encode in half."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +39,21 @@ def tables(toy_split) -> tuple[PairTable, PairTable]:
     return tuple(
         PairTable(read_manifest(toy_split / f"{name}.csv"), images) for name in ("train", "val")
     )
+
+
+@pytest.fixture(scope="session")
+def checkpoint(one_thread, tmp_path_factory) -> Path:
+    """The model file of an untrained network."""
+    path = tmp_path_factory.mktemp("models") / "best_model.pth"
+    save_model(path, answering_model(), {})
+    return path
+
+
+@pytest.fixture
+def predictor(checkpoint) -> Predictor:
+    return Predictor(checkpoint, "cpu")
+
+
+@pytest.fixture
+def data_dir(tmp_path) -> Path:
+    return write_pictures(tmp_path / "data")

@@ -1,10 +1,11 @@
-"""Inference: one whole, a folder of models, a split table."""
+"""Inference: one whole and its parts; the stage."""
 
 import json
 import runpy
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,56 +15,19 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from toys import answering_model
+from toys import PARTS, noise
 
-from partloc.checkpoint import CheckpointError, save_model
+from partloc.checkpoint import CheckpointError
 from partloc.config import DataConfig
 from partloc.files import write_table
 from partloc.images import ImageError
-from partloc.index import LayoutError, build_index
-from partloc.infer import (
-    Found,
-    Hypothesis,
-    Predictor,
-    find_jobs,
-    predict_jobs,
-    refuse_overwriting,
-    write_answers,
-)
-from partloc.model import Tokens
+from partloc.index import build_index
+from partloc.infer import PICTURES_AHEAD, Found, Predictor, reading_ahead
+from partloc.schedule import amp_dtype, encoder_dtype
 from partloc.view import View
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "stages/infer.py")
-PARTS = [f"part-{number}" for number in range(10)]  # more than one batch
-
-
-@pytest.fixture(scope="module")
-def checkpoint(one_thread, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "best_model.pth"
-    save_model(path, answering_model(), {})
-    return path
-
-
-@pytest.fixture
-def predictor(checkpoint) -> Predictor:
-    return Predictor(checkpoint, "cpu")
-
-
-def noise(seed: int, size: tuple[int, int] = (60, 50)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize(size)
-
-
-@pytest.fixture
-def data_dir(tmp_path) -> Path:
-    """Two models in the users' layout, without labels; one name is not ASCII."""
-    root = tmp_path / "data"
-    for number, (model, parts) in enumerate({"stühle-1.5": PARTS, "lamp": ["foot"]}.items()):
-        (root / model).mkdir(parents=True)
-        for i, part in enumerate(["whole", *parts]):
-            noise(100 * number + i).save(root / model / f"{model}-{part}.png")
-    return root
 
 
 def numbers(found: Found) -> list[float]:
@@ -81,20 +45,6 @@ def test_several_parts_get_the_answers_that_each_gets_alone(predictor, data_dir)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_the_whole_is_encoded_once(predictor, data_dir, monkeypatch):
-    seen = []
-    encode = predictor.model.encode
-
-    def counting(images: torch.Tensor) -> Tokens:
-        seen.append(len(images))
-        return encode(images)
-
-    monkeypatch.setattr(predictor.model, "encode", counting)
-    jobs, _ = find_jobs(data_dir)
-    predict_jobs(predictor, jobs, data_dir)
-    assert seen == [1, 1, 1, 8, 2]
-
-
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
 def test_any_mode_and_size_is_answered(predictor, tmp_path, mode):
     picture = Image.fromarray(np.arange(35 * 9, dtype=np.uint16).reshape(35, 9) * 200)
@@ -108,88 +58,6 @@ def test_any_mode_and_size_is_answered(predictor, tmp_path, mode):
     assert 0 <= found.best.confidence <= 1
 
 
-def test_a_folder_gets_the_answers_that_single_questions_get(predictor, data_dir, tmp_path):
-    jobs, skipped = find_jobs(data_dir)
-    answers, unreadable = predict_jobs(predictor, jobs, data_dir)
-    assert (skipped, unreadable) == ([], [])
-    write_answers(tmp_path / "out", answers, [])
-    table = pd.read_csv(tmp_path / "out/predictions.csv")
-    assert len(table) == 11 and table.model.is_monotonic_increasing
-    for row in table.itertuples():
-        (found,) = predictor.predict(data_dir / row.whole_path, [data_dir / row.part_path])
-        answered = [row.tx, row.ty, row.tz, row.scale, row.confidence]
-        assert answered == pytest.approx(numbers(found), abs=2e-5)
-        label = json.loads((tmp_path / f"out/{row.model}/{row.model}-{row.part}.json").read_text())
-        # JSON keeps six significant digits, the table six decimals.
-        assert label["translation"] == pytest.approx([row.tx, row.ty, row.tz], rel=1e-5)
-        assert label["scale"] == pytest.approx([row.scale] * 3, rel=1e-5)
-        assert label["rotation"] == [1, 0, 0, 0]
-        assert label["confidence"] == pytest.approx(row.confidence, rel=1e-5)
-
-
-def test_answers_can_be_used_as_labels(predictor, data_dir, tmp_path):
-    answers, _ = predict_jobs(predictor, find_jobs(data_dir)[0], data_dir)
-    inside = Hypothesis([0.1, -0.5, 0.5, 0.5], 0.9)
-    sane = [answer._replace(found=Found(inside, [inside])) for answer in answers]
-    write_answers(tmp_path / "out", sane, [], everything=True)
-    for model in ("lamp", "stühle-1.5"):
-        shutil.copytree(data_dir / model, tmp_path / "out" / model, dirs_exist_ok=True)
-    index = build_index(DataConfig(data_dir=str(tmp_path / "out")))
-    assert len(index.manifest) == 11 and index.report.empty
-
-
-def test_pictures_that_cannot_be_used_are_skipped_and_told(predictor, data_dir, tmp_path):
-    good = predict_jobs(predictor, find_jobs(data_dir)[0], data_dir)[0]
-    chairs = data_dir / "stühle-1.5"
-    cut = (chairs / "stühle-1.5-part-3.png").read_bytes()[:60]
-    (chairs / "stühle-1.5-part-3.png").write_bytes(cut)
-    (chairs / "stühle-1.5-part-5.png").write_bytes(b"text")
-    (chairs / "unrelated.png").write_bytes(b"")
-    (chairs / "stühle-1.5-part-0.json").write_text("{ a label that nobody reads")
-    for model, files in {"orphan": ["leg"], "broken": ["whole", "leg"]}.items():
-        (data_dir / model).mkdir()
-        for file in files:
-            noise(7).save(data_dir / model / f"{model}-{file}.png")
-    (data_dir / "broken/broken-whole.png").write_bytes(b"")
-
-    jobs, skipped = find_jobs(data_dir)
-    answers, unreadable = predict_jobs(predictor, jobs, data_dir)
-    reasons = sorted((item.file.split("/")[1], item.reason) for item in skipped + unreadable)
-    assert reasons == [
-        ("broken-leg.png", "whole unusable"),
-        ("orphan-leg.png", "whole missing"),
-        ("stühle-1.5-part-3.png", "truncated image"),
-        ("stühle-1.5-part-5.png", "unreadable image"),
-        ("unrelated.png", "foreign file"),
-    ]
-    kept = {(a.model, a.part): numbers(a.found) for a in good if a.part not in ("part-3", "part-5")}
-    assert {(a.model, a.part) for a in answers} == set(kept)
-    for answer in answers:
-        assert numbers(answer.found) == pytest.approx(kept[answer.model, answer.part], abs=2e-5)
-    write_answers(tmp_path / "out", answers, skipped + unreadable)
-    assert len(pd.read_csv(tmp_path / "out/skipped.csv")) == 5
-
-
-def test_extensions_may_be_in_capitals(predictor, data_dir):
-    lamp = data_dir / "lamp"
-    (lamp / "lamp-foot.png").rename(lamp / "lamp-foot.PNG")
-    answers, skipped = predict_jobs(predictor, find_jobs(data_dir)[0], data_dir)
-    assert len(answers) == 11 and not skipped
-
-
-def test_a_folder_without_models_explains_the_layout(tmp_path):
-    for folder in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(LayoutError, match="chair-whole.png"):
-            find_jobs(folder)
-
-
-def test_answers_never_replace_the_labels(data_dir):
-    for inside in (data_dir, data_dir / "out", data_dir / "../data"):
-        with pytest.raises(ValueError, match="replace the labels"):
-            refuse_overwriting(inside, data_dir)
-    refuse_overwriting(data_dir / "../data-out", data_dir)
-
-
 def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data_dir, monkeypatch):
     chairs = data_dir / "stühle-1.5"
     # A camera, and small parts, so that places in the image are places in space.
@@ -200,7 +68,7 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     located = []
     locate = predictor._locate
     monkeypatch.setattr(
-        predictor, "_locate", lambda *asked: located.append(len(asked[1])) or locate(*asked)
+        predictor, "_locate", lambda *asked: located.append(len(asked[1].cls)) or locate(*asked)
     )
     parts = [chairs / f"stühle-1.5-part-{number}.png" for number in range(3)]
     legs = predictor.predict(chairs / "stühle-1.5-whole.png", parts)
@@ -210,6 +78,41 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     assert considered[0] == considered[1] == considered[2]
     assert {tuple(leg.best.pose) for leg in legs} <= {tuple(item.pose) for item in considered[0]}
     assert considered[0][0].confidence == max(item.confidence for item in considered[0])
+
+
+def test_the_next_pictures_are_read_while_the_last_is_used():
+    begun, used = [], threading.Event()
+
+    def read(number: int) -> int:
+        begun.append(number)
+        if number == PICTURES_AHEAD:
+            used.set()
+        return number
+
+    reading = reading_ahead(read, range(100))
+    assert next(reading) == 0
+    assert used.wait(10)  # nothing more is asked for, and yet they are read
+    assert max(begun) == PICTURES_AHEAD
+    assert list(reading) == list(range(1, 100))
+
+
+def test_what_goes_wrong_while_reading_is_raised_where_it_is_used():
+    reading = reading_ahead(lambda number: 1 / number, [1, 0, 1])
+    assert next(reading) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(reading)
+
+
+def test_a_cpu_with_bf16_encodes_in_it_and_trains_without(predictor, monkeypatch):
+    cpu, images = torch.device("cpu"), torch.rand(2, 3, 56, 56)
+    with torch.inference_mode():
+        full = predictor.model.encode(images, encoder_dtype(cpu))
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+        half = predictor.model.encode(images, encoder_dtype(cpu))
+    assert encoder_dtype(cpu) is torch.bfloat16 and amp_dtype(True, cpu) is None
+    assert half.patches.dtype is torch.float32
+    apart = (half.patches - full.patches).abs()
+    assert 0 < apart.mean() < 0.02 * full.patches.abs().mean()
 
 
 def test_single_questions_name_the_picture_that_cannot_be_read(
@@ -313,6 +216,19 @@ def test_mistaken_arguments_are_told_in_words(run_stage, arguments, message):
     assert run.code == 2 and run.out == ""
     assert message in run.err
     assert "Traceback" not in run.err
+
+
+def test_a_question_about_one_part_waits_for_nothing_that_it_does_not_need(checkpoint, data_dir):
+    """Each of these takes half a second to load."""
+    pictures = [str(data_dir / f"lamp/lamp-{name}.png") for name in ("whole", "foot")]
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from partloc.infer import Predictor\n"
+        f"Predictor({str(checkpoint)!r}, 'cpu').predict({pictures[0]!r}, {pictures[1:]!r})\n"
+        f"print({{'pandas', 'scipy', 'matplotlib', 'tensorboard'}} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "set()", run.stderr
 
 
 def test_help_does_not_wait_for_torch():

@@ -1,6 +1,7 @@
-"""Two processes under torchrun learn what one learns, and only one of them writes."""
+"""Two processes under torchrun learn what one learns, and answer what one answers."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,18 +27,22 @@ CONFIG = tiny_config(
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def train(root: Path, *launcher: str) -> subprocess.CompletedProcess:
-    write_split(root)
-    write_params(root, CONFIG)
-    (root / "stage.py").write_text(STAGE)
+def run(root: Path, *command: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *launcher, "stage.py"],
+        [sys.executable, *command],
         cwd=root,
         env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=180,
     )
+
+
+def train(root: Path, *launcher: str) -> subprocess.CompletedProcess:
+    write_split(root)
+    write_params(root, CONFIG)
+    (root / "stage.py").write_text(STAGE)
+    return run(root, *launcher, "stage.py")
 
 
 def newest_state(root: Path) -> dict:
@@ -70,3 +75,23 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert two.stderr.count("epoch   2/2") == 1
     for name in ("models", "metrics", "runs/train"):
         assert len(list((tmp_path / "two" / name).iterdir())) == 1, name
+
+
+def test_two_processes_leave_the_bytes_that_one_leaves(data_dir, checkpoint, tmp_path):
+    shutil.copytree(data_dir / "lamp", data_dir / "lampe")
+    for picture in (data_dir / "lampe").iterdir():
+        picture.rename(picture.with_name(picture.name.replace("lamp-", "lampe-")))
+    for damaged in ("lamp/lamp-foot.png", "stühle-1.5/stühle-1.5-part-4.png"):
+        (data_dir / damaged).write_bytes(b"text")
+    stage = (ROOT / "stages/infer.py", "--data-dir", data_dir, "--checkpoint", checkpoint)
+    one = run(tmp_path, *stage, "--output", "one")
+    two = run(tmp_path, *TORCHRUN, *stage, "--output", "two")
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    alone, together = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+        for out in (tmp_path / "one", tmp_path / "two")
+    )
+    assert len(alone) == 2 + 10 and alone == together
+    assert two.stderr.count("10 parts of 2 models answered") == 1
+    assert "2 skipped: unreadable image; e.g. lamp/lamp-foot.png" in two.stderr

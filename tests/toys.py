@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from folders import write_folder
+from PIL import Image
 
 from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data import Preprocessing
@@ -22,6 +24,8 @@ TRAIN_MODELS = {
     "desk": ["top", "leg-1", "leg-2", "leg-3", "drawer"],
     "lamp": ["foot", "shade"],
 }
+PARTS = [f"part-{number}" for number in range(10)]  # more than one batch
+UNLABELLED = {"stühle-1.5": PARTS, "lamp": ["foot"]}
 VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
 
 TINY = {
@@ -114,3 +118,17 @@ def answering_model() -> PartLocator:
     model = PartLocator(config, Preprocessing(56))
     torch.nn.init.normal_(model.head[-1].weight, std=0.3)  # so that answers differ
     return model
+
+
+def noise(seed: int, size: tuple[int, int] = (60, 50)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size)
+
+
+def write_pictures(root: Path) -> Path:
+    """Two models in the users' layout, without labels; one name is not ASCII."""
+    for number, (model, parts) in enumerate(UNLABELLED.items()):
+        (root / model).mkdir(parents=True)
+        for i, part in enumerate(["whole", *parts]):
+            noise(100 * number + i).save(root / model / f"{model}-{part}.png")
+    return root
