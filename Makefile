@@ -9,7 +9,7 @@ STAMP := $(VENV)/.requirements-installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check pretrain full-step clean
+.PHONY: help setup repro test check pretrain bench full-step clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,13 @@ check: $(STAMP)
 
 pretrain: $(STAMP)  ## make partloc/weights; hours on two cores, may be interrupted
 	$(RUN) stages/pretrain.py
+
+bench: $(STAMP)  ## figures of speed and memory on a processor, under 15 minutes
+	$(RUN) -m pip install --disable-pip-version-check -r benchmarks/requirements.txt
+	$(RUN) benchmarks/throughput.py
+	$(RUN) benchmarks/memory.py
+	$(RUN) benchmarks/inference.py
+	$(RUN) benchmarks/data_path.py
 
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory
 	$(RUN) benchmarks/full_step.py
