@@ -10,9 +10,9 @@ stage in a process of its own, see `benchmarks/tables.py`. --unread is for sizes
 small pictures would be all that is measured: walk, names, labels, grouping of twins and tables are
 real, but no picture is opened.
 
-    $ python benchmarks/data_path.py                                 # 2 minutes on two cores
-    $ python benchmarks/data_path.py --index 10000 100000            # a minute for each 25,000
-    $ python benchmarks/data_path.py --index --unread 1000000 --output data_path.json
+    $ python benchmarks/data_path.py                                  # 2 minutes on two cores
+    $ python benchmarks/data_path.py --no-pictures --index 100000     # minutes
+    $ python benchmarks/data_path.py --no-pictures --index --unread 1000000 --output scale.json
 """
 
 import argparse
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -156,9 +156,8 @@ def _memory_map(paths: list[Path], folder: Path) -> Kind:
     return Kind(written, {"read": lambda path: np.array(np.load(path, mmap_mode="r"))})
 
 
-def measure_pictures(folder: Path) -> list[dict[str, Any]]:
+def measure_pictures(folder: Path) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
-    lines = []
     for name, kind in write_kinds(folder).items():
         seconds: dict[str, list[float]] = {method: [] for method in kind.methods}
         for _ in range(ROUNDS):
@@ -175,8 +174,7 @@ def measure_pictures(folder: Path) -> list[dict[str, Any]]:
             if found.dtype == np.uint8 and "partloc" in kind.methods:
                 same = bool(np.array_equal(found, ours(kind.paths[0])))
             figures = {"ms": 1e3 * per_picture, "per_s": 1 / per_picture, "kilobytes": kilobytes}
-            lines.append({"pictures": name, "method": method, **figures, "same_pixels": same})
-    return lines
+            yield {"pictures": name, "method": method, **figures, "same_pixels": same}
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -206,43 +204,46 @@ def write_linked(folder: Path, samples: int) -> None:
             os.link(sources / f"{number}.json", f"{stem}part-{part}.json")
 
 
-def measure_tables(folder: Path, samples: int, is_unread: bool) -> list[dict[str, Any]]:
+def measure_tables(folder: Path, samples: int, is_unread: bool) -> Iterator[dict[str, Any]]:
     write_linked(folder, samples)
-    lines = []
     for stage in STAGES:
         command = [sys.executable, str(ROOT / "benchmarks/tables.py"), stage, str(folder)]
         if stage == "index" and is_unread:
             command.append("--unread")
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        lines.append({"stage": stage, "unread": is_unread, **json.loads(done.stdout)})
-    return lines
+        yield {"stage": stage, "unread": is_unread, **json.loads(done.stdout)}
 
 
 # -- what is told ----------------------------------------------------------------------------------
 
 
-def print_pictures(lines: list[dict[str, Any]]) -> None:
-    print("| pictures | method | ms | images/s a core | kB a file | pixels as partloc's |")
-    print("|---|---|---|---|---|---|")
-    for line in lines:
-        same = {None: "", True: "same", False: "other"}[line["same_pixels"]]
-        print(
-            f"| {line['pictures']} | {line['method']} | {line['ms']:.1f} | {line['per_s']:.0f} | "
-            f"{line['kilobytes']:.0f} | {same} |"
-        )
+def row_of_pictures(line: dict[str, Any]) -> str:
+    same = {None: "", True: "same", False: "other"}[line["same_pixels"]]
+    return (
+        f"| {line['pictures']} | {line['method']} | {line['ms']:.1f} | {line['per_s']:.0f} | "
+        f"{line['kilobytes']:.0f} | {same} |"
+    )
 
 
-def print_tables(lines: list[dict[str, Any]]) -> None:
-    print("\n| samples | stage | s | core s | core µs a sample | peak MB | bytes a sample |")
-    print("|---|---|---|---|---|---|---|")
+def row_of_tables(line: dict[str, Any]) -> str:
+    grown = 1e6 * (line["peak_mb"] - line["start_mb"]) / line["samples"]
+    name = line["stage"] + (", unread" if line["unread"] and line["stage"] == "index" else "")
+    return (
+        f"| {line['samples']:,} | {name} | {line['seconds']:.1f} | "
+        f"{line['cpu_seconds']:.1f} | {1e6 * line['cpu_seconds'] / line['samples']:.0f} | "
+        f"{line['peak_mb']:.0f} | {grown:.0f} |"
+    )
+
+
+def told(
+    lines: Iterator[dict[str, Any]], row_of: Callable[[dict[str, Any]], str]
+) -> list[dict[str, Any]]:
+    """All lines; each is printed as soon as it is measured, the next may take minutes."""
+    kept = []
     for line in lines:
-        grown = 1e6 * (line["peak_mb"] - line["start_mb"]) / line["samples"]
-        name = line["stage"] + (", unread" if line["unread"] and line["stage"] == "index" else "")
-        print(
-            f"| {line['samples']:,} | {name} | {line['seconds']:.1f} | "
-            f"{line['cpu_seconds']:.1f} | {1e6 * line['cpu_seconds'] / line['samples']:.0f} | "
-            f"{line['peak_mb']:.0f} | {grown:.0f} |"
-        )
+        print(row_of(line), flush=True)
+        kept.append(line)
+    return kept
 
 
 def main() -> None:
@@ -260,15 +261,17 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     pictures, tables = [], []
     if not args.no_pictures:
+        print("| pictures | method | ms | images/s a core | kB a file | pixels as partloc's |")
+        print("|---|---|---|---|---|---|")
         with tempfile.TemporaryDirectory() as name:
-            pictures = measure_pictures(Path(name))
-        print_pictures(pictures)
+            pictures = told(measure_pictures(Path(name)), row_of_pictures)
+        print()
+    print("| samples | stage | s | core s | core µs a sample | peak MB | bytes a sample |")
+    print("|---|---|---|---|---|---|---|")
     for is_unread, sizes in ((False, args.index), (True, args.unread)):
         for samples in sizes:
             with tempfile.TemporaryDirectory() as name:
-                tables += measure_tables(Path(name), samples, is_unread)
-    if tables:
-        print_tables(tables)
+                tables += told(measure_tables(Path(name), samples, is_unread), row_of_tables)
     if args.output:
         write_json(args.output, {**machine, "pictures": pictures, "tables": tables})
 
