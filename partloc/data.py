@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from partloc.config import AugmentConfig
+from partloc.config import AugmentConfig, DataConfig
 from partloc.images import load_rgb
 from partloc.plan import Draw, PairTable, PlannedBatches
 from partloc.pose import PartPose
@@ -31,15 +31,28 @@ AUGMENT_STREAM = 2  # of chance, as in plan
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every image goes through before the encoder; a checkpoint carries it."""
+    """What every image goes through before the network, which crops it and resizes the crop to
+    image_size; a checkpoint carries it.
+
+    read_size: side that it is read at, pixels; None is image_size.
+    """
 
     image_size: int
+    read_size: int | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        if self.read_size is None:
+            object.__setattr__(self, "read_size", self.image_size)
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Preprocessing":
+        return cls(config.image_size, config.read_size)
+
     def resize(self, image: Image.Image) -> Tensor:
-        """An RGB image of any size -> (3, image_size, image_size) uint8."""
-        side = (self.image_size, self.image_size)
+        """An RGB image of any size -> (3, read_size, read_size) uint8."""
+        side = (self.read_size, self.read_size)
         resized = image.resize(side, Image.Resampling.BILINEAR, reducing_gap=3.0)
         return tvf.pil_to_tensor(resized)
 

@@ -40,7 +40,7 @@ from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 class NonFiniteLoss(FloatingPointError):
