@@ -80,11 +80,18 @@ class Prediction(NamedTuple):
 
 
 class PartLocator(nn.Module):
-    def __init__(self, config: ModelConfig, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, config: ModelConfig, preprocessing: Preprocessing, blank: bool = False
+    ) -> None:
+        """blank: with an encoder that has no weights yet, see build_backbone."""
         super().__init__()
         self.config, self.preprocessing = config, preprocessing
         self.backbone = build_backbone(
-            config.backbone_name, preprocessing.image_size, config.pretrained, config.weights
+            config.backbone_name,
+            preprocessing.image_size,
+            config.pretrained,
+            config.weights,
+            blank,
         )
         grid, size = self.backbone.grid, min(config.downsample_size, self.backbone.grid)
         depth, width = self.backbone.embed_dim, config.cross_attention_dim
