@@ -101,10 +101,10 @@ def start_up(args: argparse.Namespace, checkpoint: Path, data_dir: Path, job: Jo
     def python(*arguments: str | Path) -> None:
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
 
+    # As the script does it.
+    imports = "from partloc.command import loading\nwith loading(): import partloc.infer"
     whole, imports = alternating(
-        args.repeats,
-        lambda: python(*question),
-        lambda: python("-c", "import partloc.infer"),
+        args.repeats, lambda: python(*question), lambda: python("-c", imports)
     )
     share = spread([b / a for a, b in zip(whole, imports, strict=True)])
     return {"seconds": spread(whole), "imports": spread(imports), "imports_share": share}

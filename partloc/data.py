@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from partloc.config import AugmentConfig
 from partloc.images import load_rgb
 from partloc.plan import Draw, PairTable, PlannedBatches
 from partloc.pose import PartPose
+
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import AugmentConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,7 +63,7 @@ class Augmentation:
     are the camera's and differ from image to image.
     """
 
-    def __init__(self, config: AugmentConfig) -> None:
+    def __init__(self, config: "AugmentConfig") -> None:
         self.config = config
         blur = v2.GaussianBlur(kernel_size=5, sigma=(0.3, 1.5))
         self.blur = v2.RandomApply([blur], config.blur_probability)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional as F
 
 from partloc.fusion import pooling_matrix
@@ -185,7 +186,10 @@ class TemplateMatch(nn.Module):
 
 @cache
 def _shrinking(source: int, target: int, device: torch.device) -> Tensor:
-    return pooling_matrix(source, target).to(device)
+    # A true and ordinary tensor even if it is first asked for while FLOPs are counted on fake ones
+    # or while nothing is learned: it is remembered for whatever comes later.
+    with unset_fake_temporarily(), torch.inference_mode(False):
+        return pooling_matrix(source, target).to(device)
 
 
 def foreground(pictures: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ M = S * S, D encoder width, C fusion width, K hypotheses a pair.
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from partloc.backbone import build_backbone
 from partloc.calibration import logit
-from partloc.config import ModelConfig
 from partloc.data import Preprocessing
 from partloc.fusion import (
     AttentionPool,
@@ -27,6 +26,9 @@ from partloc.overlay import SIDE, CloseUp, Overlay
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.view import View
+
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import ModelConfig
 
 # Of a place's correction: what the head's 1 means.
 STEP = 0.3
@@ -80,11 +82,18 @@ class Prediction(NamedTuple):
 
 
 class PartLocator(nn.Module):
-    def __init__(self, config: ModelConfig, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, config: "ModelConfig", preprocessing: Preprocessing, blank: bool = False
+    ) -> None:
+        """blank: with an encoder that has no weights yet, see build_backbone."""
         super().__init__()
         self.config, self.preprocessing = config, preprocessing
         self.backbone = build_backbone(
-            config.backbone_name, preprocessing.image_size, config.pretrained, config.weights
+            config.backbone_name,
+            preprocessing.image_size,
+            config.pretrained,
+            config.weights,
+            blank,
         )
         grid, size = self.backbone.grid, min(config.downsample_size, self.backbone.grid)
         depth, width = self.backbone.embed_dim, config.cross_attention_dim

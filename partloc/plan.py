@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from partloc.config import TrainConfig
 from partloc.pose import PartPose
 
-if TYPE_CHECKING:  # the network, which is defined behind this, needs no tables to answer
+if TYPE_CHECKING:  # the network, defined behind this, needs neither tables nor pydantic to answer
     import pandas as pd
+
+    from partloc.config import TrainConfig
 
 # One stream of chance per use: the same seed never feeds two of them.
 ORDER_STREAM = 1
@@ -99,7 +100,7 @@ class Draw(NamedTuple):
     rows: tuple[int, ...]
 
 
-def plan_epoch(table: PairTable, config: TrainConfig, seed: int, epoch: int) -> list[list[int]]:
+def plan_epoch(table: PairTable, config: "TrainConfig", seed: int, epoch: int) -> list[list[int]]:
     """The batches of one training epoch, as rows of the table; a pure function of its arguments.
 
     `uniform` draws every sample once; `balanced` draws as many samples in all, every model
