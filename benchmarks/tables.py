@@ -95,7 +95,8 @@ def run_evaluate(folder: Path) -> int:
     from partloc.evaluate import Judge, evaluate, judged_rows, read_split, training_median
     from partloc.plan import PairTable
 
-    samples, constant = read_split(folder / "outputs", "test"), training_median(folder / "outputs")
+    samples = read_split(folder / "outputs", "test")
+    constant = training_median(folder / "outputs")
     judge = Judge(PairTable(samples, folder / "images"))
     rows = judged_rows(samples, judge, made_up(judge.table), constant, None)
     write_pieces(folder / "outputs/evaluate/predictions.csv", rows)

@@ -7,7 +7,7 @@ Shapes: N samples of a table, n of them that are answered together, K twins of a
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from partloc.assign import assign
 from partloc.calibration import reliability
 from partloc.config import Config
 from partloc.data import PairDataset, make_loader
+from partloc.index import MANIFEST_COLUMNS
 from partloc.metrics import (
     NEAR,
     assigned_errors,
@@ -64,26 +65,28 @@ class Answers(NamedTuple):
     confidence: Tensor
 
 
-def read_split(output_dir: Path, name: str) -> pd.DataFrame:
-    """The table of one set, sorted by model and part.
+def read_split(
+    output_dir: Path, name: str, columns: Sequence[str] = MANIFEST_COLUMNS
+) -> pd.DataFrame:
+    """The table of one set, in the order of its file.
 
     Raises: FileNotFoundError or ValueError, saying what to do, if it is missing or empty.
     """
     path = output_dir / "split" / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; make it with `dvc repro split`")
-    table = read_manifest(path)
+    table = read_manifest(path, columns)
     if table.empty:
         raise ValueError(
             f"{path}: the {name} set has no samples; raise data.{name}_ratio in params.yaml, "
             f"or choose one of --split {', '.join(other for other in SETS if other != name)}"
         )
-    return table.sort_values(["model", "part"], ignore_index=True)
+    return table
 
 
 def training_median(output_dir: Path) -> PartPose:
     """The constant answer, (1, 3) and (1, 1). Raises: as `read_split`."""
-    labels = read_split(output_dir, "train")[["tx", "ty", "tz", "scale"]]
+    labels = read_split(output_dir, "train", ("tx", "ty", "tz", "scale"))
     labels = torch.from_numpy(labels.to_numpy(np.float32))  # (N, 4)
     return constant_answer(PartPose(labels[:, :3], labels[:, 3:]), 1)
 

@@ -53,7 +53,8 @@ def main() -> None:
     data_dir, output_dir = Path(config.data.data_dir), Path(config.data.output_dir)
     metrics_file, folder = results_of(output_dir, args.split, args.checkpoint)
 
-    samples, constant = read_split(output_dir, args.split), training_median(output_dir)
+    samples = read_split(output_dir, args.split).sort_values(["model", "part"], ignore_index=True)
+    constant = training_median(output_dir)
     judge = Judge(PairTable(samples, data_dir))
     model = load_model(args.checkpoint)
     answers = answer_models(model, judge.table, config, choose_device(config.machine.device))

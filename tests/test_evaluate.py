@@ -339,9 +339,8 @@ def test_a_run_that_fails_leaves_the_table_of_the_last_one(tmp_path, samples):
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
 
 
-def test_a_set_is_read_in_order_and_its_median_is_the_constant_answer(tmp_path, samples):
-    write_table(tmp_path / "split/train.csv", samples.sample(frac=1, random_state=0))
-    pd.testing.assert_frame_equal(read_split(tmp_path, "train"), samples)
+def test_the_median_of_the_training_set_is_the_constant_answer(tmp_path, samples):
+    write_table(tmp_path / "split/train.csv", samples)
     median = training_median(tmp_path)
     assert median.translation[0].tolist() == pytest.approx(samples[["tx", "ty", "tz"]].median())
     assert median.scale.tolist() == [[pytest.approx(samples.scale.median())]]
