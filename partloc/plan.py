@@ -54,13 +54,13 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.models)
 
-    def twin_groups(self) -> list[np.ndarray]:
-        """The rows of each group of twins, a part without any being a group of one."""
-        return _rows_of(self._first_twin)
+    def twin_groups(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Where in `rows` (P,) each group of twins is, a part without any being a group of one."""
+        return _alike(self._first_twin[rows])
 
     def rows_of_models(self) -> list[np.ndarray]:
         """The rows of each model, models in order of their first row."""
-        return _rows_of(self._first_of_model)
+        return _alike(self._first_of_model)
 
     def twins(self, rows: Sequence[int]) -> PartPose:
         """(P, K, 3) and (P, K, 1): every place that would be right for each row.
@@ -82,10 +82,10 @@ def _first_alike(table: "pd.DataFrame", *columns: str) -> np.ndarray:
     return first[table.groupby(list(columns), sort=False).ngroup().to_numpy()]
 
 
-def _rows_of(first: np.ndarray) -> list[np.ndarray]:
-    """The rows of each group, groups in order of their first row; `first` as of `_first_alike`."""
-    rows = np.argsort(first, kind="stable")
-    return np.split(rows, np.flatnonzero(first[rows] == rows))[1:]
+def _alike(numbers: np.ndarray) -> list[np.ndarray]:
+    """Where each number, 0 or more, is found, from the smallest number to the largest."""
+    places = np.argsort(numbers, kind="stable")
+    return np.split(places, np.flatnonzero(np.diff(numbers[places], prepend=-1)))[1:]
 
 
 class Draw(NamedTuple):

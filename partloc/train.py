@@ -32,10 +32,14 @@ from partloc.data import (
 )
 from partloc.losses import LossParts, targets_of, training_loss
 from partloc.memory import Planner
-from partloc.metrics import NEAR, summarize, twin_translation_errors
+from partloc.metrics import (
+    NEAR,
+    relative_scale_errors,
+    translation_errors,
+    twin_translation_errors,
+)
 from partloc.model import PartLocator, Prediction
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
-from partloc.pose import PartPose
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
 
@@ -234,15 +238,13 @@ class Trainer:
         mine = []
         for planned, batch in zip(plan, self.val_loader, strict=True):
             share = self.val_batches.share_of(planned)
-            if share:
-                mine.append(self._judge(batch.to(self.team.device)))
-        found = [torch.cat(parts) for parts in zip(*sum(self.team.gather(mine), []), strict=True)]
-        order = found[0].argsort()
-        rows, losses, poses, log_confidence = (values[order] for values in found)
-        predicted, twins = PartPose(poses[:, :3], poses[:, 3:]), self.val_table.twins(rows.tolist())
-        truth = PartPose(self.val_table.translation[rows], self.val_table.scale[rows])
-        figures = summarize(predicted, truth, twins)
-        fit = fit_platt(log_confidence, twin_translation_errors(predicted, twins) < NEAR)
+            judged = self._judge(batch.to(self.team.device))
+            mine.append([values[: len(share)] for values in judged])
+        mine = [torch.cat(values) for values in zip(*mine, strict=True)]
+        rows, *found = (torch.cat(parts) for parts in zip(*self.team.gather(mine), strict=True))
+        order = rows.argsort()
+        losses, translation, twin_aware, scale, log_confidence = (each[order] for each in found)
+        fit = fit_platt(log_confidence, twin_aware < NEAR)
         if fit is not None:
             self.model.confidence_slope.fill_(fit[0])
             self.model.confidence_offset.fill_(fit[1])
@@ -250,18 +252,24 @@ class Trainer:
         self._require_finite("validation loss", means[0])
         return {
             **dict(zip(LossParts._fields, means, strict=True)),
-            "translation_error": figures["translation_error"]["mean"],
-            "twin_aware_error": figures["translation_error"]["twin_aware"]["mean"],
-            "relative_scale_error": figures["scale_error"]["relative_mean"],
+            "translation_error": translation.mean().item(),
+            "twin_aware_error": twin_aware.mean().item(),
+            "relative_scale_error": scale.mean().item(),
         }
 
     def _judge(self, batch: Batch) -> tuple[Tensor, ...]:
-        """On the CPU: rows (P,), losses (P, 6), translation and scale side by side (P, 4), and
-        the answer's log confidence (P,)."""
+        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 6); errors of
+        translation, to the nearest twin and of scale, (P,) each; the answers' log confidence (P,).
+        """
         predicted = self._predict(self.model, batch)
         losses = torch.stack(self._compare(predicted, batch), 1)
-        answers = torch.cat(predicted.pose, 1), predicted.log_confidence.amax(1)
-        return tuple(value.cpu() for value in (batch.rows, losses, *answers))
+        errors = (
+            translation_errors(predicted.pose, batch.pose),
+            twin_translation_errors(predicted.pose, batch.twins),
+            relative_scale_errors(predicted.pose, batch.pose),
+        )
+        found = (batch.rows, losses, *errors, predicted.log_confidence.amax(1))
+        return tuple(value.cpu() for value in found)
 
     # -- all epochs ------------------------------------------------------------------------------
 
