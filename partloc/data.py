@@ -6,7 +6,7 @@ group; H W pixels.
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from partloc.config import AugmentConfig
 from partloc.images import load_rgb
-from partloc.plan import Draw, PairTable, PlannedBatches
+from partloc.plan import Draw, PairTable
 from partloc.pose import PartPose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -232,9 +232,10 @@ class PairDataset(Dataset):
 
 
 def make_loader(
-    dataset: PairDataset, batches: PlannedBatches, num_workers: int, device: torch.device
+    dataset: Dataset, batches: Iterable[list], num_workers: int, device: torch.device
 ) -> DataLoader:
-    """A loader over `batches`; its workers leave signals to the process that owns them."""
+    """A loader over `batches`, joined by dataset.collate; its workers leave signals to the process
+    that owns them."""
     return DataLoader(
         dataset,
         batch_sampler=batches,

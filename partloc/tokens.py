@@ -63,25 +63,18 @@ class TokenStore:
             ValueError for one that is not the table's.
         """
         shown = {key_of(data, shot): (data, shot) for data in datasets for shot in data.all_shots()}
-        with self._locked():
-            self._look()
-        missing = [key for key in shown if key not in self.places]
+        missing = {key: item for key, item in shown.items() if not self._has(key)}
         if bar:
             self._tell(len(shown), len(missing))
         self._require_room(len(missing))
-        # By chance, so that processes side by side seldom compute the same.
-        SystemRandom().shuffle(missing)
-        pictures = Pictures([shown[key] for key in missing])
-        loader = make_loader(
-            pictures, [[place] for place in range(len(missing))], workers, self.device
-        )
         self.model.eval()
-        keys = tqdm(missing, "tokens", unit="picture", disable=None if bar else True)
-        for key, image in zip(keys, loader, strict=True):
-            with self._locked():
-                self._look()
-            if key not in self.places:
-                self._append(key, self._encode(image))
+        total, before = len(missing), len(self.places)
+        disable = None if bar else True
+        with tqdm(desc="tokens", total=total, unit="picture", disable=disable) as progress:
+            for key, image in self._open(missing, workers):
+                if not self._has(key):
+                    self._append(key, self._encode(image))
+                progress.update(min(len(self.places) - before, total) - progress.n)
         self.rows = np.memmap(self.path, np.uint8, "r", shape=(self._seen, self.layout.itemsize))
 
     def find(self, data: PairDataset, shots: list[Shot]) -> Tensor:
@@ -98,10 +91,27 @@ class TokenStore:
     def device(self) -> torch.device:
         return self.model.center.device
 
+    def _open(
+        self, missing: dict[bytes, tuple[PairDataset, Shot]], workers: int
+    ) -> Iterator[tuple[bytes, Tensor]]:
+        """The pictures that are still missing when their turn comes, each with its key."""
+        keys = list(missing)
+        # By chance, so that processes side by side seldom compute the same.
+        SystemRandom().shuffle(keys)
+        turns = ([place] for place, key in enumerate(keys) if not self._has(key))
+        pictures = Pictures([missing[key] for key in keys])
+        for place, image in make_loader(pictures, turns, workers, self.device):
+            yield keys[place], image
+
     @torch.inference_mode()
     def _encode(self, image: Tensor) -> Tokens:
         """Alone: what is found for a picture must not depend on what is computed beside it."""
         return self.model.encode(image[None].to(self.device), self.precision).compact()
+
+    def _has(self, key: bytes) -> bool:
+        with self._locked():
+            self._look()
+        return key in self.places
 
     def _append(self, key: bytes, tokens: Tokens) -> None:
         """Write a row behind the last whole one, unless another process has been faster."""
@@ -188,12 +198,12 @@ class StoredPairs(PairDataset):
 
 
 class Pictures(Dataset):
-    """Single pictures, each as its data set shows it: (3, H, W)."""
+    """Single pictures, each as its data set shows it: its place in the list, and (3, H, W)."""
 
     def __init__(self, shown: list[tuple[PairDataset, Shot]]) -> None:
         self.shown = shown
 
-    def __getitem__(self, place: int) -> Tensor:
+    def __getitem__(self, place: int) -> tuple[int, Tensor]:
         data, shot = self.shown[place]
         (image,) = data.show([shot])
         path = data.table.data_dir / shot.path
@@ -203,12 +213,12 @@ class Pictures(Dataset):
                 f"{path}: expected the picture that was indexed, SHA-256 {shot.sha256[:12]}..., "
                 f"found {found[:12]}...; run the stages index and split again"
             )
-        return image
+        return place, image
 
     @staticmethod
-    def collate(items: list[Tensor]) -> Tensor:
-        (image,) = items
-        return image
+    def collate(items: list[tuple[int, Tensor]]) -> tuple[int, Tensor]:
+        (item,) = items
+        return item
 
 
 def key_of(data: PairDataset, shot: Shot) -> bytes:
