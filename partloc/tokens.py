@@ -63,7 +63,9 @@ class TokenStore:
             ValueError for one that is not the table's.
         """
         shown = {key_of(data, shot): (data, shot) for data in datasets for shot in data.all_shots()}
-        missing = {key: item for key, item in shown.items() if not self._has(key)}
+        with self._locked():
+            self._look()
+        missing = {key: item for key, item in shown.items() if key not in self.places}
         if bar:
             self._tell(len(shown), len(missing))
         self._require_room(len(missing))
@@ -72,8 +74,7 @@ class TokenStore:
         disable = None if bar else True
         with tqdm(desc="tokens", total=total, unit="picture", disable=disable) as progress:
             for key, image in self._open(missing, workers):
-                if not self._has(key):
-                    self._append(key, self._encode(image))
+                self._append(key, self._encode(image))
                 progress.update(min(len(self.places) - before, total) - progress.n)
         self.rows = np.memmap(self.path, np.uint8, "r", shape=(self._seen, self.layout.itemsize))
 
