@@ -1,9 +1,9 @@
 """An epoch with a frozen encoder: from pictures, and from the tokens that were kept of them.
 
 The demo's configuration with train.freeze_backbone: true, with and without template matching; both
-sides train and validate on the same pairs and take turns. Seconds are those of the clock on a GPU,
-and of the processor without one, as other programs do not count in these. Without --data-dir the pictures are
-coloured boxes, four parts a whole.
+sides train and validate on the same pairs and take turns. Without a GPU seconds are the
+processor's, in which other programs do not count. Without --data-dir the pictures are coloured
+boxes, four parts a whole.
 
     $ python benchmarks/frozen.py
     $ python benchmarks/frozen.py --data-dir my/renders --output metrics/frozen.json
