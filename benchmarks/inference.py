@@ -135,7 +135,8 @@ def pairs_of(jobs: list[Job], data_dir: Path) -> PairTable:
     rows = [(job.model, job.whole, path) for job in jobs for _, path in job.parts]
     table = pd.DataFrame(rows, columns=["model", "whole_path", "part_path"])
     unknown = dict.fromkeys(("tx", "ty", "tz", "scale"), 0.0)
-    table = table.assign(part_sha256=table.part_path, twin_group=table.part_path, **unknown)
+    hashes = {"whole_sha256": table.whole_path, "part_sha256": table.part_path}
+    table = table.assign(twin_group=table.part_path, **hashes, **unknown)
     return PairTable(table, data_dir)
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: the machine in words, the full-size setting, a few pictures."""
 
+import hashlib
 import platform
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,11 +87,14 @@ def pairs_of_four(folder: Path, side_px: int, wholes: int, seed: int = 0) -> Pai
             alone[edge:-edge, edge:-edge] = colour
             path = f"{model}/{model}-{part}.png"
             Image.fromarray(alone).save(folder / path)
-            rows.append((model, str(part), path, path, *place, scale, part))
+            rows.append((model, str(part), path, *place, scale, part))
         Image.fromarray(whole).save(folder / model / f"{model}-whole.png")
-    columns = ["model", "part", "part_path", "part_sha256", "tx", "ty", "tz", "scale", "twin_group"]
+    columns = ["model", "part", "part_path", "tx", "ty", "tz", "scale", "twin_group"]
     table = pd.DataFrame(rows, columns=columns)
     table["whole_path"] = table.model + "/" + table.model + "-whole.png"
+    for kind in ("whole", "part"):
+        files = [(folder / path).read_bytes() for path in table[f"{kind}_path"]]
+        table[f"{kind}_sha256"] = [hashlib.sha256(data).hexdigest() for data in files]
     return PairTable(table, folder)
 
 

@@ -49,6 +49,15 @@ class Tokens(NamedTuple):
     def pick(self, index: Tensor) -> "Tokens":
         return Tokens(*(field.index_select(0, index) for field in self))
 
+    def compact(self) -> "Tokens":
+        """In half the bits. Features need the range of bfloat16; of a picture half precision
+        keeps sixteen steps and more between two of its 256 levels."""
+        features = (field.bfloat16() for field in (self.cls, self.patches))
+        return Tokens(*features, self.picture.half(), self.thumbnail.half())
+
+    def float(self) -> "Tokens":
+        return Tokens(*(field.float() for field in self))
+
 
 class Prediction(NamedTuple):
     """hypotheses: poses (B, K, 3) and (B, K, 1); log_confidence: (B, K), that each is right.
@@ -216,7 +225,7 @@ class PartLocator(nn.Module):
             cls, patches = self.backbone(images)
             cls, patches = cls.float(), self.pool(patches).float()
         if self.match is None:
-            return Tokens(cls, patches, images[:, :0], images[:, :0])
+            return Tokens(cls, patches, cls[:, :0], cls[:, :0])
         picture = self.match.picture(images)
         thumbnail = self.thumb @ picture @ self.thumb.T
         return Tokens(cls, patches, picture, thumbnail)
@@ -276,16 +285,20 @@ class PartLocator(nn.Module):
 
     def forward(
         self,
-        wholes: Tensor,
-        parts: Tensor,
+        wholes: Tensor | Tokens,
+        parts: Tensor | Tokens,
         whole_of_part: Tensor,
         guides: Tensor | None = None,
         precision: torch.dtype | None = None,
     ) -> Prediction:
-        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts."""
-        tokens = self.encode(torch.cat([wholes, parts]), precision)
-        whole, part = (
-            Tokens(*(field[half] for field in tokens))
-            for half in (slice(len(wholes)), slice(len(wholes), None))
-        )
-        return self.locate(whole, part, whole_of_part, guides)
+        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts.
+
+        Tokens of both, where they are known, save their encoding.
+        """
+        if not isinstance(wholes, Tokens):
+            tokens = self.encode(torch.cat([wholes, parts]), precision)
+            wholes, parts = (
+                Tokens(*(field[half] for field in tokens))
+                for half in (slice(len(wholes)), slice(len(wholes), None))
+            )
+        return self.locate(wholes, parts, whole_of_part, guides)

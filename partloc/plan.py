@@ -28,8 +28,9 @@ ORDER_STREAM = 1
 class PairTable:
     """The samples of one split table, ready to be drawn.
 
-    translation (N, 3), scale (N, 1). pictures (N,): a number for each different picture of a
-    model, the first row that shows it. twin_counts (N,): parts in the row's twin group, itself
+    translation (N, 3), scale (N, 1). whole_hashes, part_hashes (N,): the SHA-256 of the files, 64
+    hexadecimal digits. pictures (N,): a number for each different picture of a model, the first
+    row that shows it. twin_counts (N,): parts in the row's twin group, itself
     among them. Groups are kept as arrays of rows, not as one array a group: there may be millions.
     """
 
@@ -38,6 +39,9 @@ class PairTable:
         self.models = table["model"].to_numpy()
         self.whole_paths = table["whole_path"].to_numpy()
         self.part_paths = table["part_path"].to_numpy()
+        # Bytes, as text takes twice the memory.
+        self.whole_hashes = table["whole_sha256"].to_numpy(dtype="S64")
+        self.part_hashes = table["part_sha256"].to_numpy(dtype="S64")
         self._first_of_model = _first_alike(table, "model")
         self.pictures = _first_alike(table, "model", "part_sha256")
         self.translation = torch.tensor(

@@ -81,6 +81,7 @@ def test_a_plan_is_the_same_on_every_machine():
 def test_a_row_knows_its_twins_wherever_they_stand_in_the_table():
     samples = pd.DataFrame({"model": list("abaabb"), "twin_group": list("xxyxyx")})
     paths = samples.assign(whole_path="w", part_path="p", part_sha256=samples.twin_group)
+    paths = paths.assign(whole_sha256=samples.model)
     table = PairTable(paths.assign(tx=range(6), ty=0, tz=0, scale=0.5), Path("data"))
     assert [rows.tolist() for rows in table.rows_of_models()] == [[0, 2, 3], [1, 4, 5]]
     every = table.twin_groups(np.arange(6))
