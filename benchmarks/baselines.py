@@ -37,11 +37,11 @@ from partloc.checkpoint import load_model  # noqa: E402
 from partloc.command import run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
 from partloc.data import PairDataset, Preprocessing, make_loader  # noqa: E402
-from partloc.evaluate import predict_table, read_split  # noqa: E402
+from partloc.evaluate import answer_models, read_split  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 from partloc.fusion import TokenPool, bin_centres, position_code  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
-from partloc.metrics import constant_answer, summarize  # noqa: E402
+from partloc.metrics import constant_answer, errors_of, summarize  # noqa: E402
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
 from partloc.schedule import encoder_dtype  # noqa: E402
@@ -240,7 +240,15 @@ def literal(bench: Bench) -> Callable[[], PartPose]:
 
 def partloc(bench: Bench) -> Callable[[], PartPose]:
     model = load_model(Path("models/best_model.pth"))
-    return lambda: predict_table(model, bench.test, bench.config, bench.device).pose
+
+    def answer() -> PartPose:
+        poses = PartPose(torch.empty(len(bench.test), 3), torch.empty(len(bench.test), 1))
+        for some in answer_models(model, bench.test, bench.config, bench.device):
+            for field, values in zip(poses, some.found.pose, strict=True):
+                field[some.rows] = values
+        return poses
+
+    return answer
 
 
 METHODS = {
@@ -268,7 +276,8 @@ def main() -> None:
         start = time.perf_counter()
         found = answer()
         milliseconds = 1000 * (time.perf_counter() - start) / len(bench.test)
-        results[name] = summarize(found, truth, twins) | {"ms_per_part": milliseconds}
+        errors = errors_of(found, truth, twins)
+        results[name] = summarize(errors) | {"ms_per_part": milliseconds}
     if args.output:
         write_json(args.output, results)
     print(f"{len(bench.test)} parts of {len(set(bench.test.models))} models; {bench.device},")

@@ -21,13 +21,12 @@ table. State is in runs/cross-validate; an interrupted run goes on.
 import argparse
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -36,12 +35,18 @@ from partloc.checkpoint import load_model, save_model  # noqa: E402
 from partloc.command import run_command  # noqa: E402
 from partloc.config import Config, digest, load_config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
-from partloc.evaluate import errors_of, evaluate, predict_table, prediction_table  # noqa: E402
+from partloc.evaluate import (  # noqa: E402
+    Answers,
+    Judge,
+    answer_models,
+    evaluate,
+    judged_rows,
+)
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
 from partloc.index import build_index  # noqa: E402
-from partloc.metrics import constant_answer, errors_apart, twin_translation_errors  # noqa: E402
-from partloc.model import PartLocator, Prediction  # noqa: E402
+from partloc.metrics import constant_answer  # noqa: E402
+from partloc.model import PartLocator  # noqa: E402
 from partloc.plan import PairTable  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
 from partloc.report import draw_case  # noqa: E402
@@ -58,18 +63,10 @@ STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
 VAL_SHARE = 0.1  # of the training models, to choose the best epoch
 WORST = 10  # cases that are drawn
 FACTS = ("group", "visible_pixels", "alone_pixels")
+APART = ("across_image", "along_view")  # errors that are known where the camera is
 # Left edges of the bins of the breakdown; of the scale, and of the visible share of a part.
 SCALES = (0.0, 0.1, 0.2, 0.4, 0.7)
 VISIBLE = (0.0, 0.25, 0.5, 0.75)
-
-
-class Answers(NamedTuple):
-    """Of all N samples, each by the network of its fold, and of that fold's constant answer."""
-
-    found: Prediction
-    confidence: Tensor
-    constant: PartPose
-    viewing: Tensor | None
 
 
 def config_of(config: Config, start: str) -> Config:
@@ -120,32 +117,30 @@ def network_of(
     return load_model(path)
 
 
-def answer_all(config: Config, start: str, manifest: pd.DataFrame, folds: int) -> Answers:
-    count, hypotheses = len(manifest), config.model.hypotheses if config.model.match_size else 1
-    poses = PartPose(torch.empty(count, hypotheses, 3), torch.empty(count, hypotheses, 1))
-    found = Prediction(poses, torch.empty(count, hypotheses))
-    confidence = torch.empty(count)
-    constant = PartPose(torch.empty(count, 3), torch.empty(count, 1))
+def judge_all(
+    config: Config, start: str, manifest: pd.DataFrame, folds: int, judge: Judge
+) -> pd.DataFrame:
+    """The table of predictions, each by the network of its fold, which the judge gets to know."""
+    pieces = []
     for fold in range(folds):
         print(f"{start}: fold {fold + 1} of {folds}", file=sys.stderr)
         tables = split_fold(manifest, fold, folds)
         place = runs_root("cross-validate") / f"{start}-{fold + 1}-of-{folds}"
         model = network_of(config, start, tables, place)
-        device = choose_device(config.machine.device)
         train, test = (
             PairTable(tables[name], Path(config.data.data_dir)) for name in ("train", "test")
         )
-        rows = torch.tensor(tables["test"].index.to_numpy())
-        answered = predict_table(model, test, config, device)
-        for kept, field in zip(poses, answered.hypotheses, strict=True):
-            kept[rows] = field
-        found.log_confidence[rows] = answered.log_confidence
-        confidence[rows] = model.answer_confidence(answered)
-        truth = PartPose(train.translation, train.scale)
-        for kept, field in zip(constant, constant_answer(truth, len(test)), strict=True):
-            kept[rows] = field
-        viewing = model.viewing  # the same camera in each fold
-    return Answers(found, confidence, constant, viewing)
+        constant = constant_answer(PartPose(train.translation, train.scale), 1)
+        found = answer_models(model, test, config, choose_device(config.machine.device))
+        answers = in_manifest(found, tables["test"].index.to_numpy())
+        pieces += judged_rows(manifest, judge, answers, constant, model.viewing)
+    return pd.concat(pieces).sort_index()
+
+
+def in_manifest(answers: Iterator[Answers], rows: np.ndarray) -> Iterator[Answers]:
+    """The same, told by the rows that a fold's test table has in the manifest."""
+    for some in answers:
+        yield some._replace(rows=rows[some.rows])
 
 
 def breakdown(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -180,22 +175,19 @@ def _binned(values: pd.Series, edges: tuple[float, ...]) -> pd.Series:
     return pd.Series([f"from {edges[i]:g}" for i in place.clip(0)], index=values.index)
 
 
-def judge(
-    config: Config, manifest: pd.DataFrame, answers: Answers, facts: pd.DataFrame | None
+def answer_all(
+    config: Config, start: str, manifest: pd.DataFrame, folds: int, facts: pd.DataFrame | None
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The figures of all folds together, and the answers row by row."""
-    found, confidence, constant, viewing = answers
-    table = PairTable(manifest, Path(config.data.data_dir))
-    errors = errors_of(found, table)
-    twins = table.twins(range(len(table)))
-    figures = evaluate(found, errors, confidence, table, constant, viewing, config.seed)
+    judge = Judge(PairTable(manifest, Path(config.data.data_dir)))
+    rows = judge_all(config, start, manifest, folds, judge)
+    figures = evaluate(judge, config.seed)
     for series in ("points", "errors"):
         del figures[series]
-    extra = {"constant_error": twin_translation_errors(constant, twins)}
-    if viewing is not None:
-        across, along = errors_apart(found.pose, twins, viewing)
-        extra |= {"across_image": across, "along_view": along}
-    rows = prediction_table(manifest, table, found, errors | extra, confidence)
+    extra = {"constant_error": judge.constant["twin_aware_error"]}
+    extra |= {name: judge.errors[name] for name in APART if name in judge.errors}
+    rows = rows.assign(**{name: values.numpy().astype(float) for name, values in extra.items()})
+    rows = rows.round(6)
     if facts is not None:
         keep = ["model", "part", *(name for name in FACTS if name in facts)]
         rows = rows.merge(facts[keep], on=["model", "part"], how="left", validate="one_to_one")
@@ -255,8 +247,7 @@ def main() -> None:
     results, lines = {}, []
     for start in args.starts:
         chosen = config_of(config, start)
-        answers = answer_all(chosen, start, manifest, args.folds)
-        figures, rows = judge(chosen, manifest, answers, facts)
+        figures, rows = answer_all(chosen, start, manifest, args.folds, facts)
         write_table(args.output / f"{start}.csv", rows)
         if not results:
             limit = config.data.max_image_pixels

@@ -101,10 +101,10 @@ def start_up(args: argparse.Namespace, checkpoint: Path, data_dir: Path, job: Jo
     def python(*arguments: str | Path) -> None:
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
 
+    # As the script does it.
+    imports = "from partloc.command import loading\nwith loading(): import partloc.infer"
     whole, imports = alternating(
-        args.repeats,
-        lambda: python(*question),
-        lambda: python("-c", "import partloc.infer"),
+        args.repeats, lambda: python(*question), lambda: python("-c", imports)
     )
     share = spread([b / a for a, b in zip(whole, imports, strict=True)])
     return {"seconds": spread(whole), "imports": spread(imports), "imports_share": share}
@@ -135,7 +135,8 @@ def pairs_of(jobs: list[Job], data_dir: Path) -> PairTable:
     rows = [(job.model, job.whole, path) for job in jobs for _, path in job.parts]
     table = pd.DataFrame(rows, columns=["model", "whole_path", "part_path"])
     unknown = dict.fromkeys(("tx", "ty", "tz", "scale"), 0.0)
-    table = table.assign(part_sha256=table.part_path, twin_group=table.part_path, **unknown)
+    hashes = {"whole_sha256": table.whole_path, "part_sha256": table.part_path}
+    table = table.assign(twin_group=table.part_path, **hashes, **unknown)
     return PairTable(table, data_dir)
 
 

@@ -4,7 +4,7 @@ Four parts a whole, as training draws them: 16 pairs are 20 pictures. Computed i
 reckons with when it chooses (train.use_gradient_checkpointing: auto). Measured is torch's peak
 under a hard limit of --budget GB, which a step either stays in or fails; --trial starts a new
 process for each line, so that none inherits another's fragments. On a CPU nothing is measured:
-what is shown there is only the model of the tensors that are saved.
+what is shown there is only the model of the tensors that are saved. Needs no more than gpu.py.
 
     $ python benchmarks/memory.py
     $ python benchmarks/memory.py --backbone dinov2_vitl14 --output metrics/memory-vitl.json
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,10 +25,9 @@ from torch._subclasses import FakeTensorMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.setting import machine, small_config, synthetic_batch  # noqa: E402
+from benchmarks.setting import full_size, machine, synthetic_batch  # noqa: E402
 from partloc.backbone import Kept  # noqa: E402
 from partloc.command import run_command  # noqa: E402
-from partloc.config import Config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 from partloc.memory import StepMemory, measure_step  # noqa: E402
@@ -49,7 +49,7 @@ def images_of(pairs: int) -> int:
     return pairs + -(-pairs // PARTS)
 
 
-def trial(config: Config, mode: str, pairs: int, budget: float) -> dict[str, float]:
+def trial(config: SimpleNamespace, mode: str, pairs: int, budget: float) -> dict[str, float]:
     """Three steps on a GPU: the peak, GB, and the last one's seconds; empty if out of memory."""
     device = torch.device("cuda")
     total = torch.cuda.get_device_properties(device).total_memory
@@ -64,7 +64,7 @@ def trial(config: Config, mode: str, pairs: int, budget: float) -> dict[str, flo
         for step in range(3):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            batch.backward(model, torch.bfloat16)
+            batch.loss(model, torch.bfloat16).backward()
             optimizer.step()
             optimizer.zero_grad()
             torch.cuda.synchronize()
@@ -74,7 +74,7 @@ def trial(config: Config, mode: str, pairs: int, budget: float) -> dict[str, flo
     return {"gb": torch.cuda.max_memory_allocated() / 1e9, "seconds": seconds}
 
 
-def computed(config: Config) -> StepMemory:
+def computed(config: SimpleNamespace) -> StepMemory:
     model = PartLocator(config.model, Preprocessing(config.data.image_size))
     with FakeTensorMode(allow_non_fake_inputs=True):
         return measure_step(model, torch.bfloat16)
@@ -104,13 +104,20 @@ def main() -> None:
     add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     add("--trial", action="store_true", help="run one step, print its JSON; for own use")
     args = parser.parse_args()
-    config = small_config(args.backbone, args.image_size, args.batches[0], use_amp=True)
+    config = full_size(args.backbone, args.image_size)
     budget = args.budget * 1e9
     if args.trial:
         print(json.dumps(trial(config, args.modes[0], args.batches[0], budget)))
         return
     device = choose_device("auto")
     memory = computed(config)
+    print(f"{machine(device)}; {args.backbone} at {args.image_size} px, bf16, {args.budget:g} GB")
+    head = ["pairs", "keeps", "computed, GB", "of the encoder computed twice"]
+    if device.type == "cuda":
+        head += ["measured, GB", "pairs/s"]
+    else:
+        print("no GPU here: nothing is measured, this is only the model of the saved tensors")
+    print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
     rows = []
     for pairs in args.batches:
         for mode in args.modes:
@@ -130,16 +137,9 @@ def main() -> None:
                 found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 row["measured"] = json.loads(found.stdout)
             rows.append(row)
+            print(line_of(row), flush=True)  # at once: a trial starts a process and takes a while
     if args.output:
         write_json(args.output, {"machine": machine(device), "rows": rows})
-    print(f"{machine(device)}; {args.backbone} at {args.image_size} px, bf16, {args.budget:g} GB")
-    head = ["pairs", "keeps", "computed, GB", "of the encoder computed twice"]
-    if device.type == "cuda":
-        head += ["measured, GB", "pairs/s"]
-    else:
-        print("no GPU here: nothing is measured, this is only the model of the saved tensors")
-    print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
-    print(*map(line_of, rows), sep="\n")
 
 
 if __name__ == "__main__":

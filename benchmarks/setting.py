@@ -1,7 +1,9 @@
-"""What the benchmarks share: the machine in words, a configuration, a few pictures."""
+"""What the benchmarks share: the machine in words, the full-size setting, a few pictures."""
 
+import hashlib
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +12,42 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from partloc.config import Config, TrainConfig
 from partloc.losses import training_loss
 from partloc.model import PartLocator
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 
 PARTS = 4  # of each whole
+
+# The full-size defaults of what the network, its loss and its optimiser read. They stand here a
+# second time, since partloc.config needs pydantic, which a machine lent for its GPU may lack; a
+# test holds them to the first.
+MODEL = {
+    "weights": None,
+    "start_from": None,
+    "crop": True,
+    "downsample_size": 32,
+    "cross_attention_layers": 2,
+    "cross_attention_dim": 384,
+    "cross_attention_heads": 6,
+    "similar_start": True,
+    "position": "values",
+    "mlp_hidden_dim": 512,
+    "match_size": 48,
+    "hypotheses": 6,
+}
+TRAIN = {
+    "use_amp": True,
+    "learning_rate": 2.0e-4,
+    "backbone_lr_factor": 0.1,
+    "weight_decay": 0.05,
+    "grad_clip": 1.0,
+    "w_trans": 1.0,
+    "w_scale": 0.8,
+    "w_match": 0.2,
+    "w_rank": 0.3,
+    "scale_loss": "log",
+}
 
 
 def machine(device: torch.device) -> str:
@@ -28,17 +59,13 @@ def machine(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-def small_config(backbone: str, image_size: int, batch_size: int, **train: object) -> Config:
-    """The full-size configuration with another encoder, size and batch; random weights, float32,
-    no dropout, everything kept for the backward pass."""
-    still = {"use_amp": False, "use_gradient_checkpointing": False, "batch_size": batch_size}
-    return Config.model_validate(
-        {
-            "data": {"image_size": image_size},
-            "model": {"backbone_name": backbone, "pretrained": False, "dropout": 0.0},
-            "train": still | {"backbone_lr_factor": 1.0} | train,
-            "machine": {"num_workers": 0},
-        }
+def full_size(backbone: str, image_size: int) -> SimpleNamespace:
+    """The groups and keys of a Config, as far as they are needed; random weights, no dropout."""
+    blank = {"backbone_name": backbone, "pretrained": False, "dropout": 0.0}
+    return SimpleNamespace(
+        data=SimpleNamespace(image_size=image_size),
+        model=SimpleNamespace(**MODEL | blank),
+        train=SimpleNamespace(**TRAIN),
     )
 
 
@@ -61,11 +88,14 @@ def pairs_of_four(folder: Path, side_px: int, wholes: int, seed: int = 0) -> Pai
             alone[edge:-edge, edge:-edge] = colour
             path = f"{model}/{model}-{part}.png"
             Image.fromarray(alone).save(folder / path)
-            rows.append((model, str(part), path, path, *place, scale, part))
+            rows.append((model, str(part), path, *place, scale, part))
         Image.fromarray(whole).save(folder / model / f"{model}-whole.png")
-    columns = ["model", "part", "part_path", "part_sha256", "tx", "ty", "tz", "scale", "twin_group"]
+    columns = ["model", "part", "part_path", "tx", "ty", "tz", "scale", "twin_group"]
     table = pd.DataFrame(rows, columns=columns)
     table["whole_path"] = table.model + "/" + table.model + "-whole.png"
+    for kind in ("whole", "part"):
+        files = [(folder / path).read_bytes() for path in table[f"{kind}_path"]]
+        table[f"{kind}_sha256"] = [hashlib.sha256(data).hexdigest() for data in files]
     return PairTable(table, folder)
 
 
@@ -76,18 +106,18 @@ class SyntheticBatch(NamedTuple):
     parts: Tensor
     whole_of_part: Tensor
     pose: PartPose
-    config: TrainConfig
+    config: SimpleNamespace
 
-    def backward(self, model: PartLocator, precision: torch.dtype | None) -> None:
-        """Forward and backward of a training step, with every term of the loss."""
+    def loss(self, model: PartLocator, precision: torch.dtype | None) -> Tensor:
+        """The mean over the pairs of a training step's loss, with every term of it."""
         places = model.place_of(self.pose)
         found = model(self.wholes, self.parts, self.whole_of_part, places, precision)
         targets = PartPose(*(field[:, None] for field in self.pose))
-        training_loss(found, targets, places[:, None], self.config).loss.mean().backward()
+        return training_loss(found, targets, places[:, None], self.config).loss.mean()
 
 
-def synthetic_batch(config: Config, pairs: int, device: torch.device) -> SyntheticBatch:
-    """A batch of so many pairs for a model of `config`."""
+def synthetic_batch(config: SimpleNamespace, pairs: int, device: torch.device) -> SyntheticBatch:
+    """A batch of so many pairs for a model of `config`, see full_size."""
     wholes, side = -(-pairs // PARTS), config.data.image_size
     pictures = [torch.rand(count, 3, side, side, device=device) for count in (wholes, pairs)]
     pose = PartPose(

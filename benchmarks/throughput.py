@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import literal  # noqa: E402
-from benchmarks.setting import machine, pairs_of_four, small_config  # noqa: E402
+from benchmarks.setting import machine, pairs_of_four  # noqa: E402
 from partloc.command import run_command  # noqa: E402
 from partloc.config import Config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
@@ -33,6 +33,20 @@ from partloc.plan import PairTable  # noqa: E402
 from partloc.schedule import make_optimizer  # noqa: E402
 from partloc.team import Team, choose_device, seed_everything  # noqa: E402
 from partloc.train import Trainer  # noqa: E402
+
+
+def small_config(backbone: str, image_size: int, batch_size: int) -> Config:
+    """The full-size configuration with another encoder, size and batch; random weights, float32,
+    no dropout, everything kept for the backward pass."""
+    still = {"use_amp": False, "use_gradient_checkpointing": False, "backbone_lr_factor": 1.0}
+    return Config.model_validate(
+        {
+            "data": {"image_size": image_size},
+            "model": {"backbone_name": backbone, "pretrained": False, "dropout": 0.0},
+            "train": still | {"batch_size": batch_size},
+            "machine": {"num_workers": 0},
+        }
+    )
 
 
 def untrained(config: Config) -> PartLocator:

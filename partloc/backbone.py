@@ -12,6 +12,7 @@ import math
 import pickle
 import struct
 from collections.abc import Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -158,18 +159,25 @@ def _keep_attention(_context: object, operation: object, *_args, **_kwargs) -> C
 
 
 def build_backbone(
-    name: str, image_size: int, pretrained: bool = False, weights: Path | str | None = None
+    name: str,
+    image_size: int,
+    pretrained: bool = False,
+    weights: Path | str | None = None,
+    blank: bool = False,
 ) -> Backbone:
     """The encoder `name` of partloc.config.BACKBONES for images of `image_size` pixels a side.
 
     weights: a local file in timm's or the official key layout (.pth or .safetensors); it goes
         before `pretrained`, which lets timm download the published weights. With neither, the
         weights are random, from torch's global generator.
+    blank: without any weights, on torch's meta device, for who brings all of them: drawing those
+        of a ViT-S takes as long as its answer.
 
     Raises: BackboneError when the weights cannot be downloaded or do not fit the architecture;
         FileNotFoundError when `weights` is not there.
     """
-    vit = _make_vit(name, PATCH_SIZE * (image_size // PATCH_SIZE))
+    with torch.device("meta") if blank else nullcontext():
+        vit = _make_vit(name, PATCH_SIZE * (image_size // PATCH_SIZE))
     if weights is not None:
         state = _read_state(Path(weights))
         vit.load_state_dict(_fit_state(state, vit, f"{weights} for {name}"))

@@ -97,8 +97,9 @@ def load_model(path: Path) -> PartLocator:
     # The weights are in the file, so none are looked for elsewhere.
     beginning = {"pretrained": False, "weights": None, "start_from": None}
     config = ModelConfig(**content["model"] | beginning)
-    model = PartLocator(config, Preprocessing(**content["preprocessing"]))
-    model.load_state_dict(content["weights"])
+    model = PartLocator(config, Preprocessing(**content["preprocessing"]), blank=True)
+    weights = {key: value.float() for key, value in content["weights"].items()}
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 

@@ -123,6 +123,11 @@ class AugmentConfig(Group):
     blur_probability: Fraction = 0.1
     noise_std: Annotated[float, Field(ge=0, le=0.5)] = 0.02
 
+    @property
+    def changes(self) -> bool:
+        """Whether it does anything."""
+        return any(self.model_dump().values())
+
 
 class TrainConfig(Group):
     """The optimisation."""
@@ -146,6 +151,7 @@ class TrainConfig(Group):
     use_amp: bool = True
     use_gradient_checkpointing: bool | Literal["auto"] = "auto"
     freeze_backbone: bool = False
+    cached_variants: Count = 4
 
 
 class PretrainConfig(Group):

@@ -6,10 +6,10 @@ group; H W pixels.
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from partloc.config import AugmentConfig, DataConfig
 from partloc.images import load_rgb
-from partloc.plan import Draw, PairTable, PlannedBatches
+from partloc.plan import Draw, PairTable
 from partloc.pose import PartPose
+
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import AugmentConfig, DataConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,7 +49,7 @@ class Preprocessing:
             object.__setattr__(self, "read_size", self.image_size)
 
     @classmethod
-    def of(cls, config: DataConfig) -> "Preprocessing":
+    def of(cls, config: "DataConfig") -> "Preprocessing":
         return cls(config.image_size, config.read_size)
 
     def resize(self, image: Image.Image) -> Tensor:
@@ -74,7 +76,7 @@ class Augmentation:
     are the camera's and differ from image to image.
     """
 
-    def __init__(self, config: AugmentConfig) -> None:
+    def __init__(self, config: "AugmentConfig") -> None:
         self.config = config
         blur = v2.GaussianBlur(kernel_size=5, sigma=(0.3, 1.5))
         self.blur = v2.RandomApply([blur], config.blur_probability)
@@ -109,13 +111,14 @@ class Augmentation:
 class Batch(NamedTuple):
     """wholes (W, 3, H, W); parts (U, 3, H, W); whole_of_part (U,) index into wholes.
 
+    Of a frozen encoder, wholes and parts may be their tokens instead of images, W and U of them.
     Of equal pictures in one whole there is one: part_of_pair (P,) index into parts, pair_of_part
     (U,) the first pair of each.
     pose: the truth, (P, 3) and (P, 1); twins: (P, K, 3) and (P, K, 1); rows: (P,) of the table.
     """
 
-    wholes: Tensor
-    parts: Tensor
+    wholes: Tensor | tuple[Tensor, ...]
+    parts: Tensor | tuple[Tensor, ...]
     whole_of_part: Tensor
     part_of_pair: Tensor
     pair_of_part: Tensor
@@ -124,22 +127,28 @@ class Batch(NamedTuple):
     rows: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        def move(value: Tensor | PartPose) -> Tensor | PartPose:
-            if isinstance(value, PartPose):
-                return PartPose(*(move(field) for field in value))
-            return value.to(device, non_blocking=True)
-
-        return Batch(*(move(field) for field in self))
+        return _mapped(self, lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Called by the loader, so that copies to a GPU need not wait."""
+        return _mapped(self, Tensor.pin_memory)
 
-        def pin(value: Tensor | PartPose) -> Tensor | PartPose:
-            if isinstance(value, PartPose):
-                return PartPose(*(pin(field) for field in value))
-            return value.pin_memory()
 
-        return Batch(*(pin(field) for field in self))
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same named tuple of tensors and of named tuples, each tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    return type(value)(*(_mapped(field, change) for field in value))
+
+
+class Shot(NamedTuple):
+    """A picture as it is shown: the file, the SHA-256 that it has in the table, and the seeds of
+    its augmentation, light and camera, or None."""
+
+    path: str
+    sha256: str
+    light: int | None = None
+    camera: int | None = None
 
 
 class Drawn(NamedTuple):
@@ -154,7 +163,11 @@ class Drawn(NamedTuple):
 
 
 class PairDataset(Dataset):
-    """One item = one whole and some of its parts."""
+    """One item = one whole and some of its parts.
+
+    variants: how often each picture is augmented anew, in turns, epoch by epoch; None: always.
+        What a variant looks like depends on the pictures alone, not on the table or the plan.
+    """
 
     def __init__(
         self,
@@ -163,25 +176,55 @@ class PairDataset(Dataset):
         max_pixels: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        variants: int | None = None,
     ) -> None:
         self.table, self.preprocessing, self.max_pixels = table, preprocessing, max_pixels
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.variants = augmentation, seed, variants
 
     def __getitem__(self, draw: Draw) -> Drawn:
-        table = self.table
-        pictures = list(dict.fromkeys(table.pictures[list(draw.rows)].tolist()))
-        paths = [table.whole_paths[draw.rows[0]], *table.part_paths[pictures]]
-        images = torch.stack([self._read(path) for path in paths])
-        if self.augmentation is not None:
-            seeds = [self._seed(draw, use) for use in (0, 1, *(2 + row for row in pictures))]
-            images = torch.stack(self.augmentation(images, seeds[0], seeds[1:]))
-        of_rows = [pictures.index(table.pictures[row]) for row in draw.rows]
-        return Drawn(self.preprocessing.normalize(images), draw.rows, of_rows)
+        pictures = self._pictures(draw)
+        of_rows = [pictures.index(self.table.pictures[row]) for row in draw.rows]
+        return Drawn(self.show(self.shots(draw)), draw.rows, of_rows)
 
-    def _seed(self, draw: Draw, use: int) -> int:
-        """use: 0 for the light, 1 for the whole's camera, 2 and up for the parts'."""
-        key = [self.seed, AUGMENT_STREAM, draw.epoch, draw.light, use]
-        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    def shots(self, draw: Draw) -> list[Shot]:
+        """Of the whole, then of each different part."""
+        table, pictures, first = self.table, self._pictures(draw), draw.rows[0]
+        paths = [table.whole_paths[first], *table.part_paths[pictures]]
+        hashes = [table.whole_hashes[first], *table.part_hashes[pictures]]
+        hashes = [value.decode() for value in hashes]
+        if self.augmentation is None:
+            return list(map(Shot, paths, hashes))
+        if self.variants is None:
+            light, *cameras = (
+                self._seed(draw.epoch, draw.light, use)
+                for use in (0, 1, *(2 + row for row in pictures))
+            )
+        else:
+            variant = draw.epoch % self.variants
+            light = self._seed(variant, 0, int(hashes[0], 16))
+            cameras = [self._seed(variant, 1, int(value, 16)) for value in hashes]
+        return [Shot(*file, light, c) for *file, c in zip(paths, hashes, cameras, strict=True)]
+
+    def all_shots(self) -> Iterator[Shot]:
+        """Whatever it may be asked for, of each variant; some come several times."""
+        for variant in range(self.variants or 1):
+            for rows in self.table.rows_of_models():
+                yield from self.shots(Draw(variant, 0, tuple(rows.tolist())))
+
+    def show(self, shots: list[Shot]) -> Tensor:
+        """Shots in one light -> (len(shots), 3, H, W) as the encoder expects them."""
+        images = torch.stack([self._read(shot.path) for shot in shots])
+        if self.augmentation is not None:
+            cameras = [shot.camera for shot in shots]
+            images = torch.stack(self.augmentation(images, shots[0].light, cameras))
+        return self.preprocessing.normalize(images)
+
+    def _pictures(self, draw: Draw) -> list[int]:
+        return list(dict.fromkeys(self.table.pictures[list(draw.rows)].tolist()))
+
+    def _seed(self, *key: int) -> int:
+        chance = np.random.SeedSequence([self.seed, AUGMENT_STREAM, *key])
+        return int(chance.generate_state(1, np.uint64)[0] >> 1)
 
     def _read(self, path: str) -> Tensor:
         return self.preprocessing.resize(load_rgb(self.table.data_dir / path, self.max_pixels))
@@ -204,9 +247,10 @@ class PairDataset(Dataset):
 
 
 def make_loader(
-    dataset: PairDataset, batches: PlannedBatches, num_workers: int, device: torch.device
+    dataset: Dataset, batches: Iterable[list], num_workers: int, device: torch.device
 ) -> DataLoader:
-    """A loader over `batches`; its workers leave signals to the process that owns them."""
+    """A loader over `batches`, joined by dataset.collate; its workers leave signals to the process
+    that owns them."""
     return DataLoader(
         dataset,
         batch_sampler=batches,

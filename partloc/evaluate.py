@@ -1,10 +1,15 @@
 """How well the model answers on a split, sample by sample and in figures.
 
-Shapes: N samples of a table, K twins of a part.
+Answers come some whole models at a time, are judged, written and forgotten. Of all samples are held
+their names and labels, and a number for each error.
+
+Shapes: N samples of a table, n of them that are answered together, K twins of a part.
 """
 
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,15 +21,14 @@ from partloc.assign import assign
 from partloc.calibration import reliability
 from partloc.config import Config
 from partloc.data import PairDataset, make_loader
+from partloc.index import MANIFEST_COLUMNS
 from partloc.metrics import (
     NEAR,
     assigned_errors,
     bootstrap,
-    relative_scale_errors,
-    spread,
+    constant_answer,
+    errors_of,
     summarize,
-    translation_errors,
-    twin_translation_errors,
 )
 from partloc.model import PartLocator, Prediction
 from partloc.plan import PairTable, PlannedBatches, plan_in_order
@@ -33,9 +37,11 @@ from partloc.schedule import encoder_dtype
 from partloc.split import SETS, read_manifest
 
 PAIRS_PER_BATCH = 8
-ROWS_AT_ONCE = 4096  # whose twins are looked at together; one group of many widens only these
+ROWS_AT_ONCE = 4096  # that are judged together, at least; one group of many widens only these
 MAX_RECORDS = 500  # of a series for the plots; a chart with more says no more
 AXES = ("x", "y", "z", "scale")
+# What is told of each sample, and what has intervals and is told apart by kind.
+ERRORS = ("translation_error", "twin_aware_error", "assigned_error", "relative_scale_error")
 PIPELINE_MODEL = Path("models/best_model.pth")
 
 
@@ -51,15 +57,25 @@ def results_of(output_dir: Path, split: str, checkpoint: Path) -> tuple[Path, Pa
     return folder / "evaluate.json", folder
 
 
-def read_split(output_dir: Path, name: str) -> pd.DataFrame:
-    """The table of one set.
+class Answers(NamedTuple):
+    """What the model says to rows (n,) of a table: hypotheses, and the answers' confidence (n,)."""
+
+    rows: np.ndarray
+    found: Prediction
+    confidence: Tensor
+
+
+def read_split(
+    output_dir: Path, name: str, columns: Sequence[str] = MANIFEST_COLUMNS
+) -> pd.DataFrame:
+    """The table of one set, in the order of its file.
 
     Raises: FileNotFoundError or ValueError, saying what to do, if it is missing or empty.
     """
     path = output_dir / "split" / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; make it with `dvc repro split`")
-    table = read_manifest(path)
+    table = read_manifest(path, columns)
     if table.empty:
         raise ValueError(
             f"{path}: the {name} set has no samples; raise data.{name}_ratio in params.yaml, "
@@ -68,97 +84,167 @@ def read_split(output_dir: Path, name: str) -> pd.DataFrame:
     return table
 
 
-@torch.inference_mode()
-def predict_table(
-    model: PartLocator, table: PairTable, config: Config, device: torch.device
-) -> Prediction:
-    """The model's hypotheses for each row of the table, in its order, on the CPU.
+def training_median(output_dir: Path) -> PartPose:
+    """The constant answer, (1, 3) and (1, 1). Raises: as `read_split`."""
+    labels = read_split(output_dir, "train", ("tx", "ty", "tz", "scale"))
+    labels = torch.from_numpy(labels.to_numpy(np.float32))  # (N, 4)
+    return constant_answer(PartPose(labels[:, :3], labels[:, 3:]), 1)
 
-    Batch by batch; of the images nothing is kept. Raises: ImageError for an unreadable one.
+
+@torch.inference_mode()
+def answer_models(
+    model: PartLocator, table: PairTable, config: Config, device: torch.device
+) -> Iterator[Answers]:
+    """The model's answers to each row of the table, some whole models at a time, on the CPU.
+
+    Of the images nothing is kept. Raises: ImageError for an unreadable one.
     """
     model = model.to(device).eval()
-    count = model.hypotheses
-    poses = PartPose(torch.empty(len(table), count, 3), torch.empty(len(table), count, 1))
-    answer = Prediction(poses, torch.empty(len(table), count))
+    with tqdm(desc="evaluate", total=len(table), unit="pair", disable=None) as bar:
+        for fields in _regroup(_locate_batches(model, table, config, device), sizes_of(table)):
+            rows, translation, scale, log_confidence = fields
+            found = Prediction(PartPose(translation, scale), log_confidence)
+            yield Answers(rows.numpy(), found, model.answer_confidence(found))
+            bar.update(len(rows))
+
+
+def _locate_batches(
+    model: PartLocator, table: PairTable, config: Config, device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """Rows, translations, scales and log confidences of one batch after the other, on the CPU."""
     batches = PlannedBatches(table)
     batches.set_plan(0, plan_in_order(table, PAIRS_PER_BATCH))
     dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
-    loader = make_loader(dataset, batches, config.machine.num_workers, device)
     precision = encoder_dtype(device)
-    with tqdm(desc="evaluate", total=len(table), unit="pair", disable=None) as bar:
-        for batch in loader:
-            moved = batch.to(device)
-            wholes, parts = (model.encode(each, precision) for each in (moved.wholes, moved.parts))
-            found = model.locate(wholes, parts, moved.whole_of_part)
-            found = found.pick(moved.part_of_pair)
-            poses.translation[batch.rows] = found.hypotheses.translation.cpu()
-            poses.scale[batch.rows] = found.hypotheses.scale.cpu()
-            answer.log_confidence[batch.rows] = found.log_confidence.cpu()
-            bar.update(len(batch.rows))
-    return answer
+    for batch in make_loader(dataset, batches, config.machine.num_workers, device):
+        moved = batch.to(device)
+        wholes, parts = (model.encode(each, precision) for each in (moved.wholes, moved.parts))
+        found = model.locate(wholes, parts, moved.whole_of_part).pick(moved.part_of_pair)
+        fields = (batch.rows, *found.hypotheses, found.log_confidence)
+        yield tuple(field.cpu() for field in fields)
 
 
-def assign_twins(found: Prediction, table: PairTable) -> PartPose:
-    """The answer to each row when equal parts of a model take distinct places: (N, 3), (N, 1)."""
+def sizes_of(table: PairTable) -> Iterator[int]:
+    """How many rows are judged together: whole models, in order."""
+    size = 0
+    for rows in table.rows_of_models():
+        size += len(rows)
+        if size >= ROWS_AT_ONCE:
+            yield size
+            size = 0
+    if size:
+        yield size
+
+
+def _regroup(
+    batches: Iterator[tuple[Tensor, ...]], sizes: Iterable[int]
+) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows in the same order, so many at a time."""
+    held, count = [], 0
+    for size in sizes:
+        while count < size:
+            held.append(next(batches))
+            count += len(held[-1][0])
+        fields = [torch.cat(pieces) for pieces in zip(*held, strict=True)]
+        yield tuple(field[:size] for field in fields)
+        held, count = [tuple(field[size:] for field in fields)], count - size
+
+
+def assign_twins(found: Prediction, groups: list[np.ndarray]) -> PartPose:
+    """The answers (n, 3), (n, 1) when equal parts of a model, given as groups of rows, take
+    distinct places."""
     answer = PartPose(*(field.clone() for field in found.pose))
-    for rows in table.twin_groups():
-        hypotheses = PartPose(*(field[rows] for field in found.hypotheses))
-        chosen = assign(hypotheses, found.log_confidence[rows])
-        for field, offered in zip(answer, hypotheses, strict=True):
-            field[rows] = offered.flatten(0, 1)[chosen]
+    for rows in groups:
+        if len(rows) > 1:
+            hypotheses = PartPose(*(field[rows] for field in found.hypotheses))
+            chosen = assign(hypotheses, found.log_confidence[rows])
+            for field, offered in zip(answer, hypotheses, strict=True):
+                field[rows] = offered.flatten(0, 1)[chosen]
     return answer
 
 
-def errors_of(found: Prediction, table: PairTable) -> dict[str, Tensor]:
-    """(N,) each: what evaluate and prediction_table report, by name."""
-    predicted, truth = found.pose, _truth(table)
-    twins = nearest_twins(predicted, table)
-    placed = assign_twins(found, table)
-    return {
-        "translation_error": translation_errors(predicted, truth),
-        "twin_aware_error": twin_translation_errors(predicted, twins),
-        "assigned_error": assigned_errors(placed, truth, table.twin_groups()),
-        "relative_scale_error": relative_scale_errors(predicted, truth),
-    }
+class Judge:
+    """What the figures need of all answers: errors, not the answers.
 
-
-def evaluate(
-    found: Prediction,
-    errors: dict[str, Tensor],
-    confidence: Tensor,
-    table: PairTable,
-    baseline: PartPose,
-    viewing: Tensor | None,
-    seed: int,
-) -> dict[str, Any]:
-    """The content of metrics/evaluate.json: figures, the baseline's figures, series for plots.
-
-    errors: `errors_of` the answers; confidence: (N,) of them. baseline: the answers that need no
-    model, (N, 3) and (N, 1). viewing: as `metrics.summarize` takes it.
+    errors and constant: by name, (N,) each, of the model's answers and of the constant one;
+    confidence: (N,). Of shown_rows, some few, also the answers (., 4).
     """
-    truth, answers = _truth(table), (found.pose, baseline)
-    nearest = [nearest_twins(answer, table) for answer in answers]
-    figures, constant = (
-        summarize(answer, truth, twins, viewing)
-        for answer, twins in zip(answers, nearest, strict=True)
-    )
-    figures["translation_error"]["assigned"] = spread(errors["assigned_error"])
-    constant["translation_error"]["assigned"] = spread(
-        assigned_errors(baseline, truth, table.twin_groups())
-    )
-    series = {
-        "model": errors["twin_aware_error"],
-        "training_median": twin_translation_errors(baseline, nearest[1]),
-    }
+
+    def __init__(self, table: PairTable) -> None:
+        self.table = table
+        self.errors: dict[str, Tensor] = {}
+        self.constant: dict[str, Tensor] = {}
+        self.confidence = torch.empty(len(table))
+        self.shown_rows = _spread_rows(len(table), MAX_RECORDS // len(AXES))
+        self.shown = torch.empty(len(self.shown_rows), len(AXES))
+
+    def enter(self, answers: Answers, constant: PartPose, viewing: Tensor | None) -> None:
+        """Judge the answers to whole models, and the constant one, (1, 3) and (1, 1), to the same.
+
+        viewing: as `metrics.errors_of` takes it.
+        """
+        rows, found, pose = answers.rows, answers.found, answers.found.pose
+        truth, twins = truth_of(self.table, rows), self.table.twins(rows)
+        groups = self.table.twin_groups(rows)
+        same = PartPose(*(field.expand(len(rows), -1) for field in constant))
+        placed = assign_twins(found, groups)
+        for kept, answer, apart in ((self.errors, pose, placed), (self.constant, same, same)):
+            errors = errors_of(answer, truth, twins, viewing)
+            errors["assigned_error"] = assigned_errors(apart, truth, groups)
+            for name, values in errors.items():
+                kept.setdefault(name, torch.full((len(self.table),), math.nan))[rows] = values
+        self.confidence[rows] = answers.confidence
+        place, here = np.nonzero(self.shown_rows[:, None] == rows)
+        self.shown[place] = torch.cat(pose, 1)[here]
+
+
+def judged_rows(
+    samples: pd.DataFrame,
+    judge: Judge,
+    answers: Iterable[Answers],
+    constant: PartPose,
+    viewing: Tensor | None,
+) -> Iterator[pd.DataFrame]:
+    """The table of predictions, piece by piece, while the judge gets to know all answers.
+
+    samples: of the judge's table; constant, viewing: as in `Judge.enter`.
+    """
+    for some in answers:
+        judge.enter(some, constant, viewing)
+        yield prediction_rows(samples, judge, some)
+
+
+def prediction_rows(samples: pd.DataFrame, judge: Judge, answers: Answers) -> pd.DataFrame:
+    """Truth, answer and errors of samples; `twins` counts the part's look-alikes."""
+    chosen = answers.rows
+    found = torch.cat(answers.found.pose, 1).numpy().astype(float)  # (n, 4)
+    columns = ["model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale"]
+    rows = samples[columns].iloc[chosen].copy()
+    for i, name in enumerate(("tx", "ty", "tz", "scale")):
+        rows[f"predicted_{name}"] = found[:, i]
+    for name in ERRORS:
+        rows[name] = judge.errors[name][chosen].numpy().astype(float)
+    rows["confidence"] = answers.confidence.numpy().astype(float)
+    rows["twin_group"] = samples["twin_group"].to_numpy()[chosen]
+    rows["twins"] = judge.table.twin_counts[chosen] - 1
+    return rows.round(6)
+
+
+def evaluate(judge: Judge, seed: int) -> dict[str, Any]:
+    """The content of metrics/evaluate.json: figures, the constant answer's figures, and series for
+    plots. Every row has been judged."""
+    table, near = judge.table, judge.errors["twin_aware_error"]
+    told = {name: judge.errors[name] for name in ERRORS}
+    series = {"model": near, "training_median": judge.constant["twin_aware_error"]}
     return {
-        **figures,
-        "by_kind": _by_kind(errors, table),
-        "interval_95": bootstrap(errors, table.models, seed),
-        "confidence": reliability(confidence, errors["twin_aware_error"] < NEAR),
-        "baseline": constant,
+        **summarize(judge.errors),
+        "by_kind": _by_kind(told, table),
+        "interval_95": bootstrap(told, table.models, seed),
+        "confidence": reliability(judge.confidence, near < NEAR),
+        "baseline": summarize(judge.constant),
         "n_samples": len(table),
         "n_models": len(set(table.models)),
-        "points": _points(found.pose, truth),
+        "points": _points(judge),
         "errors": [
             {name: values[row].item() for name, values in series.items()}
             for row in _spread_rows(len(table), MAX_RECORDS)
@@ -177,60 +263,24 @@ def _by_kind(errors: dict[str, Tensor], table: PairTable) -> dict[str, dict[str,
     return kinds
 
 
-def _truth(table: PairTable) -> PartPose:
-    """The labelled poses (N, 3), (N, 1)."""
-    return PartPose(table.translation, table.scale)
+def truth_of(table: PairTable, rows: np.ndarray) -> PartPose:
+    """The labelled poses (n, 3), (n, 1)."""
+    return PartPose(table.translation[rows], table.scale[rows])
 
 
-def nearest_twins(predicted: PartPose, table: PairTable) -> PartPose:
-    """Of each row's twins the one that the answer is nearest to: (N, 1, 3), (N, 1, 1).
-
-    All twins of all rows would be as wide as the largest group, hence some rows at a time.
-    """
-    nearest = []
-    for start in range(0, len(table), ROWS_AT_ONCE):
-        rows = range(len(table))[start : start + ROWS_AT_ONCE]
-        twins = table.twins(rows)  # (P, K, 3), (P, K, 1)
-        offsets = predicted.translation[rows.start : rows.stop, None] - twins.translation
-        place = torch.linalg.vector_norm(offsets, dim=-1).argmin(1, keepdim=True)[..., None]
-        nearest.append(PartPose(*(field.take_along_dim(place, 1) for field in twins)))
-    return PartPose(*(torch.cat(fields) for fields in zip(*nearest, strict=True)))
-
-
-def _points(predicted: PartPose, truth: PartPose) -> list[dict[str, Any]]:
+def _points(judge: Judge) -> list[dict[str, Any]]:
     """Predicted against true, a record for each axis of some rows: the parity plot."""
-    true, found = torch.cat(truth, 1), torch.cat(predicted, 1)  # (N, 4)
-    rows = _spread_rows(len(true), MAX_RECORDS // len(AXES))
+    true = torch.cat(truth_of(judge.table, judge.shown_rows), 1)  # (., 4)
     return [
-        {"axis": axis, "true": true[row, i].item(), "predicted": found[row, i].item()}
+        {"axis": axis, "true": true[place, i].item(), "predicted": judge.shown[place, i].item()}
         for i, axis in enumerate(AXES)
-        for row in rows
+        for place in range(len(true))
     ]
 
 
-def _spread_rows(count: int, most: int) -> list[int]:
+def _spread_rows(count: int, most: int) -> np.ndarray:
     """At most `most` of `count` rows, evenly spaced: no chance, and every model has its turn."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
-
-
-def prediction_table(
-    samples: pd.DataFrame,
-    table: PairTable,
-    found: Prediction,
-    errors: dict[str, Tensor],
-    confidence: Tensor,
-) -> pd.DataFrame:
-    """Truth, answer and errors of each sample, sorted; `twins` counts the part's look-alikes."""
-    answers = torch.cat(found.pose, 1).numpy().astype(float)  # (N, 4)
-    columns = ["model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale"]
-    rows = samples[columns].reset_index(drop=True)
-    for i, name in enumerate(("tx", "ty", "tz", "scale")):
-        rows[f"predicted_{name}"] = answers[:, i]
-    measured = errors | {"confidence": confidence}
-    rows = rows.assign(**{name: values.numpy().astype(float) for name, values in measured.items()})
-    rows["twin_group"] = samples["twin_group"].to_numpy()
-    rows["twins"] = table.twin_counts - 1
-    return rows.sort_values(["model", "part"], ignore_index=True).round(6)
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def comparison(figures: dict[str, Any], split: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,19 +19,34 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises: OSError naming the file, when the disk is full for example; the old file stays.
     """
+    with _naming(path), _draft_of(path) as file:
+        yield file
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, but the errors of the block pass as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     try:
         with draft.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            with _naming(path):
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(draft, path)
-    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error in its own
-        raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the disk, which name no file, come out with this one's name."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error in its own
+        raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -44,8 +59,25 @@ def _sync_folder(folder: Path) -> None:
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:
     """CSV in UTF-8; floats in the shortest form that reads back to the same number."""
-    with replacing(path) as file:
-        table.to_csv(file, mode="wb", index=False, lineterminator="\n", encoding="utf-8")
+    write_pieces(path, [table])
+
+
+def write_pieces(path: Path, pieces: Iterable["pd.DataFrame"]) -> None:
+    """A table that comes in pieces, of the same columns; each is written before the next is made.
+
+    Raises: OSError naming the file when it cannot be written; what the making of a piece raises.
+    """
+    with _draft_of(path) as file:
+        for number, piece in enumerate(pieces):
+            with _naming(path):
+                piece.to_csv(
+                    file,
+                    mode="wb",
+                    header=not number,
+                    index=False,
+                    lineterminator="\n",
+                    encoding="utf-8",
+                )
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

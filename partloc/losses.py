@@ -3,15 +3,17 @@
 Shapes: B batch, K twins of a part.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from partloc.config import TrainConfig
 from partloc.crop import into_crops
 from partloc.model import Prediction
 from partloc.pose import PartPose
+
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import TrainConfig
 
 # Cost that makes a hypothesis e times less likely: the width of the mixture's densities.
 SOFTNESS = 0.15
@@ -33,7 +35,7 @@ class LossParts(NamedTuple):
 
 
 def training_loss(
-    prediction: Prediction, targets: PartPose, target_places: Tensor | None, config: TrainConfig
+    prediction: Prediction, targets: PartPose, target_places: Tensor | None, config: "TrainConfig"
 ) -> LossParts:
     """The likelihood of the hypotheses, and of the places that were matched.
 
@@ -66,7 +68,7 @@ def training_loss(
 
 
 def hypotheses_loss(
-    predicted: PartPose, targets: PartPose, config: TrainConfig
+    predicted: PartPose, targets: PartPose, config: "TrainConfig"
 ) -> tuple[Tensor, Tensor]:
     """L1 distances in translation and scale to the nearest of the places that would be right.
 

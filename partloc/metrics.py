@@ -80,29 +80,47 @@ def relative_scale_errors(predicted: PartPose, truth: PartPose) -> Tensor:
     return ((predicted.scale - truth.scale).abs() / truth.scale).squeeze(-1)
 
 
-def summarize(
+def errors_of(
     predicted: PartPose, truth: PartPose, twins: PartPose, viewing: Tensor | None = None
-) -> dict[str, Any]:
-    """The figures that metrics/evaluate.json reports, for N >= 1 samples.
+) -> dict[str, Tensor]:
+    """What `summarize` needs of each answer, (N,) each: all errors but `assigned_errors`.
 
     viewing: (3,) unit vector along which the camera looks; the error to the nearest twin is then
     also told apart into across the image and along the view.
     """
-    absolute = (predicted.scale - truth.scale).abs().squeeze(-1)
-    relative = relative_scale_errors(predicted, truth)
+    errors = {
+        "translation_error": translation_errors(predicted, truth),
+        "twin_aware_error": twin_translation_errors(predicted, twins),
+        "relative_scale_error": relative_scale_errors(predicted, truth),
+        "absolute_scale_error": (predicted.scale - truth.scale).abs().squeeze(-1),
+        "log_scale_error": (predicted.scale / truth.scale).log().abs().squeeze(-1),
+    }
+    if viewing is not None:
+        errors["across_image"], errors["along_view"] = errors_apart(predicted, twins, viewing)
+    return errors
+
+
+def summarize(errors: dict[str, Tensor]) -> dict[str, Any]:
+    """The figures that metrics/evaluate.json reports, for N >= 1 samples.
+
+    errors: of `errors_of`; assigned_error: where it is known.
+    """
+    twin_aware = spread(errors["twin_aware_error"])
+    for name in ("across_image", "along_view"):
+        if name in errors:
+            figures = {"mean": errors[name].mean(), "median": errors[name].quantile(0.5)}
+            twin_aware |= {f"{name}_{key}": value.item() for key, value in figures.items()}
+    translation = {**spread(errors["translation_error"]), "twin_aware": twin_aware}
+    if "assigned_error" in errors:
+        translation["assigned"] = spread(errors["assigned_error"])
+    relative = errors["relative_scale_error"]
     return {
-        "translation_error": {
-            **spread(translation_errors(predicted, truth)),
-            "twin_aware": {
-                **spread(twin_translation_errors(predicted, twins)),
-                **({} if viewing is None else _apart(predicted, twins, viewing)),
-            },
-        },
+        "translation_error": translation,
         "scale_error": {
-            "absolute_mean": absolute.mean().item(),
+            "absolute_mean": errors["absolute_scale_error"].mean().item(),
             "relative_mean": relative.mean().item(),
             "relative_median": relative.quantile(0.5).item(),
-            "log_ratio_mean": (predicted.scale / truth.scale).log().abs().mean().item(),
+            "log_ratio_mean": errors["log_scale_error"].mean().item(),
             "within_15pct": (relative < CLOSE).float().mean().item(),
         },
     }
@@ -119,16 +137,6 @@ def errors_apart(predicted: PartPose, twins: PartPose, viewing: Tensor) -> tuple
     along = offset @ viewing  # (N,)
     across = torch.linalg.vector_norm(offset - along[:, None] * viewing, dim=-1)
     return across, along.abs()
-
-
-def _apart(predicted: PartPose, twins: PartPose, viewing: Tensor) -> dict[str, float]:
-    across, along = errors_apart(predicted, twins, viewing)
-    return {
-        "across_image_mean": across.mean().item(),
-        "across_image_median": across.quantile(0.5).item(),
-        "along_view_mean": along.mean().item(),
-        "along_view_median": along.quantile(0.5).item(),
-    }
 
 
 def spread(errors: Tensor) -> dict[str, float]:

@@ -5,14 +5,13 @@ M = S * S, D encoder width, C fusion width, K hypotheses a pair.
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from partloc.backbone import build_backbone
 from partloc.calibration import logit
-from partloc.config import ModelConfig
 from partloc.crop import content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
 from partloc.fusion import (
@@ -28,6 +27,9 @@ from partloc.overlay import SIDE, CloseUp, Overlay
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.view import View
+
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import ModelConfig
 
 # Of a place's correction: what the head's 1 means.
 STEP = 0.3
@@ -49,6 +51,15 @@ class Tokens(NamedTuple):
 
     def pick(self, index: Tensor) -> "Tokens":
         return Tokens(*(field.index_select(0, index) for field in self))
+
+    def compact(self) -> "Tokens":
+        """In half the bits. Features need the range of bfloat16; of a picture half precision
+        keeps sixteen steps and more between two of its 256 levels."""
+        features = (field.bfloat16() for field in (self.cls, self.patches))
+        return Tokens(*features, self.picture.half(), self.thumbnail.half(), self.crop.half())
+
+    def float(self) -> "Tokens":
+        return Tokens(*(field.float() for field in self))
 
 
 class Prediction(NamedTuple):
@@ -85,11 +96,18 @@ class Prediction(NamedTuple):
 
 
 class PartLocator(nn.Module):
-    def __init__(self, config: ModelConfig, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, config: "ModelConfig", preprocessing: Preprocessing, blank: bool = False
+    ) -> None:
+        """blank: with an encoder that has no weights yet, see build_backbone."""
         super().__init__()
         self.config, self.preprocessing = config, preprocessing
         self.backbone = build_backbone(
-            config.backbone_name, preprocessing.image_size, config.pretrained, config.weights
+            config.backbone_name,
+            preprocessing.image_size,
+            config.pretrained,
+            config.weights,
+            blank,
         )
         grid, size = self.backbone.grid, min(config.downsample_size, self.backbone.grid)
         depth, width = self.backbone.embed_dim, config.cross_attention_dim
@@ -209,8 +227,9 @@ class PartLocator(nn.Module):
         off the tokens always has the full one, since three significant digits would show in it.
         """
         crop = content_crops(images) if self.config.crop else images.new_zeros(len(images), 3)
+        seen = resample(images, crop, self.preprocessing.image_size)
         with torch.autocast(images.device.type, precision, enabled=precision is not None):
-            cls, patches = self.backbone(resample(images, crop, self.preprocessing.image_size))
+            cls, patches = self.backbone(seen)
             cls, patches = cls.float(), self.pool(patches).float()
         if self.match is None:
             return Tokens(cls, patches, cls[:, :0], cls[:, :0], crop)
@@ -278,16 +297,20 @@ class PartLocator(nn.Module):
 
     def forward(
         self,
-        wholes: Tensor,
-        parts: Tensor,
+        wholes: Tensor | Tokens,
+        parts: Tensor | Tokens,
         whole_of_part: Tensor,
         guides: Tensor | None = None,
         precision: torch.dtype | None = None,
     ) -> Prediction:
-        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts."""
-        tokens = self.encode(torch.cat([wholes, parts]), precision)
-        whole, part = (
-            Tokens(*(field[half] for field in tokens))
-            for half in (slice(len(wholes)), slice(len(wholes), None))
-        )
-        return self.locate(whole, part, whole_of_part, guides)
+        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts.
+
+        Tokens of both, where they are known, save their encoding.
+        """
+        if not isinstance(wholes, Tokens):
+            tokens = self.encode(torch.cat([wholes, parts]), precision)
+            wholes, parts = (
+                Tokens(*(field[half] for field in tokens))
+                for half in (slice(len(wholes)), slice(len(wholes), None))
+            )
+        return self.locate(wholes, parts, whole_of_part, guides)

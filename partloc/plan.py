@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from partloc.config import TrainConfig
 from partloc.pose import PartPose
 
-if TYPE_CHECKING:  # the network, which is defined behind this, needs no tables to answer
+if TYPE_CHECKING:  # the network, defined behind this, needs neither tables nor pydantic to answer
     import pandas as pd
+
+    from partloc.config import TrainConfig
 
 # One stream of chance per use: the same seed never feeds two of them.
 ORDER_STREAM = 1
@@ -27,8 +28,9 @@ ORDER_STREAM = 1
 class PairTable:
     """The samples of one split table, ready to be drawn.
 
-    translation (N, 3), scale (N, 1). pictures (N,): a number for each different picture of a
-    model, the first row that shows it. twin_counts (N,): parts in the row's twin group, itself
+    translation (N, 3), scale (N, 1). whole_hashes, part_hashes (N,): the SHA-256 of the files, 64
+    hexadecimal digits. pictures (N,): a number for each different picture of a model, the first
+    row that shows it. twin_counts (N,): parts in the row's twin group, itself
     among them. Groups are kept as arrays of rows, not as one array a group: there may be millions.
     """
 
@@ -37,6 +39,9 @@ class PairTable:
         self.models = table["model"].to_numpy()
         self.whole_paths = table["whole_path"].to_numpy()
         self.part_paths = table["part_path"].to_numpy()
+        # Bytes, as text takes twice the memory.
+        self.whole_hashes = table["whole_sha256"].to_numpy(dtype="S64")
+        self.part_hashes = table["part_sha256"].to_numpy(dtype="S64")
         self._first_of_model = _first_alike(table, "model")
         self.pictures = _first_alike(table, "model", "part_sha256")
         self.translation = torch.tensor(
@@ -53,13 +58,13 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.models)
 
-    def twin_groups(self) -> list[np.ndarray]:
-        """The rows of each group of twins, a part without any being a group of one."""
-        return _rows_of(self._first_twin)
+    def twin_groups(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Where in `rows` (P,) each group of twins is, a part without any being a group of one."""
+        return _alike(self._first_twin[rows])
 
     def rows_of_models(self) -> list[np.ndarray]:
         """The rows of each model, models in order of their first row."""
-        return _rows_of(self._first_of_model)
+        return _alike(self._first_of_model)
 
     def twins(self, rows: Sequence[int]) -> PartPose:
         """(P, K, 3) and (P, K, 1): every place that would be right for each row.
@@ -81,10 +86,10 @@ def _first_alike(table: "pd.DataFrame", *columns: str) -> np.ndarray:
     return first[table.groupby(list(columns), sort=False).ngroup().to_numpy()]
 
 
-def _rows_of(first: np.ndarray) -> list[np.ndarray]:
-    """The rows of each group, groups in order of their first row; `first` as of `_first_alike`."""
-    rows = np.argsort(first, kind="stable")
-    return np.split(rows, np.flatnonzero(first[rows] == rows))[1:]
+def _alike(numbers: np.ndarray) -> list[np.ndarray]:
+    """Where each number, 0 or more, is found, from the smallest number to the largest."""
+    places = np.argsort(numbers, kind="stable")
+    return np.split(places, np.flatnonzero(np.diff(numbers[places], prepend=-1)))[1:]
 
 
 class Draw(NamedTuple):
@@ -99,7 +104,7 @@ class Draw(NamedTuple):
     rows: tuple[int, ...]
 
 
-def plan_epoch(table: PairTable, config: TrainConfig, seed: int, epoch: int) -> list[list[int]]:
+def plan_epoch(table: PairTable, config: "TrainConfig", seed: int, epoch: int) -> list[list[int]]:
     """The batches of one training epoch, as rows of the table; a pure function of its arguments.
 
     `uniform` draws every sample once; `balanced` draws as many samples in all, every model

@@ -8,6 +8,7 @@ Shapes: K places of a part's twins.
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,7 @@ from partloc.images import DEFAULT_MAX_PIXELS, load_rgb
 
 WORST, TYPICAL, BEST = 6, 6, 3  # cases that are drawn
 
+ROWS_AT_ONCE = 4096  # of a table, while those of a few models are looked for
 PICTURE_PX, PART_PX, MARGIN_PX = 480, 200, 16
 FINER = 3  # marks are drawn this much larger and averaged down: smooth edges
 NEAREST = 0.1  # model units; what is nearer to the camera, or behind it, gets no mark
@@ -47,22 +49,32 @@ def choose_cases(predictions: pd.DataFrame) -> dict[str, int]:
 
 
 def write_samples(
-    folder: Path,
-    predictions: pd.DataFrame,
-    data_dir: Path,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    folder: Path, table: Path, data_dir: Path, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> None:
-    """Draw the chosen cases into `folder`; pictures of an earlier run are removed."""
+    """Draw cases of a file of predictions into `folder`; pictures of an earlier run are removed.
+
+    Of the file only the rows of the chosen models are held.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    for name, row in choose_cases(predictions).items():
+    every = _read(table, usecols=["model", "part", "twin_group", "twin_aware_error"])
+    cases = choose_cases(every)
+    models = set(every.model[list(cases.values())])
+    with _read(table, chunksize=ROWS_AT_ONCE) as pieces:
+        predictions = pd.concat(piece[piece.model.isin(models)] for piece in pieces)
+    for name, row in cases.items():
         case = predictions.loc[row]
         same = (predictions.model == case.model) & (predictions.twin_group == case.twin_group)
         twins = predictions[same & (predictions.index != row)]
         whole = load_rgb(data_dir / case.whole_path, max_pixels)
         part = load_rgb(data_dir / case.part_path, max_pixels)
         draw_case(name, case, twins, whole, part).save(folder / f"{name}.png")
+
+
+def _read(table: Path, **options: Any) -> Any:
+    names = dict.fromkeys(("model", "part", "whole_path", "part_path", "twin_group"), str)
+    return pd.read_csv(table, dtype=names, keep_default_na=False, **options)
 
 
 def draw_case(

@@ -101,6 +101,8 @@ def run_training(
         if state is not None:
             trainer.restore(state)
         try:
+            if config.train.freeze_backbone:
+                trainer.use_store(root.parent / "tokens")  # for all trainings of the project
             trainer.fit(folder)
         except torch.OutOfMemoryError as error:
             raise MemoryError(

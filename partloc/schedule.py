@@ -1,16 +1,19 @@
 """How the weights move: AdamW in groups, warm-up and cosine; the precision of the arithmetic."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from partloc.config import TrainConfig
 from partloc.model import PartLocator
 
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import TrainConfig
 
-def make_optimizer(model: PartLocator, config: TrainConfig) -> torch.optim.AdamW:
+
+def make_optimizer(model: PartLocator, config: "TrainConfig") -> torch.optim.AdamW:
     """AdamW; no decay on norms, biases and tables; a lower rate for the backbone."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -32,7 +35,7 @@ def make_optimizer(model: PartLocator, config: TrainConfig) -> torch.optim.AdamW
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, steps_per_epoch: int, config: TrainConfig
+    optimizer: torch.optim.Optimizer, steps_per_epoch: int, config: "TrainConfig"
 ) -> LambdaLR:
     """Linear warm-up, then half a cosine to zero; counted in optimiser steps."""
     total = steps_per_epoch * config.num_epochs

@@ -8,7 +8,7 @@ models moves none.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -146,17 +146,20 @@ def summary(counts: dict, shared: Shared) -> str:
     return "\n".join(lines)
 
 
-def read_manifest(path: Path | str) -> pd.DataFrame:
+def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -> pd.DataFrame:
     """Read a manifest or a split table; names such as "01", "NA" or "1e5" stay text.
 
     Raises: ValueError naming the file if a column is missing or a number is none.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    missing = [column for column in MANIFEST_COLUMNS if column not in table]
+    table = pd.read_csv(
+        path, dtype=str, usecols=lambda name: name in columns, keep_default_na=False
+    )
+    missing = [column for column in columns if column not in table]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; expected the index's manifest")
     try:
         types = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
-        return table[list(MANIFEST_COLUMNS)].astype(types)
+        types = {name: kind for name, kind in types.items() if name in columns}
+        return table[list(columns)].astype(types)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -9,16 +9,19 @@ Shapes: B pairs, each of two images; N patches and D width of the encoder.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from partloc.backbone import Kept
-from partloc.config import Config, ConfigError, load_config
 from partloc.data import Preprocessing
 from partloc.memory import measure_step
 from partloc.model import PartLocator
+
+if TYPE_CHECKING:  # FLOPs are counted also where pydantic is not installed
+    from partloc.config import Config
 
 
 def _attention_flops(query: tuple, key: tuple, value: tuple, *_args, **_kwargs) -> int:
@@ -49,7 +52,7 @@ def count_flops(model: PartLocator) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def summarize_model(config: Config) -> dict[str, str]:
+def summarize_model(config: "Config") -> dict[str, str]:
     """The figures of one training pair (two images) and of a batch, name -> text."""
     # Weights are not needed, so none are fetched or read.
     blank = config.model.model_copy(update={"pretrained": False, "weights": None})
@@ -89,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
     parser.add_argument("--full-size", action="store_true", help="the defaults, not a file")
     args = parser.parse_args(argv)
+    from partloc.config import Config, ConfigError, load_config
+
     try:
         config = Config() if args.full_size else load_config(args.config)
     except ConfigError as error:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,12 +33,17 @@ from partloc.data import (
 )
 from partloc.losses import LossParts, targets_of, training_loss
 from partloc.memory import Planner
-from partloc.metrics import NEAR, summarize, twin_translation_errors
-from partloc.model import PartLocator, Prediction
+from partloc.metrics import (
+    NEAR,
+    relative_scale_errors,
+    translation_errors,
+    twin_translation_errors,
+)
+from partloc.model import PartLocator, Prediction, Tokens
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
-from partloc.pose import PartPose
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
+from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
 STATE_FORMAT = 2
@@ -93,7 +99,7 @@ class Trainer:
     ) -> None:
         self.config, self.team = config, team
         self.model = model.to(team.device)
-        frozen = config.train.freeze_backbone
+        self.frozen = frozen = config.train.freeze_backbone
         model.backbone.requires_grad_(not frozen)
         if config.machine.compile:
             model.backbone.compile()
@@ -113,7 +119,8 @@ class Trainer:
         self.parallel = DistributedDataParallel(model) if team.size > 1 else model
         self.train_batches = PlannedBatches(train_table, team.rank, team.size)
         self.val_batches = PlannedBatches(val_table, team.rank, team.size)
-        self.train_loader = self._loader(self.train_batches, Augmentation(config.augment))
+        augmentation = Augmentation(config.augment) if config.augment.changes else None
+        self.train_loader = self._loader(self.train_batches, augmentation)
         self.val_loader = self._loader(self.val_batches, None)
 
     def _plan(self, epoch: int) -> list[list[int]]:
@@ -127,8 +134,25 @@ class Trainer:
             config.data.max_image_pixels,
             augmentation,
             config.seed,
+            min(config.train.cached_variants, config.train.num_epochs) if self.frozen else None,
         )
         return make_loader(dataset, batches, config.machine.num_workers, self.team.device)
+
+    def use_store(self, folder: Path) -> None:
+        """Of a frozen encoder: compute the tokens of all pictures that `folder` does not hold, and
+        read them from there in each epoch, instead of pictures.
+
+        Raises: as `TokenStore.fill`.
+        """
+        store = TokenStore(folder, self.model, self.dtype)
+        loaders = self.train_loader, self.val_loader
+        workers = self.config.machine.num_workers
+        store.fill([loader.dataset for loader in loaders], workers, self.team.leads)
+        self.train_loader, self.val_loader = (
+            # A worker would copy what is in memory already.
+            make_loader(StoredPairs(loader.dataset, store), batches, 0, self.team.device)
+            for loader, batches in zip(loaders, (self.train_batches, self.val_batches), strict=True)
+        )
 
     # -- one epoch -------------------------------------------------------------------------------
 
@@ -138,7 +162,7 @@ class Trainer:
         Raises: NonFiniteLoss, at the latest one step after a loss that is not finite.
         """
         self.model.train()
-        self.model.backbone.train(not self.config.train.freeze_backbone)
+        self.model.backbone.train(not self.frozen)
         plan = self._plan(self.epoch)
         self.train_batches.set_plan(self.epoch, plan)
         sums = torch.zeros(len(LossParts._fields), device=self.team.device)
@@ -196,8 +220,18 @@ class Trainer:
         guides = None
         if self.knows_view:
             guides = self.model.place_of(batch.pose)[batch.pair_of_part]
-        found = model(batch.wholes, batch.parts, batch.whole_of_part, guides, self.dtype)
+        wholes, parts = batch.wholes, batch.parts
+        if self.frozen:
+            wholes, parts = self._frozen_tokens(wholes), self._frozen_tokens(parts)
+        found = model(wholes, parts, batch.whole_of_part, guides, self.dtype)
         return found.pick(batch.part_of_pair)
+
+    @torch.no_grad()
+    def _frozen_tokens(self, seen: Tensor | Tokens) -> Tokens:
+        """Read or computed, they are the same: both have the store's precision."""
+        if not isinstance(seen, Tokens):
+            seen = self.model.encode(seen, self.dtype).compact()
+        return seen.float()
 
     def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:
         targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
@@ -234,15 +268,13 @@ class Trainer:
         mine = []
         for planned, batch in zip(plan, self.val_loader, strict=True):
             share = self.val_batches.share_of(planned)
-            if share:
-                mine.append(self._judge(batch.to(self.team.device)))
-        found = [torch.cat(parts) for parts in zip(*sum(self.team.gather(mine), []), strict=True)]
-        order = found[0].argsort()
-        rows, losses, poses, log_confidence = (values[order] for values in found)
-        predicted, twins = PartPose(poses[:, :3], poses[:, 3:]), self.val_table.twins(rows.tolist())
-        truth = PartPose(self.val_table.translation[rows], self.val_table.scale[rows])
-        figures = summarize(predicted, truth, twins)
-        fit = fit_platt(log_confidence, twin_translation_errors(predicted, twins) < NEAR)
+            judged = self._judge(batch.to(self.team.device))
+            mine.append([values[: len(share)] for values in judged])
+        mine = [torch.cat(values) for values in zip(*mine, strict=True)]
+        rows, *found = (torch.cat(parts) for parts in zip(*self.team.gather(mine), strict=True))
+        order = rows.argsort()
+        losses, translation, twin_aware, scale, log_confidence = (each[order] for each in found)
+        fit = fit_platt(log_confidence, twin_aware < NEAR)
         if fit is not None:
             self.model.confidence_slope.fill_(fit[0])
             self.model.confidence_offset.fill_(fit[1])
@@ -250,18 +282,24 @@ class Trainer:
         self._require_finite("validation loss", means[0])
         return {
             **dict(zip(LossParts._fields, means, strict=True)),
-            "translation_error": figures["translation_error"]["mean"],
-            "twin_aware_error": figures["translation_error"]["twin_aware"]["mean"],
-            "relative_scale_error": figures["scale_error"]["relative_mean"],
+            "translation_error": translation.mean().item(),
+            "twin_aware_error": twin_aware.mean().item(),
+            "relative_scale_error": scale.mean().item(),
         }
 
     def _judge(self, batch: Batch) -> tuple[Tensor, ...]:
-        """On the CPU: rows (P,), losses (P, 6), translation and scale side by side (P, 4), and
-        the answer's log confidence (P,)."""
+        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 6); errors of
+        translation, to the nearest twin and of scale, (P,) each; the answers' log confidence (P,).
+        """
         predicted = self._predict(self.model, batch)
         losses = torch.stack(self._compare(predicted, batch), 1)
-        answers = torch.cat(predicted.pose, 1), predicted.log_confidence.amax(1)
-        return tuple(value.cpu() for value in (batch.rows, losses, *answers))
+        errors = (
+            translation_errors(predicted.pose, batch.pose),
+            twin_translation_errors(predicted.pose, batch.twins),
+            relative_scale_errors(predicted.pose, batch.pose),
+        )
+        found = (batch.rows, losses, *errors, predicted.log_confidence.amax(1))
+        return tuple(value.cpu() for value in found)
 
     # -- all epochs ------------------------------------------------------------------------------
 

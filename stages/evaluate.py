@@ -21,18 +21,17 @@ from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.evaluate import (  # noqa: E402
     PIPELINE_MODEL,
+    Judge,
+    answer_models,
     comparison,
-    errors_of,
     evaluate,
-    predict_table,
-    prediction_table,
+    judged_rows,
     read_split,
     results_of,
+    training_median,
 )
-from partloc.files import write_json, write_table  # noqa: E402
-from partloc.metrics import constant_answer  # noqa: E402
+from partloc.files import write_json, write_pieces  # noqa: E402
 from partloc.plan import PairTable  # noqa: E402
-from partloc.pose import PartPose  # noqa: E402
 from partloc.report import write_samples  # noqa: E402
 from partloc.split import SETS  # noqa: E402
 from partloc.team import choose_device  # noqa: E402
@@ -54,17 +53,14 @@ def main() -> None:
     data_dir, output_dir = Path(config.data.data_dir), Path(config.data.output_dir)
     metrics_file, folder = results_of(output_dir, args.split, args.checkpoint)
 
-    samples = read_split(output_dir, args.split)
-    table = PairTable(samples, data_dir)
-    training = PairTable(read_split(output_dir, "train"), data_dir)
+    samples = read_split(output_dir, args.split).sort_values(["model", "part"], ignore_index=True)
+    constant = training_median(output_dir)
+    judge = Judge(PairTable(samples, data_dir))
     model = load_model(args.checkpoint)
-    found = predict_table(model, table, config, choose_device(config.machine.device))
-    errors, confidence = errors_of(found, table), model.answer_confidence(found)
-
-    baseline = constant_answer(PartPose(training.translation, training.scale), len(table))
-    figures = evaluate(found, errors, confidence, table, baseline, model.viewing, config.seed)
-    predictions = prediction_table(samples, table, found, errors, confidence)
-    write_table(folder / "predictions.csv", predictions)
+    answers = answer_models(model, judge.table, config, choose_device(config.machine.device))
+    predictions = folder / "predictions.csv"
+    write_pieces(predictions, judged_rows(samples, judge, answers, constant, model.viewing))
+    figures = evaluate(judge, config.seed)
     write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)
     write_json(metrics_file, figures)
     print(comparison(figures, args.split), file=sys.stderr)

@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import loading, run_command  # noqa: E402
 
 PATIENCE = timedelta(days=7)  # of a process that has answered its share, for the others
 
@@ -85,11 +85,12 @@ def require_files(args: argparse.Namespace) -> None:
 
 
 def answer_one(args: argparse.Namespace) -> None:
-    from partloc.images import DEFAULT_MAX_PIXELS, ImageError
-    from partloc.infer import Predictor
+    with loading():
+        from partloc.images import DEFAULT_MAX_PIXELS, ImageError
+        from partloc.infer import Predictor
 
-    limit = args.max_image_pixels or DEFAULT_MAX_PIXELS
-    predictor = Predictor(args.checkpoint, args.device or "auto", limit)
+        limit = args.max_image_pixels or DEFAULT_MAX_PIXELS
+        predictor = Predictor(args.checkpoint, args.device or "auto", limit)
     outcomes = predictor.predict(args.whole, args.part)
     for outcome in outcomes:
         if isinstance(outcome, ImageError):

@@ -237,6 +237,17 @@ def test_random_blocks_do_something():
     assert all(torch.all(block.ls1.gamma == 1) for block in vit.blocks)
 
 
+def test_a_blank_encoder_is_all_there_once_weights_are_brought():
+    """Parameters and whatever else computes: nothing stays on the meta device."""
+    drawn = build_backbone("dinov2_vitt14", 28)
+    blank = build_backbone("dinov2_vitt14", 28, blank=True)
+    assert all(weight.is_meta for weight in blank.parameters())
+    blank.load_state_dict(drawn.state_dict(), assign=True)
+    images = torch.rand(2, 3, 28, 28)
+    for one, other in zip(blank(images), drawn(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_what_a_block_keeps_changes_no_gradient():
     torch.manual_seed(0)
     backbone = build_backbone("dinov2_vitt14", 56)

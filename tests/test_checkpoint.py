@@ -65,6 +65,27 @@ def test_a_model_file_rebuilds_the_network_with_nothing_else(model, tmp_path):
     assert_close(found.scale, expected.scale, rtol=0, atol=0)
 
 
+def test_no_encoder_is_drawn_at_chance_before_a_file_s_is_taken(model, tmp_path):
+    save_model(tmp_path / "model.pth", model, {})
+
+    def chance_after(make):
+        torch.manual_seed(0)
+        make()
+        return torch.rand(()).item()
+
+    drawn, blank = (
+        chance_after(lambda blank=blank: PartLocator(model.config, model.preprocessing, blank))
+        for blank in (False, True)
+    )
+    assert chance_after(lambda: load_model(tmp_path / "model.pth")) == blank != drawn
+
+
+def test_weights_in_half_precision_are_computed_with_in_full(model, tmp_path):
+    save_model(tmp_path / "model.pth", model, {}, half=True)
+    kinds = {value.dtype for value in load_model(tmp_path / "model.pth").state_dict().values()}
+    assert kinds == {torch.float32}
+
+
 def test_the_bytes_of_a_model_file_do_not_depend_on_its_name(model, tmp_path):
     names = ("a.pth", "a-longer-name.pth", "other/model.bin")
     for name in names:

@@ -81,9 +81,13 @@ def test_a_plan_is_the_same_on_every_machine():
 def test_a_row_knows_its_twins_wherever_they_stand_in_the_table():
     samples = pd.DataFrame({"model": list("abaabb"), "twin_group": list("xxyxyx")})
     paths = samples.assign(whole_path="w", part_path="p", part_sha256=samples.twin_group)
+    paths = paths.assign(whole_sha256=samples.model)
     table = PairTable(paths.assign(tx=range(6), ty=0, tz=0, scale=0.5), Path("data"))
     assert [rows.tolist() for rows in table.rows_of_models()] == [[0, 2, 3], [1, 4, 5]]
-    assert [rows.tolist() for rows in table.twin_groups()] == [[0, 3], [1, 5], [2], [4]]
+    every = table.twin_groups(np.arange(6))
+    assert [places.tolist() for places in every] == [[0, 3], [1, 5], [2], [4]]
+    some = table.twin_groups(np.array([5, 2, 1]))
+    assert [places.tolist() for places in some] == [[0, 2], [1]]
     assert table.twin_counts.tolist() == [2, 2, 1, 2, 1, 2]
     assert table.pictures.tolist() == [0, 1, 2, 0, 4, 1]
     twins = table.twins([2, 3, 5])

@@ -19,19 +19,21 @@ from partloc.command import reason_of
 from partloc.config import Config
 from partloc.evaluate import (
     MAX_RECORDS,
+    Answers,
+    Judge,
+    answer_models,
     comparison,
-    errors_of,
-    nearest_twins,
-    predict_table,
-    prediction_table,
+    judged_rows,
+    prediction_rows,
     read_split,
     results_of,
+    training_median,
 )
-from partloc.evaluate import evaluate as evaluate_found
-from partloc.files import write_table
+from partloc.evaluate import evaluate as evaluate_judged
+from partloc.files import write_pieces, write_table
 from partloc.images import ImageError
 from partloc.index import MANIFEST_COLUMNS
-from partloc.metrics import constant_answer, twin_translation_errors
+from partloc.metrics import constant_answer
 from partloc.model import Prediction
 from partloc.plan import PairTable
 from partloc.pose import PartPose
@@ -67,16 +69,23 @@ def sure_of(pose: PartPose) -> Prediction:
     )
 
 
+def answers_of(found: Prediction) -> Answers:
+    """To all rows of a table."""
+    count = len(found.log_confidence)
+    return Answers(np.arange(count), found, torch.full((count,), 0.75))
+
+
 def evaluate(predicted: PartPose, table: PairTable, training: PairTable, viewing) -> dict:
-    found, confidence = sure_of(predicted), torch.full((len(table),), 0.75)
-    errors = errors_of(found, table)
-    baseline = constant_answer(truth_of(training), len(table))
-    return evaluate_found(found, errors, confidence, table, baseline, viewing, seed=0)
+    judge = Judge(table)
+    constant = constant_answer(truth_of(training), 1)
+    judge.enter(answers_of(sure_of(predicted)), constant, viewing)
+    return evaluate_judged(judge, seed=0)
 
 
 def rows_of(samples: pd.DataFrame, table: PairTable, predicted: PartPose) -> pd.DataFrame:
-    found = sure_of(predicted)
-    return prediction_table(samples, table, found, errors_of(found, table), torch.ones(len(table)))
+    judge, answers = Judge(table), answers_of(sure_of(predicted))
+    judge.enter(answers, constant_answer(truth_of(table), 1), None)
+    return prediction_rows(samples, judge, answers)
 
 
 @pytest.fixture
@@ -141,9 +150,9 @@ def test_twins_with_two_hypotheses_are_assigned_to_both(table):
         for field, values in zip(both, truth, strict=True):
             field[rows] = values[rows]
     found = Prediction(both, torch.tensor([0.7, 0.3]).log().repeat(12, 1))
-    confidence = torch.full((12,), 0.7)
-    errors = evaluate_found(found, errors_of(found, table), confidence, table, found.pose, None, 0)
-    errors = errors["translation_error"]
+    judge = Judge(table)
+    judge.enter(answers_of(found), constant_answer(truth, 1), None)
+    errors = evaluate_judged(judge, seed=0)["translation_error"]
     assert errors["assigned"]["mean"] == errors["twin_aware"]["mean"] == 0 < errors["mean"]
 
 
@@ -228,7 +237,7 @@ def test_answers_stay_with_their_rows_when_the_table_is_not_grouped_by_model(sam
     rows = rows_of(shuffled, table, truth)
     assert rows.translation_error.max() == 0
     assert (rows.tx - rows.predicted_tx).abs().max() < 1e-6
-    assert rows.part.tolist() == list("abcd") * 3
+    assert rows.part.tolist() == shuffled.part.tolist()
 
 
 def _perfect(samples: pd.DataFrame) -> tuple[PairTable, PartPose]:
@@ -252,7 +261,10 @@ def test_the_answer_to_a_row_does_not_depend_on_the_rows_beside_it(tmp_path, sam
     model, config = answering_model(), Config(machine={"num_workers": 0})
 
     def answers(rows: pd.DataFrame) -> PartPose:
-        return predict_table(model, PairTable(rows, tmp_path), config, torch.device("cpu")).pose
+        table = PairTable(rows, tmp_path)
+        (found,) = answer_models(model, table, config, torch.device("cpu"))
+        assert found.rows.tolist() == list(range(len(rows)))
+        return found.found.pose
 
     together = answers(samples)
     assert together.translation.std(0).min() > 1e-3
@@ -267,36 +279,71 @@ def test_an_unreadable_picture_is_named_in_one_line_also_by_a_worker(tmp_path, s
     (tmp_path / "m1/m1-c.png").write_bytes(b"no picture")
     table, config = PairTable(samples, tmp_path), Config(machine={"num_workers": 1})
     with pytest.raises(ImageError, match="m1-c.png") as caught:
-        predict_table(answering_model(), table, config, torch.device("cpu"))
+        list(answer_models(answering_model(), table, config, torch.device("cpu")))
     reason = reason_of(caught.value)
     assert "m1-c.png" in reason and "\n" not in reason
 
 
-def test_one_group_of_many_twins_does_not_widen_the_rows_of_other_groups(monkeypatch):
-    """All twins of all rows would be rows times the largest group."""
-    samples = make_samples(models=60)
-    samples.loc[: 4 * 20 - 1, "model"], samples.loc[: 4 * 20 - 1, "twin_group"] = "m0", "a"
-    table = PairTable(samples, Path("data"))
-    predicted = truth_of(table)
-    predicted.translation.add_(0.3 * torch.randn(240, 3, generator=torch.manual_seed(0)))
-    together = nearest_twins(predicted, table)
-    widths = []
-    twins = PairTable.twins
+def test_answers_come_some_whole_models_at_a_time_and_are_written_before_the_next_are_made(
+    tmp_path, samples, monkeypatch
+):
+    draw_images(tmp_path, samples)
+    model, table = answering_model(), PairTable(samples, tmp_path)
+    config, draft = Config(machine={"num_workers": 0}), tmp_path / "rows.csv.tmp"
+    (together,) = answer_models(model, table, config, torch.device("cpu"))
+    monkeypatch.setattr("partloc.evaluate.ROWS_AT_ONCE", 3)  # a model has four
+    seen = []
 
-    def seen(table: PairTable, rows: range) -> PartPose:
-        found = twins(table, rows)
-        widths.append(found.scale.shape[:2])
-        return found
+    def watched():
+        for answers in answer_models(model, table, config, torch.device("cpu")):
+            if seen:
+                assert draft.read_text().count("\n") == 1 + sum(map(len, seen))
+            seen.append(answers.rows.tolist())
+            for field, whole in zip(answers.found.pose, together.found.pose, strict=True):
+                assert torch.equal(field, whole[answers.rows])
+            yield answers
 
-    monkeypatch.setattr("partloc.evaluate.ROWS_AT_ONCE", 50)
-    monkeypatch.setattr(PairTable, "twins", seen)
-    some = nearest_twins(predicted, table)
-    assert widths == [(50, 80), (50, 80), (50, 2), (50, 2), (40, 2)]
-    for field, other in zip(some, together, strict=True):
-        assert torch.equal(field, other)
-    every = twins(table, range(240))
-    distances = twin_translation_errors(predicted, every)
-    assert_close(twin_translation_errors(predicted, some), distances)
+    judge = Judge(table)
+    constant = constant_answer(truth_of(table), 1)
+    write_pieces(tmp_path / "rows.csv", judged_rows(samples, judge, watched(), constant, None))
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    at_once = Judge(table)
+    at_once.enter(together, constant, None)
+    assert evaluate_judged(judge, seed=0) == evaluate_judged(at_once, seed=0)
+    write_table(tmp_path / "whole.csv", prediction_rows(samples, at_once, together))
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
+
+
+def test_of_the_answers_only_errors_stay(table):
+    found = sure_of(truth_of(table))
+    judge = Judge(table)
+    judge.enter(answers_of(found), constant_answer(truth_of(table), 1), torch.eye(3)[0])
+    columns = [*judge.errors.values(), *judge.constant.values(), judge.confidence]
+    assert {(column.shape, column.dtype) for column in columns} == {((12,), torch.float32)}
+    assert 4 * len(columns) <= 68  # bytes a sample
+    storages = {field.untyped_storage().data_ptr() for field in found.hypotheses}
+    assert not storages & {column.untyped_storage().data_ptr() for column in columns}
+
+
+def test_a_run_that_fails_leaves_the_table_of_the_last_one(tmp_path, samples):
+    path = tmp_path / "rows.csv"
+    write_table(path, samples)
+    before = path.read_bytes()
+
+    def failing():
+        yield samples
+        raise ImageError("whole.png: no picture")
+
+    with pytest.raises(ImageError, match="^whole.png: no picture"):
+        write_pieces(path, failing())
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_the_median_of_the_training_set_is_the_constant_answer(tmp_path, samples):
+    write_table(tmp_path / "split/train.csv", samples)
+    median = training_median(tmp_path)
+    assert median.translation[0].tolist() == pytest.approx(samples[["tx", "ty", "tz"]].median())
+    assert median.scale.tolist() == [[pytest.approx(samples.scale.median())]]
 
 
 def test_an_empty_set_says_which_ratio_to_raise(tmp_path, samples):

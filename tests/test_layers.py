@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     *("command", "config", "files", "pose", "images", "labels", "index", "split", "plan", "data"),
     *("view", "backbone", "crop", "fusion", "matching", "overlay", "calibration", "model"),
-    *("memory", "losses", "metrics", "checkpoint", "schedule", "team", "train", "run", "assign"),
-    *("evaluate", "report", "infer", "folder", "summary"),
+    *("memory", "tokens", "losses", "metrics", "checkpoint", "schedule", "team", "train", "run"),
+    *("assign", "evaluate", "report", "infer", "folder", "summary"),
 )
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
 BESIDE = (

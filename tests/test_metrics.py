@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from partloc.files import write_json
-from partloc.metrics import constant_answer, summarize
+from partloc.metrics import constant_answer, errors_of, summarize
 from partloc.pose import PartPose
 
 
@@ -31,7 +31,7 @@ def test_the_figures_of_five_known_errors():
         [0.1, 0.1, 0.1, 0.25],
         [0.3, 0.4, 0.0, 1.0],
     )
-    figures = summarize(predicted, truth, alone(truth))
+    figures = summarize(errors_of(predicted, truth, alone(truth)))
     spread = figures["translation_error"]
     assert spread["mean"] == pytest.approx((0 + 0.05 + 0.04 + math.sqrt(0.03) + 0.5) / 5)
     assert spread["median"] == pytest.approx(0.05)
@@ -52,7 +52,7 @@ def test_the_figures_of_five_known_errors():
 def test_the_place_of_a_twin_is_right_only_in_the_twin_aware_figures():
     truth, other = poses([0.4, 0.0, 0.0, 0.2]), poses([-0.4, 0.0, 0.0, 0.2])
     twins = PartPose(*(torch.stack(pair, 1) for pair in zip(truth, other, strict=True)))
-    figures = summarize(other, truth, twins)["translation_error"]
+    figures = summarize(errors_of(other, truth, twins))["translation_error"]
     assert figures["mean"] == pytest.approx(0.8) and figures["within_0.05"] == 0
     assert figures["twin_aware"]["mean"] == 0 and figures["twin_aware"]["within_0.05"] == 1
 

@@ -15,7 +15,7 @@ from partloc.model import PartLocator, Prediction
 from partloc.overlay import SIDE as SIDE_PX
 from partloc.overlay import CloseUp, Overlay
 from partloc.pose import PartPose
-from partloc.summary import main, summarize_model
+from partloc.summary import count_flops, main, summarize_model
 from partloc.view import View
 
 SIDE = 56  # pixels, 4 x 4 patches
@@ -273,3 +273,12 @@ def test_half_precision_is_the_encoders_alone():
     assert not torch.equal(rough.patches, exact.patches)
     assert (rough.patches - exact.patches).norm() < 0.02 * exact.patches.norm()
     model(images, images, torch.arange(2), None, torch.bfloat16).pose.scale.sum().backward()
+
+
+def test_a_network_computes_after_its_flops_were_counted_on_tensors_without_values():
+    model = small_model()
+    count_flops(model)
+    images = torch.rand(1, 3, SIDE, SIDE)
+    found = model(images, images, torch.tensor([0]))
+    found.pose.translation.sum().backward()
+    assert type(found.pose.translation.detach()) is torch.Tensor

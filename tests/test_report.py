@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from partloc.camera import project
+from partloc.files import write_table
 from partloc.report import (
     FINER,
     FOUND_COLOR,
@@ -90,11 +91,33 @@ def test_equal_runs_give_equal_pictures_and_old_ones_are_removed(tmp_path):
     for name in ("whole.png", "part.png"):
         Image.new("RGB", (64, 48), "steelblue").save(tmp_path / name)
 
-    def draw() -> dict[str, bytes]:
-        write_samples(tmp_path / "samples", make_predictions(7), tmp_path)
+    def draw(count: int) -> dict[str, bytes]:
+        write_table(tmp_path / "rows.csv", make_predictions(count))
+        write_samples(tmp_path / "samples", tmp_path / "rows.csv", tmp_path)
         return {file.name: file.read_bytes() for file in Path(tmp_path, "samples").iterdir()}
 
-    write_samples(tmp_path / "samples", make_predictions(20), tmp_path)
-    first = draw()
+    assert len(draw(20)) == 15
+    first = draw(7)
     assert len(first) == 7
-    assert draw() == first
+    assert draw(7) == first
+
+
+def test_a_case_is_drawn_with_its_twins_of_a_table_read_in_pieces(tmp_path, monkeypatch):
+    for name in ("whole.png", "part.png"):
+        Image.new("RGB", (64, 48), "steelblue").save(tmp_path / name)
+    rows = make_predictions(40).assign(model=[f"{number // 4:02d}" for number in range(40)])
+    rows.loc[[37, 38], "twin_group"] = "p37"
+    write_table(tmp_path / "rows.csv", rows)
+    drawn = {}
+
+    def noted(name: str, case: pd.Series, twins: pd.DataFrame, *_pictures) -> Image.Image:
+        drawn[name] = case.model, case.part, twins.part.tolist()
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr("partloc.report.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("partloc.report.draw_case", noted)
+    write_samples(tmp_path / "samples", tmp_path / "rows.csv", tmp_path)
+    assert len(drawn) == 15
+    assert drawn["worst-1"] == ("09", "p39", [])
+    assert drawn["worst-2"] == ("09", "p37", ["p38"])
+    assert drawn["best-1"] == ("00", "p00", [])

@@ -91,7 +91,8 @@ def table_of(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
         for n in range(count)
     ]
     table = pd.DataFrame(rows, columns=columns)
-    return PairTable(table.assign(twin_group=table.part_sha256), data_dir)
+    same = {"twin_group": table.part_sha256, "whole_sha256": table.model}
+    return PairTable(table.assign(**same), data_dir)
 
 
 def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
