@@ -48,6 +48,7 @@ ABLATIONS = {
     "cross_attention_layers: 2": (*SCRATCH, "model.cross_attention_layers=2"),
     "cross_attention_layers: 4": (*SCRATCH, "model.cross_attention_layers=4"),
     "accumulation_steps: 4": (*SCRATCH, "train.accumulation_steps=4"),
+    "crop: false": (*SCRATCH, "model.crop=false"),
     "match_size: 0": (*SCRATCH, "model.match_size=0"),
     "hypotheses: 1": (*SCRATCH, "model.hypotheses=1"),
     "w_rank: 0": (*SCRATCH, "train.w_rank=0.0"),
