@@ -105,7 +105,7 @@ def network_of(
     for name, table in tables.items():
         write_table(place / "split" / f"{name}.csv", table)
     if start == "as-shipped":
-        model = PartLocator(config.model, Preprocessing(config.data.image_size))
+        model = PartLocator(config.model, Preprocessing.of(config.data))
         start_from_data(model, PairTable(tables["train"], Path(config.data.data_dir)), config)
         return model
     split_dir = place / "split"

@@ -34,7 +34,7 @@ from partloc.files import write_json  # noqa: E402
 SMALL = ("data.max_train_models=200", "train.num_epochs=3")
 SCRATCH = (*SMALL, "model.start_from=null", "train.learning_rate=1.0e-3")
 # 32 x 32 patches, so that tokens can be pooled to 8, to 16, or not at all.
-FINE = (*SCRATCH, "data.image_size=448", "data.max_train_models=50")
+FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_models=50")
 
 # Of the lines of a table: what is set beside each, by the name of the first of its kind.
 ABLATIONS = {
@@ -48,6 +48,7 @@ ABLATIONS = {
     "cross_attention_layers: 2": (*SCRATCH, "model.cross_attention_layers=2"),
     "cross_attention_layers: 4": (*SCRATCH, "model.cross_attention_layers=4"),
     "accumulation_steps: 4": (*SCRATCH, "train.accumulation_steps=4"),
+    "crop: false": (*SCRATCH, "model.crop=false"),
     "match_size: 0": (*SCRATCH, "model.match_size=0"),
     "hypotheses: 1": (*SCRATCH, "model.hypotheses=1"),
     "w_rank: 0": (*SCRATCH, "train.w_rank=0.0"),

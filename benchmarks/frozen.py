@@ -61,7 +61,7 @@ def config_of(config: Config, match_size: int) -> Config:
 def trainer_of(config: Config, tables: list[PairTable], folder: Path | None) -> Trainer:
     """With a store in `folder`, if given."""
     seed_everything(config.seed)
-    model = PartLocator(config.model, Preprocessing(config.data.image_size))
+    model = PartLocator(config.model, Preprocessing.of(config.data))
     start_from_data(model, tables[0], config)
     seed_everything(config.seed)
     trainer = Trainer(config, model, *tables, Team(0, 1, choose_device(config.machine.device)))

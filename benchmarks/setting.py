@@ -25,6 +25,7 @@ PARTS = 4  # of each whole
 MODEL = {
     "weights": None,
     "start_from": None,
+    "crop": True,
     "downsample_size": 32,
     "cross_attention_layers": 2,
     "cross_attention_dim": 384,

@@ -25,7 +25,7 @@ from partloc.files import replacing
 from partloc.model import PartLocator
 
 KEPT_STATES = 2
-MODEL_FORMAT = "partloc-model-3"
+MODEL_FORMAT = "partloc-model-4"
 # The parameters of a model that its weights' shapes depend on.
 SHAPING = (
     *("backbone_name", "cross_attention_layers", "cross_attention_dim", "cross_attention_heads"),

@@ -55,6 +55,7 @@ class DataConfig(Group):
     data_dir: str = "data/images"
     output_dir: str = "outputs"
     image_size: Annotated[int, Field(ge=28, le=4096)] = 1024
+    read_size: Annotated[int, Field(ge=28, le=8192)] = 1024
     train_ratio: Fraction = 0.8
     val_ratio: Fraction = 0.1
     test_ratio: Fraction = 0.1
@@ -80,6 +81,7 @@ class ModelConfig(Group):
     pretrained: bool = True
     weights: str | None = None
     start_from: str | None = None
+    crop: bool = True
     downsample_size: Annotated[int, Field(ge=2, le=73)] = 32
     cross_attention_layers: Annotated[int, Field(ge=0, le=24)] = 2
     cross_attention_dim: Count = 384

@@ -24,7 +24,7 @@ from partloc.plan import Draw, PairTable
 from partloc.pose import PartPose
 
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
-    from partloc.config import AugmentConfig
+    from partloc.config import AugmentConfig, DataConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,15 +33,28 @@ AUGMENT_STREAM = 2  # of chance, as in plan
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every image goes through before the encoder; a checkpoint carries it."""
+    """What every image goes through before the network, which crops it and resizes the crop to
+    image_size; a checkpoint carries it.
+
+    read_size: side that it is read at, pixels; None is image_size.
+    """
 
     image_size: int
+    read_size: int | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        if self.read_size is None:
+            object.__setattr__(self, "read_size", self.image_size)
+
+    @classmethod
+    def of(cls, config: "DataConfig") -> "Preprocessing":
+        return cls(config.image_size, config.read_size)
+
     def resize(self, image: Image.Image) -> Tensor:
-        """An RGB image of any size -> (3, image_size, image_size) uint8."""
-        side = (self.image_size, self.image_size)
+        """An RGB image of any size -> (3, read_size, read_size) uint8."""
+        side = (self.read_size, self.read_size)
         resized = image.resize(side, Image.Resampling.BILINEAR, reducing_gap=3.0)
         return tvf.pil_to_tensor(resized)
 

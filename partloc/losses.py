@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from partloc.crop import into_crops
 from partloc.model import Prediction
 from partloc.pose import PartPose
 
@@ -52,6 +53,7 @@ def training_loss(
     total = -SOFTNESS * (prediction.log_confidence - cost / SOFTNESS).logsumexp(1)
     match = rank = guided = torch.zeros_like(total)
     if target_places is not None:
+        target_places = into_crops(target_places, *prediction.crops.split(3, 1))
         match = match_loss(prediction.places, prediction.log_probability, target_places)
         rank = rank_loss(prediction.proposals, prediction.log_confidence, target_places)
         total = total + config.w_match * match + config.w_rank * rank
@@ -104,8 +106,8 @@ def targets_of(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:
 
 # How near to the truth a place has to be, one standard deviation: right, down, log size; and a
 # proposal, whose answer can still correct it.
-TOLERANCE = (0.08, 0.08, 0.25)
-VICINITY = (0.2, 0.2, 0.5)
+TOLERANCE = (0.1, 0.1, 0.25)
+VICINITY = (0.15, 0.15, 0.35)
 
 
 def match_loss(places: Tensor, log_probability: Tensor, targets: Tensor) -> Tensor:

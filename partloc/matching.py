@@ -7,22 +7,19 @@ Shapes: W wholes, B pairs, S cells a side of the whole, n of a template, L templ
 H = L * S * S places, K proposals.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional as F
 
+from partloc.crop import foreground
 from partloc.fusion import pooling_matrix
 
 PIXELS = 4  # of a picture to a cell, a side
 SIZES, SMALLEST = 12, 3  # of the templates: how many, and the first one's cells a side
 # Squared steps of colour from one pixel to the next; weaker ones count as noise, stronger as edge.
 NOISE = 3e-3
-# Squared difference from the corners' colour that counts half as part.
-GROUND = 0.03
 # How evidence starts: its gain, the power of the area, the tolerance, the weight of shape. They
 # are the likeliest ones on parts of the demo, before anything is learned.
 EVIDENCE = (13.0, 0.21, 5.8, 4.7)
@@ -32,7 +29,7 @@ STRIDE = 10.0
 # highest, at which it stops to look.
 WIDTH, SCOPE = 48, 8.0
 # Standard deviations of the window round a peak: right, down, log size.
-WINDOW = (0.15, 0.15, 0.35)
+WINDOW = (0.25, 0.25, 0.35)
 
 
 class Match(NamedTuple):
@@ -111,11 +108,6 @@ class TemplateMatch(nn.Module):
             rows.append(torch.stack([right, down, log_size], -1).flatten(0, 1))
         return torch.cat(rows)
 
-    def picture(self, images: Tensor) -> Tensor:
-        """Square images of any size, shrunk to (B, 3, 4 S, 4 S)."""
-        shrink = _shrinking(images.shape[-1], PIXELS * self.size, images.device)
-        return shrink @ images @ shrink.T
-
     def forward(
         self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor, proposals: int
     ) -> Match:
@@ -182,22 +174,6 @@ class TemplateMatch(nn.Module):
             shares.append(near.logsumexp(1))
             left = left.masked_fill(off < 1, -1e4)
         return torch.stack(places, 1), torch.stack(shares, 1)
-
-
-@cache
-def _shrinking(source: int, target: int, device: torch.device) -> Tensor:
-    # A true and ordinary tensor even if it is first asked for while FLOPs are counted on fake ones
-    # or while nothing is learned: it is remembered for whatever comes later.
-    with unset_fake_temporarily(), torch.inference_mode(False):
-        return pooling_matrix(source, target).to(device)
-
-
-def foreground(pictures: Tensor) -> Tensor:
-    """(B, 1, h, w), 0..1: what differs from the corners, which seldom show the part."""
-    last = pictures.shape[-1] - 1
-    corners = pictures[:, :, ::last, ::last].mean((2, 3), keepdim=True)
-    distance = (pictures - corners).square().sum(1, keepdim=True).square()
-    return distance / (distance + GROUND**2)
 
 
 def _widened(mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from partloc.backbone import build_backbone
 from partloc.calibration import logit
+from partloc.crop import content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
 from partloc.fusion import (
     AttentionPool,
@@ -38,13 +39,15 @@ class Tokens(NamedTuple):
     """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
 
     picture: (B, 3, 4 S, 4 S), the image itself, small, and thumbnail (B, 3, SIDE, SIDE), smaller
-    still, for template matching and what follows it; empty without it.
+    still, for template matching and what follows it; empty without it. crop: (B, 3), what of the
+    image all of this shows, see `crop.content_crops`.
     """
 
     cls: Tensor
     patches: Tensor
     picture: Tensor
     thumbnail: Tensor
+    crop: Tensor
 
     def pick(self, index: Tensor) -> "Tokens":
         return Tokens(*(field.index_select(0, index) for field in self))
@@ -53,7 +56,7 @@ class Tokens(NamedTuple):
         """In half the bits. Features need the range of bfloat16; of a picture half precision
         keeps sixteen steps and more between two of its 256 levels."""
         features = (field.bfloat16() for field in (self.cls, self.patches))
-        return Tokens(*features, self.picture.half(), self.thumbnail.half())
+        return Tokens(*features, self.picture.half(), self.thumbnail.half(), self.crop.half())
 
     def float(self) -> "Tokens":
         return Tokens(*(field.float() for field in self))
@@ -63,8 +66,9 @@ class Prediction(NamedTuple):
     """hypotheses: poses (B, K, 3) and (B, K, 1); log_confidence: (B, K), that each is right.
 
     With template matching also what it weighed: places (H, 3), right and down and log size, and
-    log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3); and, asked
-    with guides, the answers there: guided, (B, 3) and (B, 1).
+    log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3), and the crops
+    of whole and part that all these places are of, (B, 6); and, asked with guides, the answers
+    there: guided, (B, 3) and (B, 1).
     """
 
     hypotheses: PartPose
@@ -72,6 +76,7 @@ class Prediction(NamedTuple):
     places: Tensor | None = None
     log_probability: Tensor | None = None
     proposals: Tensor | None = None
+    crops: Tensor | None = None
     guided: PartPose | None = None
 
     @property
@@ -85,7 +90,7 @@ class Prediction(NamedTuple):
         """Of the pairs that `index` names, in its order."""
         hypotheses = PartPose(*(field[index] for field in self.hypotheses))
         guided = self.guided and PartPose(*(field[index] for field in self.guided))
-        found = (self.log_probability, self.proposals)
+        found = (self.log_probability, self.proposals, self.crops)
         found = (None if field is None else field[index] for field in found)
         return Prediction(hypotheses, self.log_confidence[index], self.places, *found, guided)
 
@@ -121,7 +126,7 @@ class PartLocator(nn.Module):
         )
         self.summary = AttentionPool(width)
         self.match = None
-        evidence, answers = width + 2 * depth, 4
+        evidence, answers = width + 2 * depth + 2 * 3, 4
         if config.match_size:
             self.match = TemplateMatch(config.match_size)
             self.register_buffer("thumb", pooling_matrix(PIXELS * config.match_size, SIDE), False)
@@ -221,14 +226,16 @@ class PartLocator(nn.Module):
         precision: of the encoder's arithmetic, None for the weights' own. What reads the answer
         off the tokens always has the full one, since three significant digits would show in it.
         """
+        crop = content_crops(images) if self.config.crop else images.new_zeros(len(images), 3)
+        seen = resample(images, crop, self.preprocessing.image_size)
         with torch.autocast(images.device.type, precision, enabled=precision is not None):
-            cls, patches = self.backbone(images)
+            cls, patches = self.backbone(seen)
             cls, patches = cls.float(), self.pool(patches).float()
         if self.match is None:
-            return Tokens(cls, patches, cls[:, :0], cls[:, :0])
-        picture = self.match.picture(images)
+            return Tokens(cls, patches, cls[:, :0], cls[:, :0], crop)
+        picture = resample(images, crop, PIXELS * self.match.size)
         thumbnail = self.thumb @ picture @ self.thumb.T
-        return Tokens(cls, patches, picture, thumbnail)
+        return Tokens(cls, patches, picture, thumbnail, crop)
 
     def locate(
         self, wholes: Tokens, part: Tokens, whole_of_part: Tensor, guides: Tensor | None = None
@@ -243,7 +250,8 @@ class PartLocator(nn.Module):
         for layer in self.layers:
             asked = layer(asked, answering, self.position)  # (B, M, C)
         whole = wholes.pick(whole_of_part)
-        evidence = torch.cat([self.summary(asked), part.cls, whole.cls], -1)
+        evidence = [self.summary(asked), part.cls, whole.cls, whole.crop, part.crop]
+        evidence = torch.cat(evidence, -1)
         if self.match is None:
             raw = self.head(evidence)[:, None]  # (B, 1, 4)
             return Prediction(self._pose(raw), torch.zeros_like(raw[..., 0]))
@@ -252,25 +260,29 @@ class PartLocator(nn.Module):
         guided = None
         if guides is not None:
             sure = torch.zeros_like(match.log_share[:, :1])
-            answers, _ = self._answer(whole, part, evidence, guides[:, None], sure)
+            guides = into_crops(guides[:, None], whole.crop, part.crop)
+            answers, _ = self._answer(whole, part, evidence, guides, sure)
             guided = PartPose(*(field.squeeze(1) for field in answers))
         confidence = (merit + match.log_share).log_softmax(1)
-        found = (self.match.places, match.log_probability, match.proposals)
+        crops = torch.cat([whole.crop, part.crop], -1)
+        found = (self.match.places, match.log_probability, match.proposals, crops)
         return Prediction(hypotheses, confidence, *found, guided)
 
     def _answer(
         self, whole: Tokens, part: Tokens, evidence: Tensor, places: Tensor, log_share: Tensor
     ) -> tuple[PartPose, Tensor]:
-        """For each place (B, K, 3): the pose there, and its merit (B, K) beside its share."""
+        """For each place in the crops (B, K, 3): the pose there, and its merit (B, K) beside its
+        share."""
         seen = self.overlay(whole.thumbnail, part.thumbnail, places)  # (B, K, .)
         near = self.closeup(whole.picture, part.thumbnail, places)  # (B, K, .)
         every = evidence[:, None].expand(-1, places.shape[1], -1)
-        where = (places - self.place_center) / self.place_spread
+        seen_at = out_of_crops(places, whole.crop, part.crop)
+        where = (seen_at - self.place_center) / self.place_spread
         answer = self.head(torch.cat([every, seen, near, where, log_share.detach()[..., None]], -1))
         bend, merit, shift = answer.split([16, 1, 3], -1)
         # A shift counts in the part's own half sides, a change of size as a factor.
         unit = torch.cat([places[..., 2:].exp().expand(-1, -1, 2), torch.ones_like(merit)], -1)
-        places = places + STEP * shift * unit
+        places = out_of_crops(places + STEP * shift * unit, whole.crop, part.crop)
         where = (places - self.place_center) / self.place_spread
         # Depth goes with the place, but how depends on the thing: such a map is learned several
         # times faster than the four numbers alone.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.matching import foreground
+from partloc.crop import foreground
 
 SIDE = 48  # of the frame that shows the whole, pixels
 REACH = 3.0  # coordinates in the part's frame are followed so far, in its half sides

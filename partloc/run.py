@@ -50,6 +50,7 @@ def training_parameters(config: Config) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "image_size": config.data.image_size,
+        "read_size": config.data.read_size,
         **{name: getattr(config, name).model_dump() for name in ("model", "augment", "train")},
     }
 
@@ -90,7 +91,7 @@ def run_training(
     with team.led(folder.locked()):
         state = take_up(folder, team, resume)
         seed_everything(config.seed)
-        model = PartLocator(config.model, Preprocessing(config.data.image_size))
+        model = PartLocator(config.model, Preprocessing.of(config.data))
         if state is None:
             remark = start_from_data(model, train_table, config)
             if team.leads and remark:

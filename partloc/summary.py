@@ -56,7 +56,7 @@ def summarize_model(config: "Config") -> dict[str, str]:
     """The figures of one training pair (two images) and of a batch, name -> text."""
     # Weights are not needed, so none are fetched or read.
     blank = config.model.model_copy(update={"pretrained": False, "weights": None})
-    model = PartLocator(blank, Preprocessing(config.data.image_size))
+    model = PartLocator(blank, Preprocessing.of(config.data))
     backbone = model.backbone
     an_image, a_pair = count_flops(model)
     gigaflops = (2 * an_image + a_pair) / 1e9

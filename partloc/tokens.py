@@ -36,7 +36,7 @@ from partloc.overlay import SIDE
 # Raise it when the content of a row changes.
 STORE_FORMAT = 1
 # As of Tokens.compact; numpy has no bfloat16, so the file is seen as whole numbers.
-PRECISIONS = (torch.bfloat16, torch.bfloat16, torch.float16, torch.float16)
+PRECISIONS = (*[torch.bfloat16] * 2, *[torch.float16] * 3)
 
 
 class TokenStore:
@@ -234,7 +234,7 @@ def encoder_digest(model: PartLocator, precision: torch.dtype | None) -> str:
     for name, value in model.backbone.state_dict().items():
         weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         weights.update(value.cpu().numpy().tobytes())
-    sizes = [len(model.pool.weights), model.config.match_size]
+    sizes = [len(model.pool.weights), model.config.match_size, model.config.crop]
     preprocessing = asdict(model.preprocessing)
     return digest([STORE_FORMAT, weights.hexdigest(), preprocessing, sizes, str(precision)])
 
@@ -245,7 +245,7 @@ def layout_of(model: PartLocator) -> np.dtype:
     if model.match is not None:
         picture = (3, *[PIXELS * model.match.size] * 2)
         thumbnail = (3, SIDE, SIDE)
-    shapes = ((width,), (len(model.pool.weights) ** 2, width), picture, thumbnail)
+    shapes = ((width,), (len(model.pool.weights) ** 2, width), picture, thumbnail, (3,))
     fields = [(name, np.int16, shape) for name, shape in zip(Tokens._fields, shapes, strict=True)]
     return np.dtype([("checksum", np.uint32), ("key", np.uint8, 32), *fields])
 

@@ -114,7 +114,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path):
 def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
     path = tmp_path / "foreign.pth"
     save_atomically(path, content)
-    with pytest.raises(CheckpointError, match=f"expected a partloc-model-3 file, found .*{found}"):
+    with pytest.raises(CheckpointError, match=f"expected a partloc-model-4 file, found .*{found}"):
         load_model(path)
 
 
@@ -123,7 +123,7 @@ def test_a_file_cannot_bring_code_along(tmp_path):
         def __reduce__(self):
             return os.system, ("touch " + str(tmp_path / "harm"),)
 
-    torch.save({"format": "partloc-model-3", "model": Evil()}, tmp_path / "evil.pth")
+    torch.save({"format": "partloc-model-4", "model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(
         CheckpointError, match="evil.pth: .* it holds more than tensors and plain values"
     ):
@@ -335,7 +335,7 @@ def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
     config = load_config(ROOT / "params.yaml")
     path = ROOT / config.model.start_from
     assert path.stat().st_size < 16e6
-    start_from(PartLocator(config.model, Preprocessing(config.data.image_size)), path)
+    start_from(PartLocator(config.model, Preprocessing.of(config.data)), path)
 
 
 def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):

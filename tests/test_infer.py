@@ -135,7 +135,7 @@ def test_single_questions_name_the_picture_that_cannot_be_read(
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="partloc-model-3"):
+    with pytest.raises(CheckpointError, match="partloc-model-4"):
         Predictor(tmp_path / "other.pth")
 
 

@@ -143,6 +143,7 @@ def test_matching_counts_with_its_weight():
     config = tiny_config(train={"w_match": 0.5}).train
     proposals = torch.zeros(1, 1, 3)
     matched = {"places": grid, "log_probability": certainty, "proposals": proposals}
+    matched["crops"] = torch.zeros(1, 6)  # whole pictures
     prediction = sure_of(pose)._replace(**matched)
     found = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
     assert_close(found.match_loss, torch.tensor([math.log(2)]))

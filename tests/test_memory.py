@@ -31,7 +31,7 @@ def full_size(backbone: str) -> StepMemory:
 
 def tiny_model() -> PartLocator:
     config = tiny_config()
-    return PartLocator(config.model, Preprocessing(config.data.image_size))
+    return PartLocator(config.model, Preprocessing.of(config.data))
 
 
 def test_what_is_measured_of_one_block_is_what_the_whole_step_keeps():

@@ -40,7 +40,7 @@ def test_weights_are_made_with_checksum_and_figures_and_start_a_training(tmp_pat
     assert figures["models"] == 50 and len(figures["history"]) == 1
     assert figures["pairs"]["train"] > 100 and figures["pairs"]["val"] > 0
 
-    begun = PartLocator(CONFIG.model, Preprocessing(CONFIG.data.image_size))
+    begun = PartLocator(CONFIG.model, Preprocessing.of(CONFIG.data))
     start_from(begun, path)
     made = load_model(path).state_dict()
     assert all(torch.equal(value, made[key]) for key, value in begun.state_dict().items())

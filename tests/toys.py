@@ -98,7 +98,7 @@ def table_of(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
 def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
     """As stages/train.py does it, for one process on the CPU."""
     seed_everything(config.seed)
-    model = PartLocator(config.model, Preprocessing(config.data.image_size))
+    model = PartLocator(config.model, Preprocessing.of(config.data))
     start_from_data(model, train, config)
     seed_everything(config.seed)
     return Trainer(config, model, train, val, Team(0, 1, torch.device("cpu")))

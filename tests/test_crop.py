@@ -1,0 +1,122 @@
+"""Pictures are cropped to what they show, and every place can be told in either frame."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from partloc.config import ModelConfig
+from partloc.crop import MARGIN, content_crops, into_crops, out_of_crops, resample
+from partloc.data import Preprocessing
+from partloc.model import PartLocator
+
+
+def drawn(top: int, left: int, height: int, width: int, side: int = 64) -> torch.Tensor:
+    """A picture (1, 3, side, side) of a grey box on white."""
+    picture = torch.ones(1, 3, side, side)
+    picture[:, :, top : top + height, left : left + width] = 0.2
+    return picture
+
+
+def test_a_crop_is_the_square_round_what_is_shown():
+    right, down, log_half = content_crops(drawn(16, 24, 8, 16))[0].tolist()
+    assert (right, down) == pytest.approx((0.0, -0.375), abs=0.01)
+    # Smoothing against noise may add a pixel on each side.
+    assert math.exp(log_half) == pytest.approx(0.25 * MARGIN, abs=2 * MARGIN / 64 + 1e-3)
+
+
+def test_a_crop_stays_inside_the_picture():
+    crops = content_crops(torch.cat([drawn(0, 30, 10, 20), drawn(2, 2, 60, 60)]))
+    half = crops[:, 2:].exp()
+    assert ((crops[:, :2].abs() + half) <= 1 + 1e-6).all()
+
+
+def test_grain_does_not_make_a_crop_wider():
+    torch.manual_seed(0)
+    clean = drawn(16, 24, 8, 16)
+    grain = 0.05 * torch.randn_like(clean)  # about 3 of 256 levels, in normalised pixels
+    assert_close(content_crops(clean + grain), content_crops(clean), atol=0.1, rtol=0)
+
+
+def test_a_picture_that_shows_nothing_or_has_no_plain_ground_is_kept_whole():
+    torch.manual_seed(0)
+    pictures = torch.cat([torch.ones(1, 3, 64, 64), 3 * torch.rand(1, 3, 64, 64)])
+    assert_close(content_crops(pictures)[0], torch.zeros(3))
+    assert content_crops(pictures)[1, 2] > -0.05
+
+
+def test_seen_whole_and_in_its_own_size_a_picture_is_itself():
+    picture = torch.rand(2, 3, 20, 20)
+    assert_close(resample(picture, torch.zeros(2, 3), 20), picture)
+
+
+def test_a_crop_shows_what_torch_s_own_sampling_shows():
+    torch.manual_seed(0)
+    picture = F.avg_pool2d(torch.rand(1, 3, 68, 68), 5, 1)  # smooth, 64 a side
+    crops = torch.tensor([[0.2, -0.1, 0.5]])
+    crops[:, 2].log_()
+    cells = (torch.arange(40) + 0.5) / 20 - 1
+    down, right = torch.meshgrid(cells * 0.5 - 0.1, cells * 0.5 + 0.2, indexing="ij")
+    expected = F.grid_sample(picture, torch.stack([right, down], -1)[None], align_corners=False)
+    assert_close(resample(picture, crops, 40), expected, atol=1e-5, rtol=0)
+
+
+def test_fewer_pixels_are_averages_of_many():
+    torch.manual_seed(0)
+    grain = torch.randn(1, 1, 64, 64)
+    assert resample(grain, torch.zeros(1, 3), 8).std() < 0.3
+
+
+def test_into_the_crops_and_out_again_is_the_same_place():
+    torch.manual_seed(0)
+    places, wholes, parts = torch.randn(4, 5, 3), torch.randn(4, 3), torch.randn(4, 3)
+    assert_close(out_of_crops(into_crops(places, wholes, parts), wholes, parts), places)
+
+
+def test_a_place_in_the_crops_is_where_the_crop_of_the_part_lies_in_that_of_the_whole():
+    """A part's picture, 32 of 64 pixels large, pasted at (8, 16) of the whole."""
+    part = drawn(20, 8, 16, 40)
+    small = F.interpolate(part, (32, 32), mode="area")
+    whole = drawn(60, 0, 2, 64)  # something else that widens the crop
+    whole[:, :, 16:48, 8:40] = small
+    crops = content_crops(whole), content_crops(part)
+    place = torch.tensor([[[(8 + 16) / 32 - 1, (16 + 16) / 32 - 1, 0.5]]])
+    place[..., 2].log_()
+    right, down, log_size = into_crops(place, *crops)[0, 0]
+    size = log_size.exp()
+    side = 128
+    seen = resample(whole, crops[0], side)
+    # Cut the place out of the whole's crop; it must show the part's crop.
+    cut = torch.tensor([[right, down, log_size]])
+    assert_close(resample(seen, cut, 24), resample(part, crops[1], 24), atol=0.35, rtol=0)
+    assert (resample(seen, cut, 24) - resample(part, crops[1], 24)).abs().mean() < 0.03
+    assert 0 < size < 1
+
+
+def test_empty_ground_round_the_whole_and_the_part_changes_no_answer():
+    """The same pictures on twice the ground: only the place in the frame is another one."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone_name="dinov2_vitt14",
+        pretrained=False,
+        downsample_size=4,
+        cross_attention_layers=1,
+        cross_attention_dim=48,
+        cross_attention_heads=3,
+        mlp_hidden_dim=32,
+        match_size=8,
+        hypotheses=3,
+    )
+    model = PartLocator(config, Preprocessing(56, 128)).eval()
+    whole, part = torch.ones(1, 3, 128, 128), drawn(40, 32, 48, 64, 128)
+    whole[:, :, 48:80, 32:96] = torch.rand(1, 3, 32, 64)
+    wide = [F.pad(picture, (64,) * 4, value=1.0) for picture in (whole, part)]
+    found, again = (model.encode(torch.cat(pictures)) for pictures in ([whole, part], wide))
+    assert_close(found.picture, again.picture, atol=0.05, rtol=0)
+    assert_close(found.patches, again.patches, atol=0.05, rtol=0.05)
+    assert_close(found.crop[:, 2].exp(), 2 * again.crop[:, 2].exp(), atol=0.01, rtol=0)
+
+    seen_whole = PartLocator(config.model_copy(update={"crop": False}), Preprocessing(56, 128))
+    assert not seen_whole.encode(whole).crop.any()
