@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("index", "split", "train", "evaluate", "infer")
 TINY = {
     "demo": {"num_models": 10, "image_size": 64},
-    "data": {"data_dir": "data/demo", "image_size": 42},
+    "data": {"data_dir": "data/demo", "image_size": 42, "read_size": 48},
     "model": {
         "backbone_name": "dinov2_vitt14",
         "pretrained": False,

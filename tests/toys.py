@@ -29,7 +29,7 @@ UNLABELLED = {"stühle-1.5": PARTS, "lamp": ["foot"]}
 VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
 
 TINY = {
-    "data": {"image_size": 28},
+    "data": {"image_size": 28, "read_size": 36},
     "model": {
         "backbone_name": "dinov2_vitt14",
         "pretrained": False,
