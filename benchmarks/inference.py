@@ -135,8 +135,10 @@ def pairs_of(jobs: list[Job], data_dir: Path) -> PairTable:
     rows = [(job.model, job.whole, path) for job in jobs for _, path in job.parts]
     table = pd.DataFrame(rows, columns=["model", "whole_path", "part_path"])
     unknown = dict.fromkeys(("tx", "ty", "tz", "scale"), 0.0)
-    hashes = {"whole_sha256": table.whole_path, "part_sha256": table.part_path}
-    table = table.assign(twin_group=table.part_path, **hashes, **unknown)
+    for name in ("whole", "part"):  # stand-ins: every file counts as another picture
+        names = table[f"{name}_path"].str.encode("utf-8")
+        table[f"{name}_sha256"] = [hashlib.sha256(each).hexdigest() for each in names]
+    table = table.assign(twin_group=table.part_path, **unknown)
     return PairTable(table, data_dir)
 
 
