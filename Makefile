@@ -32,9 +32,11 @@ pretrain: $(STAMP)  ## make partloc/weights; hours on two cores, may be interrup
 bench: $(STAMP)  ## figures of speed and memory on a processor, under 15 minutes
 	$(RUN) -m pip install --disable-pip-version-check -r benchmarks/requirements.txt
 	$(RUN) benchmarks/throughput.py
+	$(RUN) benchmarks/frozen.py
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/inference.py
 	$(RUN) benchmarks/data_path.py
+	$(RUN) benchmarks/scale_out.py --samples 120 --turns 2
 
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory
 	$(RUN) benchmarks/full_step.py
