@@ -7,10 +7,13 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from partloc.config import ModelConfig
+from partloc.config import ModelConfig, TrainConfig
 from partloc.crop import MARGIN, content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
-from partloc.model import PartLocator
+from partloc.losses import training_loss
+from partloc.model import PartLocator, Prediction
+from partloc.pose import PartPose
+from partloc.view import View
 
 
 def drawn(top: int, left: int, height: int, width: int, side: int = 64) -> torch.Tensor:
@@ -95,28 +98,69 @@ def test_a_place_in_the_crops_is_where_the_crop_of_the_part_lies_in_that_of_the_
     assert 0 < size < 1
 
 
+CONFIG = ModelConfig(
+    backbone_name="dinov2_vitt14",
+    pretrained=False,
+    downsample_size=4,
+    cross_attention_layers=1,
+    cross_attention_dim=48,
+    cross_attention_heads=3,
+    mlp_hidden_dim=32,
+    match_size=8,
+    hypotheses=3,
+)
+
+
+def boxes() -> tuple[torch.Tensor, torch.Tensor]:
+    """A whole and a part, (1, 3, 128, 128), neither in the middle of its picture."""
+    torch.manual_seed(0)
+    whole, part = torch.ones(1, 3, 128, 128), drawn(50, 20, 30, 48, 128)
+    whole[:, :, 48:80, 32:96] = torch.rand(1, 3, 32, 64)
+    return whole, part
+
+
+def test_answers_are_of_the_frame_whatever_was_cropped():
+    """A network that has learned nothing answers a place with the point that the camera has there:
+    its proposals, told in the crops, and guides, told in the frame."""
+    model = PartLocator(CONFIG, Preprocessing(56, 128)).eval()
+    model.set_view(View(torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.zeros(2), 1.0))
+    guide = torch.tensor([[0.3, -0.2, -0.5]])  # right, down, log size
+    found = model(*boxes(), torch.tensor([0]), guide)
+    assert_close(found.guided.translation, torch.tensor([[0.3, 0.0, 0.2]]))
+    assert_close(found.guided.scale.log(), torch.tensor([[-0.5]]))
+    wholes, parts = found.crops.split(3, 1)
+    assert (wholes - parts).abs().max() > 0.1
+    places = out_of_crops(found.proposals, wholes, parts)
+    assert_close(found.hypotheses.translation[..., [0, 2]], places[..., :2] * torch.tensor([1, -1]))
+    assert_close(found.hypotheses.scale.log(), places[..., 2:])
+
+
+def test_matching_is_charged_for_places_of_the_crops():
+    crops = torch.tensor([[0.2, -0.1, -0.5, 0.1, 0.3, -0.4]])
+    target = torch.tensor([[[0.25, 0.0, -1.5]]])  # in the frame
+    place = into_crops(target, *crops.split(3, 1))
+    pose = PartPose(torch.zeros(1, 3), torch.ones(1, 1))
+    sure = Prediction(PartPose(*(field[:, None] for field in pose)), torch.zeros(1, 1))
+    sure = sure._replace(proposals=place, crops=crops, log_probability=torch.zeros(1, 1))
+    targets, weights = PartPose(*(field[:, None] for field in pose)), TrainConfig()
+
+    def charged(places: torch.Tensor) -> float:
+        found = sure._replace(places=places)
+        return training_loss(found, targets, target, weights).match_loss.item()
+
+    assert charged(place[0]) == pytest.approx(0.0, abs=1e-6)
+    assert charged(target[0]) > 0.1
+
+
 def test_empty_ground_round_the_whole_and_the_part_changes_no_answer():
     """The same pictures on twice the ground: only the place in the frame is another one."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        backbone_name="dinov2_vitt14",
-        pretrained=False,
-        downsample_size=4,
-        cross_attention_layers=1,
-        cross_attention_dim=48,
-        cross_attention_heads=3,
-        mlp_hidden_dim=32,
-        match_size=8,
-        hypotheses=3,
-    )
-    model = PartLocator(config, Preprocessing(56, 128)).eval()
-    whole, part = torch.ones(1, 3, 128, 128), drawn(40, 32, 48, 64, 128)
-    whole[:, :, 48:80, 32:96] = torch.rand(1, 3, 32, 64)
+    whole, part = boxes()
+    model = PartLocator(CONFIG, Preprocessing(56, 128)).eval()
     wide = [F.pad(picture, (64,) * 4, value=1.0) for picture in (whole, part)]
     found, again = (model.encode(torch.cat(pictures)) for pictures in ([whole, part], wide))
     assert_close(found.picture, again.picture, atol=0.05, rtol=0)
     assert_close(found.patches, again.patches, atol=0.05, rtol=0.05)
     assert_close(found.crop[:, 2].exp(), 2 * again.crop[:, 2].exp(), atol=0.01, rtol=0)
 
-    seen_whole = PartLocator(config.model_copy(update={"crop": False}), Preprocessing(56, 128))
+    seen_whole = PartLocator(CONFIG.model_copy(update={"crop": False}), Preprocessing(56, 128))
     assert not seen_whole.encode(whole).crop.any()
