@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
+from toys import tiny_config
 
-from partloc.config import ModelConfig, TrainConfig
+from partloc.config import TrainConfig
 from partloc.crop import MARGIN, content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
 from partloc.losses import training_loss
@@ -98,17 +99,7 @@ def test_a_place_in_the_crops_is_where_the_crop_of_the_part_lies_in_that_of_the_
     assert 0 < size < 1
 
 
-CONFIG = ModelConfig(
-    backbone_name="dinov2_vitt14",
-    pretrained=False,
-    downsample_size=4,
-    cross_attention_layers=1,
-    cross_attention_dim=48,
-    cross_attention_heads=3,
-    mlp_hidden_dim=32,
-    match_size=8,
-    hypotheses=3,
-)
+CONFIG = tiny_config(model={"match_size": 8}).model
 
 
 def boxes() -> tuple[torch.Tensor, torch.Tensor]:
