@@ -27,6 +27,7 @@ check: $(STAMP)
 	$(RUN) -m pytest
 
 pretrain: $(STAMP)  ## make partloc/weights; hours on two cores, may be interrupted
+	$(RUN) stages/pretrain_depth.py
 	$(RUN) stages/pretrain.py
 
 bench: $(STAMP)  ## figures of speed and memory on a processor, under 15 minutes

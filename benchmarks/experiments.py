@@ -50,6 +50,7 @@ ABLATIONS = {
     "accumulation_steps: 4": (*SCRATCH, "train.accumulation_steps=4"),
     "crop: false": (*SCRATCH, "model.crop=false"),
     "match_size: 0": (*SCRATCH, "model.match_size=0"),
+    "depth_maps: false": (*SCRATCH, "model.depth_maps=false"),
     "hypotheses: 1": (*SCRATCH, "model.hypotheses=1"),
     "w_rank: 0": (*SCRATCH, "train.w_rank=0.0"),
     "from the shipped weights": SMALL,

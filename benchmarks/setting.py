@@ -34,6 +34,7 @@ MODEL = {
     "position": "values",
     "mlp_hidden_dim": 512,
     "match_size": 48,
+    "depth_maps": True,
     "hypotheses": 6,
 }
 TRAIN = {

@@ -5,7 +5,6 @@ reader sees the old file or the new one, never a part.
 """
 
 import fcntl
-import hashlib
 import os
 import pickle
 import shutil
@@ -21,15 +20,15 @@ import torch
 
 from partloc.config import ModelConfig
 from partloc.data import Preprocessing
-from partloc.files import replacing
+from partloc.files import hash_file, is_whole, replacing, write_hash
 from partloc.model import PartLocator
 
 KEPT_STATES = 2
-MODEL_FORMAT = "partloc-model-4"
+MODEL_FORMAT = "partloc-model-5"
 # The parameters of a model that its weights' shapes depend on.
 SHAPING = (
     *("backbone_name", "cross_attention_layers", "cross_attention_dim", "cross_attention_heads"),
-    *("mlp_hidden_dim", "match_size"),
+    *("mlp_hidden_dim", "match_size", "depth_maps"),
 )
 
 
@@ -85,7 +84,7 @@ def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool 
     }
     save_atomically(path, content)
     if half:
-        _hash_file(path).write_text(_sha256(path))
+        write_hash(path)
 
 
 def load_model(path: Path) -> PartLocator:
@@ -109,9 +108,9 @@ def start_from(model: PartLocator, path: Path) -> None:
     Raises: CheckpointError when the file is missing, damaged (its .sha256, where there is one,
         tells), or of another architecture, named by the parameters that differ.
     """
-    if _hash_file(path).exists() and not _is_whole(path):
+    if hash_file(path).exists() and not is_whole(path):
         raise CheckpointError(
-            f"{path}: not the file that {_hash_file(path).name} was written for; get both again"
+            f"{path}: not the file that {hash_file(path).name} was written for; get both again"
         )
     content = _load_content(path)
     ours = model.config.model_dump()
@@ -216,7 +215,7 @@ class RunFolder:
     def load_state(self) -> dict[str, Any] | None:
         """The newest undamaged state, or None; damaged ones are reported and passed over."""
         for path in reversed(self._files("state")):
-            if _is_whole(path):
+            if is_whole(path):
                 return load(path)
             print(f"warning: {path} is damaged; trying the state before", file=sys.stderr)
         return None
@@ -224,7 +223,7 @@ class RunFolder:
     def load_best(self, epoch: int) -> dict[str, Any]:
         """The weights that were the best after `epoch`. Raises: CheckpointError if damaged."""
         path = self._file("best", epoch)
-        if not _is_whole(path):
+        if not is_whole(path):
             raise CheckpointError(f"{path}: missing or damaged; train anew with --no-resume")
         return load(path)
 
@@ -237,7 +236,7 @@ class RunFolder:
     def _save(self, kind: str, epoch: int, value: dict[str, Any]) -> None:
         path = self._file(kind, epoch)
         save_atomically(path, value)
-        _hash_file(path).write_text(_sha256(path))
+        write_hash(path)
         for old in self._files(kind)[:-KEPT_STATES]:
             _remove(old)
 
@@ -248,21 +247,6 @@ class RunFolder:
         return sorted(self.path.glob(f"{kind}-*.pth"))
 
 
-def _hash_file(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there, as it was written."""
-    hash_file = _hash_file(path)
-    return path.exists() and hash_file.exists() and hash_file.read_text() == _sha256(path)
-
-
 def _remove(path: Path) -> None:
-    _hash_file(path).unlink(missing_ok=True)
+    hash_file(path).unlink(missing_ok=True)
     path.unlink()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -90,6 +90,7 @@ class ModelConfig(Group):
     position: Literal["values", "none"] = "values"
     mlp_hidden_dim: Count = 512
     match_size: Annotated[int, Field(ge=0, le=256)] = 48
+    depth_maps: bool = True
     hypotheses: Annotated[int, Field(ge=1, le=64)] = 6
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
@@ -157,6 +158,8 @@ class TrainConfig(Group):
 class PretrainConfig(Group):
     """`make pretrain`: the starting weights of the small encoder, from procedural objects."""
 
+    depth_models: Annotated[int, Field(ge=50)] = 40_000
+    depth_steps: Count = 100_000
     num_models: Annotated[int, Field(ge=50)] = 20_000
     num_epochs: Count = 10
     batch_size: Count = 16

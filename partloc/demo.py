@@ -13,7 +13,7 @@ Shapes: N points, M triangles.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -140,7 +140,7 @@ def write_demo(
     _claim(out_dir, origin, resume)
     job = partial(write_model, out_dir, image_size, seed, recipe=recipe)
     parts = Counter()
-    finished = _each(job, range(num_models), workers)
+    finished = each(job, range(num_models), workers)
     for family, count in tqdm(finished, "demo", num_models, unit="model", disable=None):
         parts[family] += count
     return parts
@@ -244,10 +244,14 @@ def scene(parts: list[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def part_picture(mesh: Mesh, image_size: int) -> np.ndarray:
-    """The mesh alone, its own box centred and its longest side 1; (image_size, image_size, 3)."""
+    """The mesh alone, (image_size, image_size, 3)."""
+    return picture(triangles_alone(mesh), mesh.colours, image_size)
+
+
+def triangles_alone(mesh: Mesh) -> np.ndarray:
+    """(M, 3, 3), the mesh's own box centred and its longest side 1."""
     low, high = mesh.box()
-    points = (mesh.points - (low + high) / 2) / (high - low).max()
-    return picture(points[mesh.triangles], mesh.colours, image_size)
+    return ((mesh.points - (low + high) / 2) / (high - low).max())[mesh.triangles]
 
 
 def _claim(out_dir: Path, origin: str, resume: bool) -> None:
@@ -269,13 +273,13 @@ def _claim(out_dir: Path, origin: str, resume: bool) -> None:
     (out_dir / MARKER).write_text(text)
 
 
-def _each(job: Callable, numbers: range, workers: int) -> Iterator:
-    """`job` of each number, in order, in this process or in others."""
+def each(job: Callable, items: Sequence, workers: int) -> Iterator:
+    """`job` of each item, in order, in this process or in others."""
     if workers == 0:
-        yield from map(job, numbers)
+        yield from map(job, items)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(job, numbers, chunksize=4)
+        yield from pool.map(job, items, chunksize=4)
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:

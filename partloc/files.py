@@ -1,5 +1,6 @@
 """Files that are replaced whole: a reader, or a killed stage, finds the old one or the new one."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -78,6 +79,26 @@ def write_pieces(path: Path, pieces: Iterable["pd.DataFrame"]) -> None:
                     lineterminator="\n",
                     encoding="utf-8",
                 )
+
+
+def hash_file(path: Path) -> Path:
+    """Where the SHA-256 of a file is kept, beside it."""
+    return path.with_suffix(".sha256")
+
+
+def write_hash(path: Path) -> None:
+    hash_file(path).write_text(_sha256(path))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there, as it was when `write_hash` was called."""
+    hash_of = hash_file(path)
+    return path.exists() and hash_of.exists() and hash_of.read_text() == _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from partloc.backbone import build_backbone
 from partloc.calibration import logit
 from partloc.crop import content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
+from partloc.depth import SIDE, fit_depth, load_depth_net
 from partloc.fusion import (
     AttentionPool,
     CrossAttention,
@@ -23,7 +24,7 @@ from partloc.fusion import (
     position_code,
 )
 from partloc.matching import PIXELS, TemplateMatch
-from partloc.overlay import SIDE, CloseUp, Overlay
+from partloc.overlay import CloseUp, Overlay
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.view import View
@@ -33,14 +34,16 @@ if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is 
 
 # Of a place's correction: what the head's 1 means.
 STEP = 0.3
+# Nothing in the unit cube is further than this from its middle, model units.
+DEPTH = 3**0.5 / 2
 
 
 class Tokens(NamedTuple):
     """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
 
-    picture: (B, 3, 4 S, 4 S), the image itself, small, and thumbnail (B, 3, SIDE, SIDE), smaller
-    still, for template matching and what follows it; empty without it. crop: (B, 3), what of the
-    image all of this shows, see `crop.content_crops`.
+    picture: (B, 3, 4 S, 4 S), the image itself, small, and thumbnail (B, 5, SIDE, SIDE), smaller
+    still and with its depth map, for template matching and what follows it; empty without it. crop:
+    (B, 3), what of the image all of this shows, see `crop.content_crops`.
     """
 
     cls: Tensor
@@ -129,23 +132,27 @@ class PartLocator(nn.Module):
         evidence, answers = width + 2 * depth + 2 * 3, 4
         if config.match_size:
             self.match = TemplateMatch(config.match_size)
-            self.register_buffer("thumb", pooling_matrix(PIXELS * config.match_size, SIDE), False)
+            for name, side in (("thumb", SIDE), ("sketch", 2 * SIDE)):
+                shrink = pooling_matrix(PIXELS * config.match_size, side)
+                self.register_buffer(name, shrink, persistent=False)
+            self.depth_net = load_depth_net(blank) if config.depth_maps else None
             self.overlay, self.closeup = (
                 Overlay(config.mlp_hidden_dim),
                 CloseUp(config.mlp_hidden_dim),
             )
-            evidence += 2 * config.mlp_hidden_dim + 3 + 1
-            # Of each hypothesis: an affine map from its place to four numbers, its merit, and the
-            # correction of its place.
-            answers = 4 * (3 + 1) + 1 + 3
-            # The pose that a place in the image stands for, to begin with.
-            self.lift = nn.Linear(3, 4)
+            evidence += 2 * config.mlp_hidden_dim + 4 + 3
+            # Of each hypothesis: two corrections of place and depth, of which one is an affine map
+            # of them, and its merit.
+            answers = 4 * (4 + 1) + 1 + 4
+            # From place and depth to the pose: the camera, where none is known.
+            self.lift = nn.Linear(4, 4)
             nn.init.zeros_(self.lift.weight)
             nn.init.zeros_(self.lift.bias)
             self.register_buffer("view_slope", torch.zeros(2, 3))
             self.register_buffer("view_offset", torch.zeros(2))
-            self.register_buffer("place_center", torch.zeros(3))
-            self.register_buffer("place_spread", torch.ones(3))
+            self.register_buffer("view_fading", torch.zeros(()))
+            self.register_buffer("place_center", torch.zeros(4))
+            self.register_buffer("place_spread", torch.ones(4))
         self.head = nn.Sequential(
             nn.LayerNorm(evidence),
             nn.Linear(evidence, config.mlp_hidden_dim),
@@ -173,19 +180,15 @@ class PartLocator(nn.Module):
 
     @torch.no_grad()
     def set_view(self, view: View) -> None:
-        """Start from the fitted camera: a matched place is answered with the point behind it that
-        is nearest to the middle of the data."""
+        """Answer through the fitted camera: a matched place and its depth are a point."""
         self.view_slope.copy_(view.slope)
         self.view_offset.copy_(view.offset)
-        back = torch.linalg.pinv(view.slope)  # (3, 2)
-        self.lift.weight.zero_()
-        self.lift.weight[:3, :2] = back / self.spread[:3, None]
-        self.lift.weight[3, 2] = 1 / self.spread[3]
-        self.lift.bias[:3] = (-back @ view.offset - self.center[:3]) / self.spread[:3]
-        self.lift.bias[3] = -self.center[3] / self.spread[3]
-        self.place_center[:2] = view.place(self.center[:3])
-        self.place_spread[:2] = (view.slope.square() @ self.spread[:3].square()).sqrt()
-        self.place_center[2], self.place_spread[2] = self.center[3], self.spread[3]
+        self.view_fading.copy_(view.fading)
+        middle = PartPose(self.center[:3], self.center[3:].exp())
+        self.place_center.copy_(torch.cat([view.place(middle), view.depth(middle.translation)]))
+        across = (view.slope.square() @ self.spread[:3].square()).sqrt()
+        along = (view.forward * self.spread[:3]).norm(dim=0, keepdim=True)
+        self.place_spread.copy_(torch.cat([across, self.spread[3:], along]))
 
     @property
     def hypotheses(self) -> int:
@@ -208,17 +211,20 @@ class PartLocator(nn.Module):
     @property
     def view(self) -> View | None:
         """The fitted camera, if any."""
-        return View(self.view_slope, self.view_offset, math.nan) if self.knows_view else None
+        return self._view if self.knows_view else None
+
+    @property
+    def _view(self) -> View:
+        return View(self.view_slope, self.view_offset, self.view_fading, math.nan)
 
     @property
     def viewing(self) -> Tensor | None:
-        """(3,) unit vector along the fitted view; None where no camera is known."""
-        return torch.linalg.svd(self.view_slope.cpu())[2][2] if self.knows_view else None
+        """(3,) unit vector along which the fitted camera looks; None where none is known."""
+        return self._view.forward.cpu() if self.knows_view else None
 
     def place_of(self, pose: PartPose) -> Tensor:
-        """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log scale."""
-        plane = pose.translation @ self.view_slope.T + self.view_offset
-        return torch.cat([plane, pose.scale.log()], -1)
+        """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log size."""
+        return self._view.place(pose)
 
     def encode(self, images: Tensor, precision: torch.dtype | None = None) -> Tokens:
         """(B, 3, H, W), normalised -> tokens in float32.
@@ -234,8 +240,15 @@ class PartLocator(nn.Module):
         if self.match is None:
             return Tokens(cls, patches, cls[:, :0], cls[:, :0], crop)
         picture = resample(images, crop, PIXELS * self.match.size)
-        thumbnail = self.thumb @ picture @ self.thumb.T
-        return Tokens(cls, patches, picture, thumbnail, crop)
+        thumbnail, depths = self.thumb @ picture @ self.thumb.T, self._depth_map(picture, crop)
+        return Tokens(cls, patches, picture, torch.cat([thumbnail, depths], 1), crop)
+
+    @torch.no_grad()
+    def _depth_map(self, picture: Tensor, crop: Tensor) -> Tensor:
+        """(B, 2, SIDE, SIDE); flat where the model makes none."""
+        if self.depth_net is None:
+            return picture.new_zeros(len(picture), 2, SIDE, SIDE)
+        return self.depth_net(self.sketch @ picture @ self.sketch.T, crop)
 
     def locate(
         self, wholes: Tokens, part: Tokens, whole_of_part: Tensor, guides: Tensor | None = None
@@ -273,22 +286,45 @@ class PartLocator(nn.Module):
     ) -> tuple[PartPose, Tensor]:
         """For each place in the crops (B, K, 3): the pose there, and its merit (B, K) beside its
         share."""
-        seen = self.overlay(whole.thumbnail, part.thumbnail, places)  # (B, K, .)
-        near = self.closeup(whole.picture, part.thumbnail, places)  # (B, K, .)
+        thumbnail, part_thumbnail = whole.thumbnail, part.thumbnail
+        look = self.closeup.look(whole.picture, thumbnail[:, 3:], part_thumbnail, places)
+        size = places[..., 2:].exp()  # (B, K, 1)
+        fit = fit_depth(
+            look.whole_depths, look.part_depths, look.unlike, look.mask, size.flatten(0, 1)
+        )
+        seen = self.overlay(thumbnail, part_thumbnail, places, fit.depth)  # (B, K, .)
+        near = self.closeup(look, places, fit.depth)  # (B, K, .)
+        depth, residual, shown = (each.unflatten(0, places.shape[:2]) for each in fit)
         every = evidence[:, None].expand(-1, places.shape[1], -1)
-        seen_at = out_of_crops(places, whole.crop, part.crop)
-        where = (seen_at - self.place_center) / self.place_spread
-        answer = self.head(torch.cat([every, seen, near, where, log_share.detach()[..., None]], -1))
-        bend, merit, shift = answer.split([16, 1, 3], -1)
+        doubt = torch.cat([(residual / size).log1p(), shown, log_share.detach()[..., None]], -1)
+        where = self._where(places, depth, whole.crop, part.crop)
+        answer = self.head(torch.cat([every, seen, near, where, doubt], -1))
+        bend, merit, shift = answer.split([20, 1, 4], -1)
         # A shift counts in the part's own half sides, a change of size as a factor.
-        unit = torch.cat([places[..., 2:].exp().expand(-1, -1, 2), torch.ones_like(merit)], -1)
-        places = out_of_crops(places + STEP * shift * unit, whole.crop, part.crop)
-        where = (places - self.place_center) / self.place_spread
-        # Depth goes with the place, but how depends on the thing: such a map is learned several
-        # times faster than the four numbers alone.
-        bend = bend.unflatten(-1, (4, 4))  # (B, K, 4, 3 + 1)
-        raw = self.lift(places) + (bend[..., :3] @ where[..., None]).squeeze(-1) + bend[..., 3]
-        return self._pose(raw), merit.squeeze(-1)
+        moved = places + STEP * shift[..., :3] * torch.cat([size, size, torch.ones_like(size)], -1)
+        where = self._where(moved, depth + STEP * shift[..., 3:] * size, whole.crop, part.crop)
+        # Depth also goes with the place, but how depends on the thing: such a map is learned
+        # several times faster than a number alone.
+        bend = bend.unflatten(-1, (4, 5))  # (B, K, 4, 4 + 1)
+        where = where + (bend[..., :4] @ where[..., None]).squeeze(-1) + bend[..., 4]
+        return self._pose(self.lift(where) + self._seen_from(where)), merit.squeeze(-1)
+
+    def _where(self, places: Tensor, depth: Tensor, whole: Tensor, part: Tensor) -> Tensor:
+        """Places (B, K, 3) and depths (B, K, 1) in the crops -> (B, K, 4): right, down, log size
+        that appears, and depth in model units, all in units of their spread."""
+        unit = self._view.unit
+        unit = torch.where(unit > 0, unit, 1.0)
+        depth = depth * whole[:, None, 2:].exp() / unit
+        where = torch.cat([out_of_crops(places, whole, part), depth], -1)
+        return (where - self.place_center) / self.place_spread
+
+    def _seen_from(self, where: Tensor) -> Tensor:
+        """Raw answers (B, K, 4) of what the camera sees there; zeros where none is known."""
+        where = self.place_center + self.place_spread * where
+        pose = self._view.pose(where[..., :3], where[..., 3:].clamp(-DEPTH, DEPTH))
+        raw = torch.cat([pose.translation, pose.scale.log()], -1)
+        known = self._view.unit > 0
+        return torch.where(known, (raw - self.center) / self.spread, 0.0)
 
     def _pose(self, raw: Tensor) -> PartPose:
         raw = self.center + self.spread * raw

@@ -2,23 +2,51 @@
 
 Only with both in one frame is it plain what covers what, what stands on the ground, and thereby
 how deep in the scene the part lies, which the place in the image alone does not tell. A second
-look, close up, tells whether it is the part at all, and by how much the place is off.
+look, close up, tells whether it is the part at all, and by how much the place is off. Both see the
+depth maps of whole and part too.
 
 Source of the idea: DeepIM, arXiv:1804.00175.
 
-Shapes: B pairs, K proposals a pair, Q = B * K, S pixels a side of the frame looked at.
+Shapes: B pairs, K proposals a pair, Q = B * K, S pixels a side of the frame looked at, SIDE of a
+depth map and of the picture above it.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.crop import foreground
+from partloc.depth import SIDE
 
-SIDE = 48  # of the frame that shows the whole, pixels
 REACH = 3.0  # coordinates in the part's frame are followed so far, in its half sides
 NEAR_SIDE = 32  # of the frame of the close-up, pixels
 MARGIN = 1.6  # what the close-up shows, in the part's half sides
+DEEP = 2.0  # depth is followed so far from the part's middle, in the frame's half sides
+CHANNELS = 3 + 3 + 3 + 1 + 1 + 3  # of `_compared`
+
+
+class Look(NamedTuple):
+    """Whole and part in one frame, S pixels a side, for Q proposals.
+
+    whole, part: (Q, 3, S, S); whole_depths, part_depths: (Q, 2, S, S), each in its own half
+    sides;
+    mask: (Q, 1, S, S), how much of a pixel the part fills; inside: (Q, 1, S, S), whether it lies
+    in the part's picture.
+    """
+
+    whole: Tensor
+    whole_depths: Tensor
+    part: Tensor
+    part_depths: Tensor
+    mask: Tensor
+    inside: Tensor
+
+    @property
+    def unlike(self) -> Tensor:
+        """(Q, 1, S, S) squared difference of colour."""
+        return (self.whole - self.part).square().sum(1, keepdim=True)
 
 
 class Overlay(nn.Module):
@@ -27,19 +55,19 @@ class Overlay(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = [(16, 2), (32, 2), (32, 1), (64, 2), (64, 1), (192, 2), (192, 1)]
-        self.layers = _network(11 + 2, blocks, SIDE, width)
+        self.layers = _network(CHANNELS + 2, blocks, SIDE, width)
         self.register_buffer("pixels", _centres(SIDE), persistent=False)
 
-    def forward(self, wholes: Tensor, parts: Tensor, places: Tensor) -> Tensor:
-        """wholes, parts (B, 3, SIDE, SIDE); places (B, K, 3), right, down, log size."""
+    def forward(self, wholes: Tensor, parts: Tensor, places: Tensor, depth: Tensor) -> Tensor:
+        """wholes, parts (B, 5, SIDE, SIDE), pictures above depth maps; places (B, K, 3), right,
+        down, log size; depth (Q, 1), in the whole's half sides."""
         count = places.shape[1]
         right, down, size = _unpacked(places)
         # Of each pixel of the whole: where it is in the part's own picture, [-1, 1] inside.
         frame = _grid((self.pixels - right) / size, (self.pixels - down) / size)
-        cut_out = torch.cat([parts, foreground(parts)], 1).repeat_interleave(count, 0)
-        pasted = _sample(cut_out, frame)
+        look = _look(wholes.repeat_interleave(count, 0), parts, frame)
         where = frame.clamp(-REACH, REACH).permute(0, 3, 1, 2)
-        both = _compared(wholes.repeat_interleave(count, 0), pasted, _inside(frame))
+        both = _compared(look, depth, size, torch.ones_like(size))
         return self.layers(torch.cat([both, where], 1)).unflatten(0, (-1, count))
 
 
@@ -49,19 +77,23 @@ class CloseUp(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = [(16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2)]
-        self.layers = _network(11, blocks, NEAR_SIDE, width)
+        self.layers = _network(CHANNELS, blocks, NEAR_SIDE, width)
         self.register_buffer("pixels", MARGIN * _centres(NEAR_SIDE), persistent=False)
 
-    def forward(self, wholes: Tensor, parts: Tensor, places: Tensor) -> Tensor:
-        """wholes (B, 3, h, w); parts (B, 3, SIDE, SIDE); places (B, K, 3)."""
+    def look(self, wholes: Tensor, depths: Tensor, parts: Tensor, places: Tensor) -> Look:
+        """wholes (B, 3, h, w), depths, their maps (B, 2, SIDE, SIDE), parts (B, 5, SIDE, SIDE);
+        places (B, K, 3)."""
         count = places.shape[1]
         right, down, size = _unpacked(places)
         beside = _grid(self.pixels * size + right, self.pixels * size + down)
-        whole = _sample(wholes.repeat_interleave(count, 0), beside)
+        seen = (_sample(each.repeat_interleave(count, 0), beside) for each in (wholes, depths))
         frame = _grid(self.pixels[None], self.pixels[None]).expand(len(parts), -1, -1, -1)
-        part = _sample(torch.cat([parts, foreground(parts)], 1), frame)
-        part, inside = (each.repeat_interleave(count, 0) for each in (part, _inside(frame)))
-        return self.layers(_compared(whole, part, inside)).unflatten(0, (-1, count))
+        return _look(torch.cat([*seen], 1), parts, frame)
+
+    def forward(self, look: Look, places: Tensor, depth: Tensor) -> Tensor:
+        """places (B, K, 3), depth (Q, 1), in the whole's half sides."""
+        size = _unpacked(places)[2]
+        return self.layers(_compared(look, depth, size, size)).unflatten(0, (-1, places.shape[1]))
 
 
 def _network(seen: int, blocks: list[tuple[int, int]], side: int, width: int) -> nn.Sequential:
@@ -95,14 +127,25 @@ def _sample(pictures: Tensor, frame: Tensor) -> Tensor:
     return F.grid_sample(pictures, frame, padding_mode="border", align_corners=False)
 
 
-def _compared(wholes: Tensor, cut_out: Tensor, inside: Tensor) -> Tensor:
-    """(Q, 11, S, S): the whole, the part, how they differ where the part is, and where it is.
+def _look(wholes: Tensor, parts: Tensor, frame: Tensor) -> Look:
+    """wholes (Q, 5, S, S), as the frame shows them; parts (B, 5, h, w), of which it shows what is
+    at (Q, S, S, 2), or for all K proposals of a part the same, at (B, S, S, 2)."""
+    cut_out = torch.cat([parts, foreground(parts[:, :3])], 1)  # (B, 6, h, w)
+    cut_out = _sample(cut_out.repeat_interleave(len(frame) // len(parts), 0), frame)
+    shown = torch.cat([cut_out, _inside(frame)], 1).repeat_interleave(len(wholes) // len(frame), 0)
+    part, part_depths, mask, inside = shown.split([3, 2, 1, 1], 1)
+    return Look(*wholes.split([3, 2], 1), part, part_depths, mask * inside, inside)
 
-    cut_out: (Q, 4, S, S), the part's picture and its foreground; inside: (Q, 1, S, S).
-    """
-    part, mask = cut_out.split([3, 1], 1)
-    mask = mask * inside
-    return torch.cat([wholes, part, (wholes - part).abs() * mask, mask, inside], 1)
+
+def _compared(look: Look, depth: Tensor, size: Tensor, unit: Tensor) -> Tensor:
+    """(Q, CHANNELS, S, S): the whole, the part, how they differ where the part is, and where it
+    is; and the depth maps of both, from the part's middle at `depth` on, in units of `unit`."""
+    depth, size, unit = (each[..., None, None] for each in (depth, size, unit))
+    around = ((look.whole_depths[:, :1] - depth) / unit).clamp(-DEEP, DEEP)
+    own = (look.part_depths[:, :1] * size / unit).clamp(-DEEP, DEEP) * look.mask
+    unlike = (look.whole - look.part).abs() * look.mask
+    depths = [around, own, around * look.mask - own]
+    return torch.cat([look.whole, look.part, unlike, look.mask, look.inside, *depths], 1)
 
 
 def _inside(frame: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ Shading is flat, so a triangle has one colour, computed here. What is left is wh
 seen at each pixel: VTK draws the triangles' numbers as colours, without light and without
 anti-aliasing, in a window that a process opens once.
 
-Shapes: M triangles, S side of the picture in pixels.
+Shapes: M triangles, S side of the picture in pixels, P pixels that show something.
 """
 
+import math
 import subprocess
 import sys
 from functools import cache
@@ -15,7 +16,7 @@ from multiprocessing import parent_process
 import numpy as np
 import pyvista
 
-from partloc.camera import DISTANCE, FORWARD, POSITION, VIEW_ANGLE_DEG
+from partloc.camera import DISTANCE, DOWN, FORWARD, POSITION, RIGHT, VIEW_ANGLE_DEG
 
 OVERSAMPLING = 2  # drawn at twice the size and averaged down
 HEADLIGHT = 0.78  # strength of the light at the camera
@@ -85,6 +86,30 @@ def seen_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
         plotter.render()
     image = plotter.image.astype(np.int32)  # (size, size, 3)
     return image[..., 0] + (image[..., 1] << 8) + (image[..., 2] << 16) - 1
+
+
+def depth_map(triangles: np.ndarray, size: int) -> np.ndarray:
+    """How far behind the origin each pixel's centre sees a surface, along the view, model units.
+
+    (size, size) float32, NaN on the ground; triangles as in `seen_triangles`.
+
+    Raises: RenderError as `require_opengl`.
+    """
+    seen = seen_triangles(triangles, size)
+    drawn = seen >= 0
+    corner, *others = triangles[seen[drawn]].transpose(1, 0, 2) - POSITION  # (P, 3) each
+    normal = np.cross(others[0] - corner, others[1] - corner)
+    across = (np.arange(size) + 0.5) * (2 / size) - 1
+    half_width = math.tan(math.radians(VIEW_ANGLE_DEG / 2))  # of the frame, at a distance of 1
+    right, down = np.meshgrid(half_width * across, half_width * across)
+    ray = FORWARD + right[drawn][:, None] * RIGHT + down[drawn][:, None] * DOWN  # (P, 3)
+    facing = (ray * normal).sum(1)
+    distance = (corner * normal).sum(1) / np.where(facing == 0, 1, facing)
+    # A triangle seen almost edge-on reaches no further than its corners.
+    reach = np.stack([corner, *others]) @ FORWARD  # (3, P)
+    depth = np.full((size, size), np.nan, dtype=np.float32)
+    depth[drawn] = np.clip(distance, reach.min(0), reach.max(0)) - DISTANCE
+    return depth
 
 
 def aim(camera: pyvista.Camera) -> None:

@@ -29,12 +29,12 @@ from tqdm import tqdm
 
 from partloc.config import digest
 from partloc.data import Batch, Drawn, PairDataset, Shot, make_loader
+from partloc.depth import SIDE
 from partloc.matching import PIXELS
 from partloc.model import PartLocator, Tokens
-from partloc.overlay import SIDE
 
 # Raise it when the content of a row changes.
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 # As of Tokens.compact; numpy has no bfloat16, so the file is seen as whole numbers.
 PRECISIONS = (*[torch.bfloat16] * 2, *[torch.float16] * 3)
 
@@ -231,7 +231,10 @@ def key_of(data: PairDataset, shot: Shot) -> bytes:
 def encoder_digest(model: PartLocator, precision: torch.dtype | None) -> str:
     """SHA-256 of all that the tokens of given pixels depend on."""
     weights = hashlib.sha256()
-    for name, value in model.backbone.state_dict().items():
+    frozen = model.backbone.state_dict()
+    if model.match is not None and model.depth_net is not None:
+        frozen |= model.depth_net.state_dict(prefix="depth_net.")
+    for name, value in frozen.items():
         weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         weights.update(value.cpu().numpy().tobytes())
     sizes = [len(model.pool.weights), model.config.match_size, model.config.crop]
@@ -244,7 +247,7 @@ def layout_of(model: PartLocator) -> np.dtype:
     width, picture, thumbnail = model.backbone.embed_dim, (0,), (0,)
     if model.match is not None:
         picture = (3, *[PIXELS * model.match.size] * 2)
-        thumbnail = (3, SIDE, SIDE)
+        thumbnail = (5, SIDE, SIDE)
     shapes = ((width,), (len(model.pool.weights) ** 2, width), picture, thumbnail, (3,))
     fields = [(name, np.int16, shape) for name, shape in zip(Tokens._fields, shapes, strict=True)]
     return np.dtype([("checksum", np.uint32), ("key", np.uint8, 32), *fields])

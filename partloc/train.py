@@ -46,7 +46,7 @@ from partloc.team import Team, generator_states, peak_memory_gb, restore_generat
 from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 
 class NonFiniteLoss(FloatingPointError):

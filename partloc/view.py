@@ -1,8 +1,8 @@
 """Where in the image does a translation appear? The users' camera, fitted from their labels.
 
 The label gives a part's size in the whole, so its picture, shrunk to that size, can be slid over
-the picture of the whole: mostly it fits best where the part is. A robust affine map from labels
-to such places is the camera, up to perspective. It needs no learning and takes seconds.
+the picture of the whole: mostly it fits best where the part is. A robust map from labels to such
+places is the camera. It needs no learning and takes seconds.
 
 Shapes: N samples, S side of the thumbnails, n side of a shrunk part.
 """
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from partloc.images import load_rgb
 from partloc.plan import PairTable
+from partloc.pose import PartPose
 
 VIEW_STREAM = 3  # of chance, as in plan
 THUMBNAIL = 48  # side, pixels
@@ -24,23 +25,61 @@ SAMPLES = 400
 SCALES = (0.25, 0.8)  # smaller parts fit anywhere, larger ones nowhere else
 FOREGROUND = 0.04  # difference from the corners' colour, of 1, that counts as the part
 INLIER = 0.1  # residual, in half image sides
-FREE = 4  # parts that a camera of eight numbers can be made to agree with
+FREE = 4  # parts that a camera of nine numbers can be made to agree with
+# Of `View.fading`: a camera nearer than 1.25 would be inside the sphere round some wholes.
+NEAREST = 0.8
 
 
 class View(NamedTuple):
-    """place = slope @ translation + offset; (2, 3) and (2,); right and down in [-1, 1].
+    """A pinhole camera whose axis passes through the whole's centre, or nearly.
 
+    With depth = forward @ translation, away from the camera, what is there is smaller than in the
+    middle by 1 + fading * depth, fading being one over the camera's distance, and
+    place = (slope @ translation + offset) / (1 + fading * depth). fading 0: no perspective.
+
+    slope: (2, 3), offset: (2,), right and down in [-1, 1]; fading: (), 1 / model units.
     inliers: share of the matched places within INLIER of the map; under a half or so, the camera
     is not the same for all or parts are hard to see.
     """
 
     slope: Tensor
     offset: Tensor
+    fading: Tensor
     inliers: float
 
-    def place(self, translation: Tensor) -> Tensor:
-        """(..., 3) -> (..., 2): right and down in the image."""
-        return translation @ self.slope.T + self.offset
+    @property
+    def forward(self) -> Tensor:
+        """(3,) unit vector along which the camera looks: right times down."""
+        return F.normalize(torch.linalg.cross(*self.slope), dim=0)
+
+    @property
+    def unit(self) -> Tensor:
+        """() half image sides that a model unit takes up in the middle of the whole."""
+        return torch.linalg.vector_norm(self.slope) / 2**0.5
+
+    @property
+    def _back(self) -> Tensor:
+        """(3, 2), the pseudo-inverse of slope; zero for no camera, and no wait for a GPU."""
+        (xx, xy), (_, yy) = self.slope @ self.slope.T
+        adjugate = torch.stack([torch.stack([yy, -xy]), torch.stack([-xy, xx])])
+        return self.slope.T @ adjugate / (xx * yy - xy * xy).clamp(min=1e-12)
+
+    def depth(self, translation: Tensor) -> Tensor:
+        """(..., 3) -> (..., 1), away from the camera from the middle of the whole, model units."""
+        return translation @ self.forward[:, None]
+
+    def place(self, pose: PartPose) -> Tensor:
+        """(..., 3), (..., 1) -> (..., 3): right, down, and the log of the size that appears."""
+        shrink = 1 + self.fading * self.depth(pose.translation)  # (..., 1)
+        plane = (pose.translation @ self.slope.T + self.offset) / shrink
+        return torch.cat([plane, pose.scale.log() - shrink.log()], -1)
+
+    def pose(self, places: Tensor, depth: Tensor) -> PartPose:
+        """The inverse of `place`, for places (..., 3) whose depth (..., 1) is known."""
+        shrink = 1 + self.fading * depth
+        plane = places[..., :2] * shrink - self.offset
+        translation = plane @ self._back.T + depth * self.forward
+        return PartPose(translation, places[..., 2:].exp() * shrink)
 
 
 def fit_view(
@@ -60,15 +99,15 @@ def fit_view(
     if len(found) < 8:
         return None
     labels, seen = table.translation[found], torch.tensor([places[row] for row in found])
-    fitted = _robust_affine(labels, seen)
+    poses = PartPose(labels, table.scale[found])
 
-    def judged(slope: Tensor, offset: Tensor) -> View:
-        residuals = (View(slope, offset, 0.0).place(labels) - seen).norm(dim=1)
-        return View(slope, offset, (residuals < INLIER).float().mean().item())
+    def judged(view: View) -> View:
+        residuals = (view.place(poses)[:, :2] - seen).norm(dim=1)
+        return view._replace(inliers=(residuals < INLIER).float().mean().item())
 
-    view = judged(*fitted)
+    view = judged(_robust_view(labels, seen))
     if known is not None:
-        known = judged(known.slope, known.offset)
+        known = judged(known)
         if known.inliers >= view.inliers - FREE / len(found):
             return known
     return view
@@ -98,15 +137,29 @@ def _thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tenso
     return torch.from_numpy(pixels / 255).permute(2, 0, 1)
 
 
-def _robust_affine(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Affine map (N, 3) -> (N, 2) with the least sum of distances: slope and offset.
+def _robust_view(source: Tensor, target: Tensor) -> View:
+    """The camera (N, 3) -> (N, 2) with about the least sum of distances, inliers left open.
 
-    Source: iteratively reweighted least squares, Holland and Welsch, 1977.
+    Multiplied by its denominator the map is linear in all that is sought, but for the direction
+    of depth, which is that of the round before.
+    Source: the direct linear transform (Abdel-Aziz and Karara, 1971), by iteratively reweighted
+    least squares (Holland and Welsch, 1977).
     """
-    design = torch.cat([source, torch.ones(len(source), 1)], 1).double()
-    weights = torch.ones(len(source), 1, dtype=torch.float64)
+    source, target = source.double(), target.double()
+    design = torch.cat([source, torch.ones_like(source[:, :1])], 1)  # (N, 4)
+    rows = torch.block_diag(design, design)  # (2 N, 8), those of right, then those of down
+    weights = torch.ones(len(source), dtype=torch.float64)
+    view, fading = None, torch.zeros((), dtype=torch.float64)
     for _ in range(50):
-        solution = torch.linalg.lstsq(design * weights, target.double() * weights).solution
-        residuals = (target - design @ solution).norm(dim=1)
-        weights = residuals.clamp(min=0.02)[:, None].rsqrt()
-    return solution[:3].T.float(), solution[3].float()
+        heavy = weights.repeat(2)[:, None]
+        known = target.T.reshape(-1, 1)  # (2 N, 1)
+        if view is not None:
+            faded = -view.depth(source).repeat(2, 1) * known
+            both = torch.linalg.lstsq(heavy * torch.cat([rows, faded], 1), heavy * known).solution
+            fading = both[8, 0].clamp(0, NEAREST)
+            known = known * (1 + fading * view.depth(source).repeat(2, 1))
+        linear = torch.linalg.lstsq(heavy * rows, heavy * known).solution.view(2, 4)
+        view = View(linear[:, :3], linear[:, 3], fading, 0.0)
+        one = PartPose(source, torch.ones_like(source[:, :1]))
+        weights = (view.place(one)[:, :2] - target).norm(dim=1).clamp(min=0.02).rsqrt()
+    return View(*(field.float() for field in view[:3]), 0.0)

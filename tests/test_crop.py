@@ -113,8 +113,10 @@ def boxes() -> tuple[torch.Tensor, torch.Tensor]:
 def test_answers_are_of_the_frame_whatever_was_cropped():
     """A network that has learned nothing answers a place with the point that the camera has there:
     its proposals, told in the crops, and guides, told in the frame."""
-    model = PartLocator(CONFIG, Preprocessing(56, 128)).eval()
-    model.set_view(View(torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.zeros(2), 1.0))
+    flat = CONFIG.model_copy(update={"depth_maps": False})
+    model = PartLocator(flat, Preprocessing(56, 128)).eval()
+    slope = torch.tensor([[1.0, 0, 0], [0, 0, -1.0]])
+    model.set_view(View(slope, torch.zeros(2), torch.zeros(()), 1.0))
     guide = torch.tensor([[0.3, -0.2, -0.5]])  # right, down, log size
     found = model(*boxes(), torch.tensor([0]), guide)
     assert_close(found.guided.translation, torch.tensor([[0.3, 0.0, 0.2]]))

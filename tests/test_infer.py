@@ -68,7 +68,8 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     chairs = data_dir / "stühle-1.5"
     # A camera, and small parts, so that places in the image are places in space.
     predictor.model.center[3] = -3.0
-    predictor.model.set_view(View(torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.zeros(2), 1.0))
+    slope = torch.tensor([[1.0, 0, 0], [0, 0, -1.0]])
+    predictor.model.set_view(View(slope, torch.zeros(2), torch.zeros(()), 1.0))
     for number in (1, 2):
         shutil.copy(chairs / "stühle-1.5-part-0.png", chairs / f"stühle-1.5-part-{number}.png")
     located = []
@@ -135,7 +136,7 @@ def test_single_questions_name_the_picture_that_cannot_be_read(
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="partloc-model-4"):
+    with pytest.raises(CheckpointError, match="partloc-model-5"):
         Predictor(tmp_path / "other.pth")
 
 

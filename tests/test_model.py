@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
+from toys import let_speak
 
 from partloc.config import Config, ModelConfig
 from partloc.data import Preprocessing
+from partloc.depth import SIDE as SIDE_PX
 from partloc.fusion import CrossAttention, TokenPool, bin_centres, pooling_matrix, position_code
 from partloc.matching import TemplateMatch, edges
 from partloc.model import PartLocator, Prediction
-from partloc.overlay import SIDE as SIDE_PX
 from partloc.overlay import CloseUp, Overlay
 from partloc.pose import PartPose
 from partloc.summary import count_flops, main, summarize_model
@@ -92,7 +93,7 @@ def test_equal_parts_share_one_answer_and_its_gradient():
         (parts[[0, 1, 0]], [0, 0, 0], [0, 1, 2]),
     ):
         model = small_model()
-        torch.nn.init.normal_(model.head[-1].weight, std=0.1)
+        let_speak(model, std=0.1)
         found = model(wholes, shown, torch.tensor(whole_of_part)).pick(torch.tensor(part_of_pair))
         weights = torch.tensor([1.0, 2.0, 3.0])[:, None, None]
         (found.hypotheses.translation * weights).sum().backward()
@@ -154,12 +155,13 @@ def test_the_overlay_shows_the_part_where_it_was_proposed():
     overlay = Overlay(8)
     shown = []
     overlay.layers.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    wholes, parts = torch.rand(1, 3, SIDE_PX, SIDE_PX), torch.rand(1, 3, SIDE_PX, SIDE_PX)
+    wholes, parts = torch.rand(1, 5, SIDE_PX, SIDE_PX), torch.rand(1, 5, SIDE_PX, SIDE_PX)
     same, half = [0.0, 0.0, 0.0], [0.5, -0.5, math.log(0.5)]  # whole frame; its upper right quarter
-    assert overlay(wholes, parts, torch.tensor([[same, half]])).shape == (1, 2, 8)
-    assert_close(shown[0][:, :3], wholes.expand(2, -1, -1, -1))
-    assert_close(shown[0][0, 3:6], parts[0], atol=1e-5, rtol=0)
-    quarter = F.avg_pool2d(parts, 2)[0]
+    depth = torch.tensor([[0.0], [0.25]])
+    assert overlay(wholes, parts, torch.tensor([[same, half]]), depth).shape == (1, 2, 8)
+    assert_close(shown[0][:, :3], wholes[:, :3].expand(2, -1, -1, -1))
+    assert_close(shown[0][0, 3:6], parts[0, :3], atol=1e-5, rtol=0)
+    quarter = F.avg_pool2d(parts[:, :3], 2)[0]
     middle = SIDE_PX // 2
     assert_close(shown[0][1, 3:6, :middle, middle:], quarter, atol=1e-5, rtol=0)
     inside = torch.zeros(SIDE_PX, SIDE_PX)
@@ -168,6 +170,13 @@ def test_the_overlay_shows_the_part_where_it_was_proposed():
     differ = (shown[0][1, :3] - shown[0][1, 3:6]).abs() * shown[0][1, 9]
     assert_close(shown[0][1, 6:9], differ)
     assert shown[0][1, 9, middle:].max() == 0  # outside its own picture nothing is the part
+    # The depth maps: the whole's from the part's middle, the part's as large as it is, and how
+    # they differ.
+    mask, around, own, beyond = shown[0][1, [9, 11, 12, 13]]
+    assert_close(around, wholes[0, 3] - 0.25)
+    rise = 0.5 * F.avg_pool2d(parts[:, 3:4], 2)[0, 0]
+    assert_close(own[:middle, middle:], rise * mask[:middle, middle:], atol=1e-5, rtol=0)
+    assert_close(beyond, around * mask - own)
 
 
 def test_the_close_up_shows_the_part_with_a_margin_round_it():
@@ -177,14 +186,18 @@ def test_the_close_up_shows_the_part_with_a_margin_round_it():
     closeup.layers.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     whole = torch.zeros(1, 3, 64, 64)
     whole[:, :, 16:32, 32:48] = 1  # centre at 0.25 right, -0.25 down; half side 0.25
-    parts = torch.rand(1, 3, SIDE_PX, SIDE_PX)
+    depths = torch.full((1, 2, SIDE_PX, SIDE_PX), 0.4)
+    parts = torch.rand(1, 5, SIDE_PX, SIDE_PX)
     places = torch.tensor([[[0.25, -0.25, math.log(0.25)], [0.25, -0.25, math.log(0.5)]]])
-    assert closeup(whole, parts, places).shape == (1, 2, 8)
+    look = closeup.look(whole, depths, parts, places)
+    assert closeup(look, places, torch.tensor([[0.3], [0.3]])).shape == (1, 2, 8)
     # At its own size it fills the inside, 20 of 32 pixels; at twice the size half of it.
     for looked, side in zip(shown[0], (20, 10), strict=True):
         assert looked[0].sum().item() == pytest.approx(side**2, rel=0.05)
         assert looked[10].sum() == 20**2
     assert_close(shown[0][0, 3:6], shown[0][1, 3:6])
+    # Depth counts in half sides of the part.
+    assert_close(shown[0][:, 11, 0, 0], torch.tensor([0.1 / 0.25, 0.1 / 0.5]))
 
 
 def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera():
@@ -195,20 +208,22 @@ def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera
     assert_close(pose.translation, torch.tensor([[0.1, 0.2, 0.3]]))
     assert_close(pose.scale, torch.tensor([[-1.0]]).exp())
 
-    view = View(torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.tensor([0.1, 0.0]), 1.0)
+    slope, offset = torch.tensor([[1.0, 0, 0], [0, 0, -1.0]]), torch.tensor([0.1, 0.0])
     assert not model.knows_view
-    model.set_view(view)
+    model.set_view(View(slope, offset, torch.tensor(0.3), 1.0))
     assert model.knows_view
-    place = torch.tensor([[0.3, -0.2, -0.5]])  # right, down, log size
-    lifted = model._pose(model.lift(place))
-    assert_close(lifted.translation, torch.tensor([[0.2, 0.0, 0.2]]))
-    assert_close(model.place_of(lifted), place)
-    assert_close(model.viewing.abs(), torch.tensor([0.0, 1.0, 0.0]))
+    found = model(images[:1], images[1:], torch.tensor([0]), torch.tensor([[0.3, -0.2, -0.5]]))
+    assert_close(model.place_of(found.guided), torch.tensor([[0.3, -0.2, -0.5]]))
+    assert found.guided.translation[0, 1] != 0  # its depth map laid over that of the whole
+    assert_close(model.viewing, torch.tensor([0.0, 1.0, 0.0]))
+    model.depth_net = None
+    found = model(images[:1], images[1:], torch.tensor([0]), torch.tensor([[0.3, -0.2, -0.5]]))
+    assert_close(found.guided.translation, torch.tensor([[0.2, 0.0, 0.2]]))
 
 
 def test_guides_are_answered_beside_the_hypotheses_and_change_none_of_them():
     model = small_model()
-    torch.nn.init.normal_(model.head[-1].weight)
+    let_speak(model, std=1.0)
     wholes, parts = torch.randn(1, 3, SIDE, SIDE), torch.randn(2, 3, SIDE, SIDE)
     which = torch.tensor([0, 0])
     plain = model(wholes, parts, which)
@@ -231,7 +246,7 @@ def test_the_answer_is_the_hypothesis_of_the_highest_confidence():
 @pytest.mark.parametrize("changes", [{}, {"match_size": 0}, {"cross_attention_layers": 0}])
 def test_each_pair_is_answered_for_itself_whatever_shares_its_batch(changes):
     model = small_model(**changes)
-    torch.nn.init.normal_(model.head[-1].weight)
+    let_speak(model, std=1.0)
     wholes, parts = torch.randn(2, 3, SIDE, SIDE), torch.randn(3, 3, SIDE, SIDE)
     together = model(wholes, parts, torch.tensor([0, 1, 1])).pose
     for i, whole in enumerate([0, 1, 1]):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import make_trainer, tiny_config, write_split
+from toys import let_speak, make_trainer, tiny_config, write_split
 
 from partloc.checkpoint import RunFolder
 from partloc.data import Augmentation, PairDataset
@@ -41,7 +41,7 @@ def trainer_of(tables, config=None, folder=None):
     """A head that says something, and a store if there is a folder for one."""
     trainer = make_trainer(config or frozen(), *tables)
     torch.manual_seed(1)
-    torch.nn.init.normal_(trainer.model.head[-1].weight, std=0.3)
+    let_speak(trainer.model)
     trainer.encoded = []
     trainer.model.backbone.register_forward_hook(
         lambda _module, inputs, _outputs: trainer.encoded.append(len(inputs[0]))

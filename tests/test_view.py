@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from folders import write_folder
+from torch.testing import assert_close
 from toys import tiny_config
 
-from partloc.camera import project
+from partloc.camera import DISTANCE, FORWARD, project
 from partloc.checkpoint import save_model
 from partloc.config import DataConfig
 from partloc.data import Preprocessing
@@ -15,8 +17,9 @@ from partloc.demo import write_demo
 from partloc.index import build_index
 from partloc.model import PartLocator
 from partloc.plan import PairTable
+from partloc.pose import PartPose
 from partloc.run import start_from_data
-from partloc.view import fit_view
+from partloc.view import View, _robust_view, fit_view
 
 
 def table_of(folder: Path) -> PairTable:
@@ -29,14 +32,48 @@ def test_the_demo_s_camera_is_found_from_a_few_dozen_models(tmp_path):
     write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
     table = table_of(tmp_path / "demo")
     view = fit_view(table, max_pixels=10_000_000, seed=0)
-    places = table.translation @ view.slope.T + view.offset
-    truth = torch.from_numpy(2 * project(table.translation.numpy())[0] - 1).float()
-    error = (places - truth).norm(dim=1).mean()
+    places = view.place(PartPose(table.translation, table.scale))
+    uv, distance = project(table.translation.numpy())
+    truth = torch.from_numpy(2 * uv - 1).float()
+    error = (places[:, :2] - truth).norm(dim=1).mean()
     constant = (truth - truth.mean(0)).norm(dim=1).mean()
-    assert error < 0.2 * constant
+    assert error < 0.08 * constant
+    larger = places[:, 2:].exp() / table.scale  # than in the middle, through perspective
+    assert_close(larger[:, 0], torch.from_numpy(DISTANCE / distance).float(), atol=0.1, rtol=0)
+    assert_close(view.forward, torch.from_numpy(FORWARD).float(), atol=0.05, rtol=0)
     assert view.inliers > 0.4
     again = fit_view(table, max_pixels=10_000_000, seed=0)
     assert torch.equal(view.slope, again.slope)
+
+
+def seen_through(view: View, count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    points = torch.rand(count, 3, generator=chance) - 0.5
+    return points, view.place(PartPose(points, torch.ones(count, 1)))[:, :2]
+
+
+@pytest.mark.parametrize("fading", [0.0, 0.3, 0.6])
+def test_a_camera_is_found_from_its_places_however_strong_its_perspective(fading):
+    slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
+    view = View(slope, torch.tensor([0.02, -0.03]), torch.tensor(fading), 1.0)
+    points, places = seen_through(view)
+    places[::5] += 0.4  # some are matched wrongly
+    found = _robust_view(points, places)
+    assert_close(found.fading, view.fading, atol=0.03, rtol=0)
+    assert_close(found.slope, slope, atol=0.03, rtol=0)
+
+
+def test_a_place_and_its_depth_are_a_pose():
+    slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
+    view = View(slope, torch.tensor([0.02, -0.03]), torch.tensor(0.3), 1.0)
+    points = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.4, -0.4]])
+    pose = PartPose(points, torch.tensor([[0.2], [0.9]]))
+    back = view.pose(view.place(pose), view.depth(pose.translation))
+    assert_close(back.translation, pose.translation)
+    assert_close(back.scale, pose.scale)
+    nearer = pose.translation - 0.2 * view.forward
+    larger = view.place(PartPose(nearer, pose.scale))[:, 2] - view.place(pose)[:, 2]
+    assert (larger > 0).all()
 
 
 def test_too_few_parts_give_no_camera(tmp_path):

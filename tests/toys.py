@@ -104,6 +104,14 @@ def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
     return Trainer(config, model, train, val, Team(0, 1, torch.device("cpu")))
 
 
+def let_speak(model: PartLocator, std: float = 0.3) -> None:
+    """The way from the head to the answer starts at zero, where nothing differs and no gradient
+    gets past it; give it something to say."""
+    torch.nn.init.normal_(model.head[-1].weight, std=std)
+    if model.match is not None:
+        torch.nn.init.eye_(model.lift.weight)
+
+
 def answering_model() -> PartLocator:
     """A tiny network, untrained, whose answers differ from picture to picture; 56 pixels."""
     torch.manual_seed(0)
@@ -117,7 +125,7 @@ def answering_model() -> PartLocator:
         mlp_hidden_dim=32,
     )
     model = PartLocator(config, Preprocessing(56))
-    torch.nn.init.normal_(model.head[-1].weight, std=0.3)  # so that answers differ
+    let_speak(model)
     return model
 
 

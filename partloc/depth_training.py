@@ -1,0 +1,259 @@
+"""Teach the depth network, from procedural objects whose depth is known. For `make pretrain`.
+
+Shapes: N pictures, S side of a depth map, B pictures of a batch.
+"""
+
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from partloc.camera import DISTANCE, VIEW_ANGLE_DEG
+from partloc.checkpoint import RunFolder, save_atomically
+from partloc.config import AugmentConfig, Config, digest
+from partloc.crop import content_crops, resample
+from partloc.data import Augmentation, Preprocessing
+from partloc.demo import PRETRAINING, draw_model, each, scene, triangles_alone
+from partloc.depth import SIDE, DepthNet
+from partloc.files import replacing, write_hash, write_json
+from partloc.render import depth_map, picture
+from partloc.team import Team, seed_everything
+
+STREAMS = {"parts": 9, "batches": 10}  # of chance, as in plan and demo
+STATE_FORMAT = 1  # raise it when the meaning of a state changes
+PARTS = 3  # drawn alone of a model, at most
+MAP_SIDE = 128  # of the depth maps before they are cropped, pixels
+CHUNK = 100  # models in a file
+BATCH = 32  # pictures, half of them of wholes
+LIT_TOGETHER = 4  # pictures in one light
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05  # AdamW's; share of all steps
+EPOCH = 1000  # steps from one saved state to the next
+HELD_BACK = 0.02  # of the models, the last ones
+# Of the frame in the middle of the thing, model units.
+HALF_FRAME = DISTANCE * math.tan(math.radians(VIEW_ANGLE_DEG / 2))
+
+
+class Studies(NamedTuple):
+    """Pictures with their depth, N of them, in order of the models.
+
+    pictures: (N, 3, 2 S, 2 S) uint8, cropped; crops: (N, 3); depths: (N, 1, S, S) float16, as
+    `DepthNet` tells them, NaN on the ground; models: (N,), numbers; wholes: (N,) bool.
+    """
+
+    pictures: np.ndarray
+    crops: np.ndarray
+    depths: np.ndarray
+    models: np.ndarray
+    wholes: np.ndarray
+
+
+def draw_studies(folder: Path, config: Config, workers: int) -> None:
+    """Render pretrain.depth_models objects, CHUNK to a file; files of an interrupted call stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count, size = config.pretrain.depth_models, config.demo.image_size
+    job = partial(_draw_chunk, folder, size, config.data.read_size, config.seed)
+    starts = range(0, count, CHUNK)
+    chunks = [range(start, min(start + CHUNK, count)) for start in starts]
+    for _ in tqdm(each(job, chunks, workers), "depths", len(chunks), unit="file", disable=None):
+        pass
+
+
+def _draw_chunk(folder: Path, size: int, read_size: int, seed: int, numbers: range) -> None:
+    path = folder / f"{numbers.start:06d}.npz"
+    if path.exists():
+        return
+    studies = [_draw_study(number, size, read_size, seed) for number in numbers]
+    columns = zip(*studies, strict=True)
+    fields = {name: np.concatenate(c) for name, c in zip(Studies._fields, columns, strict=True)}
+    with replacing(path) as file:
+        np.savez(file, **fields)
+
+
+def _draw_study(number: int, size: int, read_size: int, seed: int) -> Studies:
+    """One model and some of its parts, each alone."""
+    model = draw_model(seed, number, PRETRAINING)
+    chance = np.random.default_rng([seed, STREAMS["parts"], number])
+    meshes = list({id(part.mesh): part.mesh for part in model.written}.values())
+    chosen = [meshes[i] for i in chance.permutation(len(meshes))[:PARTS]]
+    alone = [(triangles_alone(mesh), mesh.colours) for mesh in chosen]
+    shown = [scene(model.parts)[:2], *alone]
+    preprocessing = Preprocessing(read_size)
+    images = [Image.fromarray(picture(*drawn, size)) for drawn in shown]
+    pixels = torch.stack([preprocessing.resize(image) for image in images])
+    crops = content_crops(preprocessing.normalize(pixels))
+    maps = np.stack([depth_map(triangles, MAP_SIDE) for triangles, _ in shown])
+    return Studies(
+        resample(pixels.float(), crops, 2 * SIDE).round().byte().numpy(),
+        crops.numpy(),
+        targets_of(torch.from_numpy(maps), crops).half().numpy(),
+        np.full(len(shown), number),
+        np.arange(len(shown)) == 0,
+    )
+
+
+def targets_of(maps: Tensor, crops: Tensor) -> Tensor:
+    """Depth maps (B, s, s) of whole frames, model units -> (B, 1, S, S) of their crops (B, 3), in
+    the crops' half sides."""
+    half = crops[:, 2:].exp()  # (B, 1)
+    centres = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
+    right, down = (crops[:, i : i + 1] + half * centres for i in (0, 1))  # (B, S)
+    size = (-1, SIDE, SIDE)
+    grid = torch.stack([right[:, None].expand(size), down[..., None].expand(size)], -1)
+    cropped = F.grid_sample(maps[:, None], grid, mode="nearest", align_corners=False)
+    return cropped / (half * HALF_FRAME)[..., None, None]
+
+
+def read_studies(folder: Path) -> Studies:
+    files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+    return Studies(*(np.concatenate([file[name] for file in files]) for name in Studies._fields))
+
+
+def loss_of(found: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
+    """Surprise at the true depth, and the error, each the mean over a picture's surfaces, (B,).
+
+    found: (B, 2, S, S) of the network; depths: (B, 1, S, S), NaN on the ground.
+    Source: the negative log-likelihood of a Laplace density, as in Kendall and Gal.
+    """
+    shown = ~depths.isnan()
+    depth, log_error = found.split(1, 1)
+    error = (depth - depths.nan_to_num()).abs() * shown
+    surprise = error * (-log_error).exp() + log_error * shown
+    count = shown.sum((1, 2, 3)).clamp(min=1)
+    return surprise.sum((1, 2, 3)) / count, error.sum((1, 2, 3)) / count
+
+
+def train_depth(config: Config, folder: Path, root: Path, team: Team, out: Path) -> None:
+    """Train on the studies in `folder`, going on with the state in `root` where there is one, and
+    write the weights, their checksum and the figures to `out` and beside it."""
+    chosen = {key: getattr(config.pretrain, key) for key in ("depth_models", "depth_steps")}
+    run = RunFolder(root, digest([STATE_FORMAT, config.seed, chosen, config.demo.image_size]))
+    with team.led(run.locked()):
+        trainer = DepthTrainer(config, read_studies(folder), team)
+        state = run.load_state()
+        team.wait()
+        if state is not None:
+            trainer.restore(state)
+        trainer.train(run)
+        if team.leads:
+            weights = trainer.net.state_dict()
+            save_atomically(out, {name: value.cpu().half() for name, value in weights.items()})
+            write_hash(out)
+            figures = {"seed": config.seed, **chosen, "pictures": len(trainer.studies.models)}
+            figures |= {"unit": "half sides of a crop", "history": trainer.history}
+            write_json(out.with_suffix(".json"), figures)
+            print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+    team.leave()
+
+
+class DepthTrainer:
+    """Trains the network for pretrain.depth_steps; all that a resumed run needs is in `state`."""
+
+    def __init__(self, config: Config, studies: Studies, team: Team) -> None:
+        self.studies, self.team, self.seed = studies, team, config.seed
+        self.steps = config.pretrain.depth_steps
+        self.preprocessing = Preprocessing(config.data.read_size)
+        self.augmentation = Augmentation(AugmentConfig())
+        seed_everything(config.seed)
+        self.net = DepthNet().to(team.device)
+        self.parallel = DistributedDataParallel(self.net) if team.size > 1 else self.net
+        decaying = [weight for weight in self.net.parameters() if weight.ndim > 1]
+        others = [weight for weight in self.net.parameters() if weight.ndim == 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
+            LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, LEARNING_RATE, self.steps, pct_start=WARMUP
+        )
+        kept_apart = studies.models >= (1 - HELD_BACK) * (studies.models[-1] + 1)
+        kinds = {"wholes": studies.wholes, "parts": ~studies.wholes}
+        self.learned = {name: np.flatnonzero(kind & ~kept_apart) for name, kind in kinds.items()}
+        self.held_back = {name: np.flatnonzero(kind & kept_apart) for name, kind in kinds.items()}
+        self.step, self.history = 0, []
+
+    def train(self, folder: RunFolder) -> None:
+        """What is left of the steps; every EPOCH of them the state is on the disk."""
+        while self.step < self.steps:
+            self.net.train()
+            until, losses = min(self.step + EPOCH, self.steps), []
+            bar = tqdm(range(self.step, until), "depth", leave=False, disable=None)
+            for self.step in bar:
+                losses.append(self._move())
+            self.step = until
+            mean = float(np.mean(losses))
+            if not np.isfinite(mean):
+                raise ValueError(f"depth: the loss is {mean} before step {until}")
+            self.history.append({"step": until, "train_loss": mean} | self.judge())
+            state = self.state()
+            if self.team.leads:
+                folder.save_state(until, state)
+                told = "  ".join(f"{k} {v:.3f}" for k, v in self.history[-1].items() if k != "step")
+                tqdm.write(f"step {until}/{self.steps}  {told}", file=sys.stderr)
+
+    def _move(self) -> float:
+        chance = np.random.default_rng([self.seed, STREAMS["batches"], self.step])
+        rows = np.concatenate([chance.choice(kind, BATCH // 2) for kind in self.learned.values()])
+        seeds = chance.integers(2**31, size=(BATCH, 2))
+        order = np.array_split(chance.permutation(BATCH), self.team.size)[self.team.rank]
+        images = [
+            image
+            for few in np.split(order, range(LIT_TOGETHER, len(order), LIT_TOGETHER))
+            for image in self.augmentation(
+                torch.from_numpy(self.studies.pictures[rows[few]]),
+                int(seeds[few[0], 0]),
+                seeds[few, 1].tolist(),
+            )
+        ]
+        surprise, _ = self._compare(self.parallel, rows[order], torch.stack(images))
+        self.optimizer.zero_grad()
+        surprise.mean().backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        return surprise.mean().item()
+
+    def _compare(self, net: nn.Module, rows: np.ndarray, images: Tensor) -> tuple[Tensor, Tensor]:
+        device = self.team.device
+        crops = torch.from_numpy(self.studies.crops[rows]).to(device)
+        depths = torch.from_numpy(self.studies.depths[rows]).float().to(device)
+        return loss_of(net(self.preprocessing.normalize(images.to(device)), crops), depths)
+
+    @torch.inference_mode()
+    def judge(self) -> dict[str, float]:
+        """Mean errors on the models held back, and those of answering 0, in half sides."""
+        self.net.eval()
+        figures = {}
+        for name, rows in self.held_back.items():
+            errors = [
+                self._compare(self.net, few, torch.from_numpy(self.studies.pictures[few]))[1].cpu()
+                for few in np.split(rows, range(BATCH, len(rows), BATCH))
+            ]
+            depths = torch.from_numpy(self.studies.depths[rows]).float()
+            constant = loss_of(torch.zeros(1, 2, 1, 1).expand(len(rows), -1, SIDE, SIDE), depths)[1]
+            figures[f"{name}_error"] = torch.cat(errors).mean().item()
+            figures[f"{name}_constant_error"] = constant.mean().item()
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "history": self.history,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for part in ("net", "optimizer", "schedule"):
+            getattr(self, part).load_state_dict(state[part])
+        self.step, self.history = state["step"], state["history"]
