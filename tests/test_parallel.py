@@ -34,7 +34,7 @@ def run(root: Path, *command: str | Path) -> subprocess.CompletedProcess:
         env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
 
 
