@@ -31,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 from partloc.command import run_command  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 
-SMALL = ("data.max_train_models=200", "train.num_epochs=2")
+SMALL = ("data.max_train_models=100", "train.num_epochs=2")
 SCRATCH = (*SMALL, "model.start_from=null", "train.learning_rate=1.0e-3")
 # 32 x 32 patches, so that tokens can be pooled to 8, to 16, or not at all.
-FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_models=50")
+FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_models=30")
 
 # Of the lines of a table: what is set beside each, by the name of the first of its kind.
 ABLATIONS = {
