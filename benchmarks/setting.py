@@ -35,7 +35,7 @@ MODEL = {
     "mlp_hidden_dim": 512,
     "match_size": 48,
     "depth_maps": True,
-    "hypotheses": 6,
+    "hypotheses": 8,
 }
 TRAIN = {
     "use_amp": True,
