@@ -6,11 +6,12 @@
 
 Each line of a table is one `dvc exp run --queue`, which --list prints; what this commit has run
 already is not run again, so an interrupted table goes on and a table of more seeds adds to one of
-fewer. A seed is one of everything: demo, split, weights, order. Runs one experiment at a time;
-with more devices, start the workers yourself: --list, then `dvc queue start --jobs 4`.
+fewer. A seed is one of everything: demo, split, weights, order. --report tells of what has ended
+so far and runs nothing.
 
     $ python benchmarks/experiments.py ablations --list
     $ python benchmarks/experiments.py ablations --output metrics/ablations.json    # hours
+    $ python benchmarks/experiments.py ablations --report     # beside it, in another terminal
     $ python benchmarks/experiments.py small-data --output metrics/small_data.json
 """
 
@@ -102,8 +103,8 @@ def dvc_output(*arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def run(experiments: list[Experiment]) -> None:
-    """Queue what has neither been run nor queued, and work the queue off."""
+def run(experiments: list[Experiment], jobs: int) -> None:
+    """Queue what has neither been run nor queued, and work the queue off, `jobs` at a time."""
     known = set(dvc_output("exp", "list", "--name-only").split())
     missing = [experiment for experiment in experiments if experiment.name not in known]
     tasks = [line.split() for line in dvc_output("queue", "status").splitlines()]
@@ -113,7 +114,8 @@ def run(experiments: list[Experiment]) -> None:
             dvc_output(*experiment.command()[1:])
     if missing:
         print(f"{len(missing)} of {len(experiments)} experiments to run", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], cwd=ROOT)
+        work_off = ["exp", "run", "--run-all", "--jobs", str(jobs)]
+        subprocess.run([sys.executable, "-m", "dvc", *work_off], cwd=ROOT)
 
 
 def figures_of(experiment: Experiment, under: str = "") -> dict[str, float]:
@@ -150,7 +152,10 @@ def main() -> None:
     add = parser.add_argument
     add("table", choices=TABLES)
     add("--seeds", type=int, default=1, metavar="N", help="0 to N - 1; default 1")
-    add("--list", action="store_true", help="print the commands, run nothing")
+    add("--jobs", type=int, default=1, metavar="N", help="experiments at a time; default 1")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", action="store_true", help="print the commands, run nothing")
+    only.add_argument("--report", action="store_true", help="of what has been run; run nothing")
     add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     planned = [experiments_of(args.table, seed) for seed in range(args.seeds)]
@@ -158,7 +163,8 @@ def main() -> None:
     if args.list:
         print(*(shlex.join(experiment.command()) for experiment in everything), sep="\n")
         return
-    run(everything)
+    if not args.report:
+        run(everything, args.jobs)
     done = set(dvc_output("exp", "list", "--name-only").split())
     rows = []
     for line in TABLES[args.table]:

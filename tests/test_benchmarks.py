@@ -120,3 +120,27 @@ def test_every_experiment_changes_keys_that_there_are(table):
             for group in groups:
                 found = found[group]
             assert key in found, setting
+
+
+def test_a_report_tells_of_what_has_ended_and_runs_nothing(monkeypatch, tmp_path, capsys):
+    planned = list(experiments.experiments_of("small-data", seed=0).values())
+    ended = {planned[0].name: 0.25, planned[2].name: 0.125}
+
+    def dvc_output(*arguments: str) -> str:
+        assert arguments == ("exp", "list", "--name-only")
+        return "\n".join(ended)
+
+    def figures_of(experiment: experiments.Experiment, under: str = "") -> dict[str, float]:
+        return {"raw": 0.5 if under else ended[experiment.name]}
+
+    monkeypatch.setattr(experiments, "dvc_output", dvc_output)
+    monkeypatch.setattr(experiments, "figures_of", figures_of)
+    output = tmp_path / "table.json"
+    words = ["experiments.py", "small-data", "--report", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", words)
+    experiments.main()
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["raw"] for row in rows] == [0.5, 0.25, 0.125]
+    told = capsys.readouterr()
+    assert "| 20 models | 1 | " in told.out and "| 10 models |" not in told.out
+    assert planned[1].name in told.err and planned[2].name not in told.err
