@@ -57,7 +57,8 @@ from partloc.run import (  # noqa: E402
     runs_root,
     start_from_data,
 )
-from partloc.team import choose_device  # noqa: E402
+from partloc.team import choose_device, join_team  # noqa: E402
+from partloc.train import Trainer  # noqa: E402
 
 STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
 VAL_SHARE = 0.1  # of the training models, to choose the best epoch
@@ -111,9 +112,11 @@ def network_of(
     split_dir = place / "split"
     path = place / f"{digest([fingerprint_of(config, split_dir), code_hash()])[:16]}.pth"
     if not path.exists():
-        run_training(
-            config, split_dir, place, True, lambda trainer: save_model(path, trainer.model, {})
-        )
+
+        def keep(trainer: Trainer) -> None:
+            save_model(path, trainer.model, {})
+
+        run_training(config, join_team(config.machine.device), split_dir, place, True, keep)
     return load_model(path)
 
 

@@ -21,7 +21,7 @@ from partloc.files import write_json
 from partloc.model import PartLocator
 from partloc.plan import PairTable
 from partloc.split import read_manifest
-from partloc.team import Team, join_team, seed_everything
+from partloc.team import Team, seed_everything
 from partloc.train import STATE_FORMAT, Trainer
 from partloc.view import fit_view
 
@@ -78,15 +78,19 @@ def runs_root(what: str = "train") -> Path:
 
 
 def run_training(
-    config: Config, split_dir: Path, root: Path, resume: bool, finish: Callable[[Trainer], None]
+    config: Config,
+    team: Team,
+    split_dir: Path,
+    root: Path,
+    resume: bool,
+    finish: Callable[[Trainer], None],
 ) -> None:
     """Train on the tables of `split_dir`, state under `root`; then finish(trainer), which has the
-    best epoch's weights.
+    best epoch's weights. The team parts at the end.
 
     Raises: ValueError, OSError, FloatingPointError, MemoryError for what a user can put right.
     """
     train_table, val_table = read_tables(split_dir, Path(config.data.data_dir))
-    team = join_team(config.machine.device)
     folder = RunFolder(root, fingerprint_of(config, split_dir))
     with team.led(folder.locked()):
         state = take_up(folder, team, resume)

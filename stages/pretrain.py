@@ -4,18 +4,21 @@ Renders procedural objects that the demo does not have (other drawings, proporti
 and objects of no known kind; three of the demo's families are left out), trains on them, and
 writes the weights in half precision with a checksum and the figures of the training. Interrupted,
 the same command goes on where it stopped. Hours on two cores; no stage of the pipeline runs it.
+It begins from chance, or with --start-from where an earlier pretraining has ended.
 
 Reads   params.yaml (pretrain, and of the rest what is not about the demo's own training)
 Writes  data/pretrain, outputs/pretrain, runs/pretrain, and partloc/weights/{encoder}.pth with
         .sha256 and .json beside it
 
     $ make pretrain
-    $ python stages/pretrain.py --config params.yaml
+    $ python stages/pretrain.py --start-from partloc/weights/dinov2_vitt14.pth
+    $ torchrun --nproc-per-node 2 stages/pretrain.py --config params.yaml
 """
 
 import argparse
 import os
 import sys
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -29,16 +32,18 @@ from partloc.files import write_json, write_table  # noqa: E402
 from partloc.index import build_index  # noqa: E402
 from partloc.run import run_training, runs_root  # noqa: E402
 from partloc.split import split_models  # noqa: E402
+from partloc.team import join_team  # noqa: E402
 from partloc.train import Trainer  # noqa: E402
 
 WEIGHTS = Path("partloc/weights")
 RATIOS = (0.98, 0.02, 0.0)
 
 
-def pretraining_of(config: Config) -> Config:
-    """The pipeline's configuration, changed to train from chance on other data."""
+def pretraining_of(config: Config, begin: Path | None) -> Config:
+    """The pipeline's configuration, changed to train on other data, from the weights in the model
+    file `begin`, or from chance."""
     chosen = config.pretrain
-    beginning = {"start_from": None, "weights": None, "pretrained": False}
+    beginning = {"start_from": begin and str(begin), "weights": None, "pretrained": False}
     train = {"num_epochs": chosen.num_epochs, "batch_size": chosen.batch_size}
     train |= {"learning_rate": chosen.learning_rate, "backbone_lr_factor": 1.0}
     data = {"data_dir": "data/pretrain", "output_dir": "outputs/pretrain"}
@@ -52,16 +57,15 @@ def pretraining_of(config: Config) -> Config:
     )
 
 
-def make_tables(config: Config, workers: int) -> Path:
-    """Render, index and split; the folder with the tables."""
-    data_dir, split_dir = Path(config.data.data_dir), Path(config.data.output_dir, "split")
+def make_tables(config: Config, split_dir: Path, workers: int) -> None:
+    """Render, index and split."""
+    data_dir = Path(config.data.data_dir)
     count, size = config.pretrain.num_models, config.demo.image_size
     write_demo(data_dir, count, size, config.seed, workers, PRETRAINING, resume=True)
     manifest = build_index(config.data, workers).manifest
     chosen = split_models(manifest.model, RATIOS, config.seed)
     for name in ("train", "val"):
         write_table(split_dir / f"{name}.csv", manifest[manifest.model.map(chosen) == name])
-    return split_dir
 
 
 def write_weights(config: Config, trainer: Trainer) -> None:
@@ -83,10 +87,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    config = pretraining_of(load_config(parser.parse_args().config))
-    split_dir = make_tables(config, config.machine.num_processes or os.cpu_count())
-
-    run_training(config, split_dir, runs_root("pretrain"), True, partial(write_weights, config))
+    parser.add_argument("--start-from", type=Path, metavar="FILE", help="a model file")
+    args = parser.parse_args()
+    config = pretraining_of(load_config(args.config), args.start_from)
+    team = join_team(config.machine.device, timedelta(hours=12))  # of which most is drawing
+    split_dir = Path(config.data.output_dir, "split")
+    if team.leads:
+        make_tables(config, split_dir, config.machine.num_processes or os.cpu_count())
+    team.wait()
+    finish = partial(write_weights, config)
+    run_training(config, team, split_dir, runs_root("pretrain"), True, finish)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from partloc.run import (  # noqa: E402
     runs_root,
     write_outputs,
 )
+from partloc.team import join_team  # noqa: E402
 from partloc.train import Trainer  # noqa: E402
 
 
@@ -47,7 +48,8 @@ def main() -> None:
         refuse_edited_parameters(config, load_config(args.config))
         write_outputs(trainer, Path("models"), Path("metrics"))
 
-    run_training(config, Path(config.data.output_dir, "split"), runs_root(), args.resume, finish)
+    team, split_dir = join_team(config.machine.device), Path(config.data.output_dir, "split")
+    run_training(config, team, split_dir, runs_root(), args.resume, finish)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 import pytest
 import torch
-from toys import PARTS, noise
+from toys import ALONE, PARTS, noise
 
 from partloc.config import DataConfig
 from partloc.folder import (
@@ -28,7 +28,6 @@ from partloc.infer import PICTURES_AHEAD, Found, Hypothesis
 from partloc.model import Tokens
 from partloc.team import Team
 
-ALONE = Team(0, 1, torch.device("cpu"))
 PLACE = Hypothesis([0.1, -0.5, 0.5, 0.5], 0.9)
 
 

@@ -13,6 +13,7 @@ from partloc.checkpoint import load_model, start_from
 from partloc.data import Preprocessing
 from partloc.model import PartLocator
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tiny_config(
     demo={"image_size": 64},
@@ -21,9 +22,9 @@ CONFIG = tiny_config(
 )
 
 
-def pretrain(root: Path) -> subprocess.CompletedProcess:
+def pretrain(root: Path, arguments: tuple = (), by: tuple = ()) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "stages" / "pretrain.py")],
+        [sys.executable, *by, str(ROOT / "stages" / "pretrain.py"), *arguments],
         cwd=root,
         env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -55,3 +56,10 @@ def test_weights_are_made_with_checksum_and_figures_and_start_a_training(tmp_pat
     assert drawn[0].stat().st_mtime_ns == before and drawn[-1].exists()
     assert load_model(path).state_dict().keys() == made.keys()
     assert all(torch.equal(made[k], v) for k, v in load_model(path).state_dict().items())
+
+    kept = path.rename(tmp_path / "kept.pth")
+    further = pretrain(tmp_path, ("--start-from", str(kept)), TORCHRUN)
+    assert further.returncode == 0, further.stderr
+    assert "starting weights" in further.stderr and "starting weights" not in done.stderr
+    later = json.loads(path.with_suffix(".json").read_text())
+    assert later["history"][0]["train_loss"] < figures["history"][0]["train_loss"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import let_speak, make_trainer, tiny_config, write_split
+from toys import ALONE, let_speak, make_trainer, tiny_config, write_split
 
 from partloc.checkpoint import RunFolder
 from partloc.data import Augmentation, PairDataset
@@ -154,7 +154,7 @@ def test_the_store_of_a_training_lies_beside_the_state_of_all_trainings(tmp_path
     split = write_split(tmp_path)
     config = frozen(data={"data_dir": str(tmp_path / "images")}, train={"num_epochs": 1})
     root = tmp_path / "runs" / "train"
-    run_training(config, split, root, True, lambda trainer: None)
+    run_training(config, ALONE, split, root, True, lambda trainer: None)
     assert file_in(tmp_path / "runs" / "tokens").stat().st_size > 0
 
 

@@ -28,6 +28,8 @@ PARTS = [f"part-{number}" for number in range(10)]  # more than one batch
 UNLABELLED = {"stühle-1.5": PARTS, "lamp": ["foot"]}
 VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
 
+ALONE = Team(0, 1, torch.device("cpu"))
+
 TINY = {
     "data": {"image_size": 28, "read_size": 36},
     "model": {
@@ -101,7 +103,7 @@ def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
     model = PartLocator(config.model, Preprocessing.of(config.data))
     start_from_data(model, train, config)
     seed_everything(config.seed)
-    return Trainer(config, model, train, val, Team(0, 1, torch.device("cpu")))
+    return Trainer(config, model, train, val, ALONE)
 
 
 def let_speak(model: PartLocator, std: float = 0.3) -> None:
