@@ -13,6 +13,7 @@ import numpy as np
 VIEW_ANGLE_DEG = 30.0  # full vertical angle; the image is square, so the horizontal one too
 AZIMUTH_DEG = 45.0  # from +x toward +y
 ELEVATION_DEG = 30.0  # above the level plane
+HALF_WIDTH = math.tan(math.radians(VIEW_ANGLE_DEG / 2))  # of the frame, at a distance of 1
 DISTANCE = math.sqrt(3) / 2 / math.sin(math.radians(VIEW_ANGLE_DEG / 2))  # model units, 3.346
 
 
@@ -38,5 +39,5 @@ def project(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     offset = np.asarray(points, dtype=np.float64) - POSITION  # (N, 3)
     depth = offset @ FORWARD  # (N,)
     across = np.stack([offset @ RIGHT, offset @ DOWN], axis=-1)  # (N, 2)
-    half_width = math.tan(math.radians(VIEW_ANGLE_DEG / 2)) * depth  # (N,) of the frame, there
+    half_width = HALF_WIDTH * depth  # (N,) of the frame, there
     return 0.5 + across / (2 * half_width[:, None]), depth

@@ -29,15 +29,23 @@ from partloc.shapes import (
     tube,
 )
 
-MOST = 14  # parts; then nothing grows any more
-
 
 def composite(kit: Kit) -> None:
     """A body, and up to five rounds of what grows on it or on what grew before."""
+    _grow(kit, rounds=kit.count(2, 5), most=14)
+
+
+def crowded(kit: Kit) -> None:
+    """The same with more parts, so smaller ones, that stand in each other's way."""
+    _grow(kit, rounds=kit.count(5, 14), most=24)
+
+
+def _grow(kit: Kit, rounds: int, most: int) -> None:
+    """most: parts; then nothing grows any more."""
     hosts: list[tuple[Mesh, Place]] = []
     body = _solid(kit, kit.between(0.5, 1.2), kit.between(0.3, 1.2), kit.between(0.15, 1.2))
     _place(kit, hosts, body, [(0.0, 0.0, 0.0)])
-    for _ in range(kit.count(2, 5)):
+    for _ in range(rounds):
         host, at = kit.choose(*hosts)
         grow = kit.choose(_pair, _pair, _ring, _row, _stack, _corners, _single, _single)
         size = kit.rng.uniform(0.15, 0.9, 3) * np.ptp(host.points, axis=0)
@@ -46,7 +54,7 @@ def composite(kit: Kit) -> None:
         size = np.maximum(size, kit.between(0.03, 0.12))
         mesh = _solid(kit, *size)
         places = grow(kit, mesh, host, np.array(at))
-        if len(kit.parts) + len(places) <= MOST:
+        if len(kit.parts) + len(places) <= most:
             _place(kit, hosts, mesh, places)
 
 

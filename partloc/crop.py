@@ -17,6 +17,11 @@ MARGIN = 1.06  # of a crop, in half sides of what it shows
 SMALLEST = 0.1  # half side of a crop: what is tinier is mostly noise
 
 
+def pixel_centres(side: int, device: torch.device | None = None) -> Tensor:
+    """(side,) of a row of so many pixels, in [-1, 1] across it."""
+    return (torch.arange(side, device=device) + 0.5) * (2 / side) - 1
+
+
 def foreground(pictures: Tensor) -> Tensor:
     """(B, 1, h, w), 0..1: what differs from the corners, which seldom show the thing."""
     last = pictures.shape[-1] - 1
@@ -62,7 +67,7 @@ def resample(pictures: Tensor, crops: Tensor, side: int) -> Tensor:
 
 def _filter(centre: Tensor, half: Tensor, source: int, target: int) -> Tensor:
     """(B, T, S) weights of the source's pixels for each of the crop's, rows of sum 1."""
-    place = (torch.arange(target, device=centre.device) + 0.5) * (2 / target) - 1  # (T,)
+    place = pixel_centres(target, centre.device)  # (T,)
     place = (centre[:, None] + half[:, None] * place + 1) * (source / 2) - 0.5  # (B, T), in pixels
     width = (half * (source / target)).clamp(min=1)[:, None, None]
     pixels = torch.arange(source, device=centre.device)

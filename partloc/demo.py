@@ -24,15 +24,23 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from partloc import buildings, composites, furniture, machines, robots, seats, vehicles
+from partloc import (
+    bricks,
+    buildings,
+    composites,
+    furniture,
+    linkages,
+    machines,
+    robots,
+    seats,
+    vehicles,
+)
 from partloc.kit import Kit, Part, disguise
 from partloc.render import picture, require_opengl, seen_triangles
 from partloc.shapes import Mesh
 
 VISIBLE_SIZE = 256  # pixels; a part's visibility is judged at this size, whatever is written
-MIN_VISIBLE = 40  # pixels of VISIBLE_SIZE squared; fewer and the part gets no sample
 MIN_SCALE = 0.03  # of the whole's longest side; smaller and the part gets no sample
-PART_LIMITS = (2, 12)  # parts with a sample, in a model
 ATTEMPTS = 100  # at drawing a model that keeps to the limits
 MARKER = ".partloc-demo"  # in a folder that this module made, and so may remove
 
@@ -76,27 +84,44 @@ class Recipe:
     """What is drawn: families by turns, from this stream of the seed's chance.
 
     disguised: proportions and colours are changed after a model is built.
+    min_visible: pixels of VISIBLE_SIZE squared; fewer and the part gets no sample.
+    part_limits: parts with a sample, in a model.
     """
 
     stream: int
     families: dict[str, tuple[Callable[[Kit], None], str]]
     disguised: bool = False
+    min_visible: int = 40
+    part_limits: tuple[int, int] = (2, 12)
 
 
 DEMO = Recipe(7, FAMILIES)
-_KNOWN = {family: entry for family, entry in FAMILIES.items() if family not in HELD_OUT}
-# Every second model is a composite.
+# Objects of no known kind.
+UNKNOWN: dict[str, tuple[Callable[[Kit], None], str]] = {
+    "composite": (composites.composite, "gefüge"),
+    "linkage": (linkages.linkage, "gestänge"),
+    "crowded": (composites.crowded, "gedränge"),
+    "bricks": (bricks.brick_set, "baukasten"),
+}
+_KNOWN = [family for family in FAMILIES if family not in HELD_OUT]
+# One model of a known kind, then two of none, by turns. Parts may be smaller, more of them, and
+# better hidden than in the demo, as they are in what people assemble.
 PRETRAINING = Recipe(
     8,
     {
-        name: made
-        for i, (family, entry) in enumerate(_KNOWN.items())
-        for name, made in (
-            (family, entry),
-            (f"composite-{i}", (composites.composite, f"gefüge.{i}")),
+        name: entry
+        for i, family in enumerate(_KNOWN)
+        for name, entry in (
+            (family, FAMILIES[family]),
+            *(
+                (f"{kind}-{i}", made)
+                for kind, made in (list(UNKNOWN.items()) * 2)[2 * i % 4 : 2 * i % 4 + 2]
+            ),
         )
     },
     disguised=True,
+    min_visible=15,
+    part_limits=(2, 24),
 )
 
 
@@ -178,7 +203,7 @@ def draw_model(seed: int, number: int, recipe: Recipe = DEMO) -> DemoModel:
     family, name = named(number, recipe)
     build, _ = recipe.families[family]
     foreign = not name.startswith(family)
-    least, most = PART_LIMITS
+    least, most = recipe.part_limits
     for _ in range(ATTEMPTS):
         kit = Kit(rng, foreign)
         build(kit)
@@ -189,7 +214,7 @@ def draw_model(seed: int, number: int, recipe: Recipe = DEMO) -> DemoModel:
         written = [
             part
             for part, pixels in zip(parts, visible, strict=True)
-            if pixels >= MIN_VISIBLE and label(part)["scale"][0] >= MIN_SCALE
+            if pixels >= recipe.min_visible and label(part)["scale"][0] >= MIN_SCALE
         ]
         if least <= len(written) <= most:
             return DemoModel(name, family, parts, visible, written)

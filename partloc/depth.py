@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from partloc.crop import pixel_centres
 from partloc.files import hash_file, is_whole
 
 SIDE = 48  # of a depth map, pixels
@@ -46,7 +47,7 @@ class DepthNet(nn.Module):
         self.across = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(_block(width, width) for width in WIDTHS[:-1])
         self.end = nn.Conv2d(WIDTHS[0], 2, 1)
-        centres = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
+        centres = pixel_centres(SIDE)
         grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"))  # (2, S, S)
         self.register_buffer("grid", grid, persistent=False)
 

@@ -3,8 +3,8 @@
 Shapes: N pictures, S side of a depth map, B pictures of a batch.
 """
 
-import math
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from partloc.camera import DISTANCE, VIEW_ANGLE_DEG
+from partloc.camera import DISTANCE, HALF_WIDTH
 from partloc.checkpoint import RunFolder, save_atomically
 from partloc.config import AugmentConfig, Config, digest
-from partloc.crop import content_crops, resample
+from partloc.crop import content_crops, pixel_centres, resample
 from partloc.data import Augmentation, Preprocessing
 from partloc.demo import PRETRAINING, draw_model, each, scene, triangles_alone
 from partloc.depth import SIDE, DepthNet
@@ -28,7 +28,7 @@ from partloc.files import replacing, write_hash, write_json
 from partloc.render import depth_map, picture
 from partloc.team import Team, seed_everything
 
-STREAMS = {"parts": 9, "batches": 10}  # of chance, as in plan and demo
+STREAMS = {"models": 11, "parts": 9, "batches": 10}  # of chance, as in plan and demo
 STATE_FORMAT = 1  # raise it when the meaning of a state changes
 PARTS = 3  # drawn alone of a model, at most
 MAP_SIDE = 128  # of the depth maps before they are cropped, pixels
@@ -38,8 +38,9 @@ LIT_TOGETHER = 4  # pictures in one light
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05  # AdamW's; share of all steps
 EPOCH = 1000  # steps from one saved state to the next
 HELD_BACK = 0.02  # of the models, the last ones
-# Of the frame in the middle of the thing, model units.
-HALF_FRAME = DISTANCE * math.tan(math.radians(VIEW_ANGLE_DEG / 2))
+# Other models than those that poses are learned from: on what it has seen the network errs less,
+# and would be trusted too much.
+RECIPE = replace(PRETRAINING, stream=STREAMS["models"])
 
 
 class Studies(NamedTuple):
@@ -80,7 +81,7 @@ def _draw_chunk(folder: Path, size: int, read_size: int, seed: int, numbers: ran
 
 def _draw_study(number: int, size: int, read_size: int, seed: int) -> Studies:
     """One model and some of its parts, each alone."""
-    model = draw_model(seed, number, PRETRAINING)
+    model = draw_model(seed, number, RECIPE)
     chance = np.random.default_rng([seed, STREAMS["parts"], number])
     meshes = list({id(part.mesh): part.mesh for part in model.written}.values())
     chosen = [meshes[i] for i in chance.permutation(len(meshes))[:PARTS]]
@@ -104,12 +105,11 @@ def targets_of(maps: Tensor, crops: Tensor) -> Tensor:
     """Depth maps (B, s, s) of whole frames, model units -> (B, 1, S, S) of their crops (B, 3), in
     the crops' half sides."""
     half = crops[:, 2:].exp()  # (B, 1)
-    centres = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
-    right, down = (crops[:, i : i + 1] + half * centres for i in (0, 1))  # (B, S)
+    right, down = (crops[:, i : i + 1] + half * pixel_centres(SIDE) for i in (0, 1))  # (B, S)
     size = (-1, SIDE, SIDE)
     grid = torch.stack([right[:, None].expand(size), down[..., None].expand(size)], -1)
     cropped = F.grid_sample(maps[:, None], grid, mode="nearest", align_corners=False)
-    return cropped / (half * HALF_FRAME)[..., None, None]
+    return cropped / (half * HALF_WIDTH * DISTANCE)[..., None, None]
 
 
 def read_studies(folder: Path) -> Studies:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from partloc.backbone import build_backbone
 from partloc.calibration import logit
@@ -24,7 +25,7 @@ from partloc.fusion import (
     position_code,
 )
 from partloc.matching import PIXELS, TemplateMatch
-from partloc.overlay import CloseUp, Overlay
+from partloc.overlay import FINER, CloseUp, Overlay
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.view import View
@@ -41,9 +42,9 @@ DEPTH = 3**0.5 / 2
 class Tokens(NamedTuple):
     """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
 
-    picture: (B, 3, 4 S, 4 S), the image itself, small, and thumbnail (B, 5, SIDE, SIDE), smaller
-    still and with its depth map, for template matching and what follows it; empty without it. crop:
-    (B, 3), what of the image all of this shows, see `crop.content_crops`.
+    picture: (B, 3, 8 S, 8 S), S cells of the matching, the image itself, and thumbnail
+    (B, 5, SIDE, SIDE), small and with its depth map, for template matching and what follows it;
+    empty without it. crop: (B, 3), what of the image all of this shows, see `crop.content_crops`.
     """
 
     cls: Tensor
@@ -133,7 +134,7 @@ class PartLocator(nn.Module):
         if config.match_size:
             self.match = TemplateMatch(config.match_size)
             for name, side in (("thumb", SIDE), ("sketch", 2 * SIDE)):
-                shrink = pooling_matrix(PIXELS * config.match_size, side)
+                shrink = pooling_matrix(FINER * PIXELS * config.match_size, side)
                 self.register_buffer(name, shrink, persistent=False)
             self.depth_net = load_depth_net(blank) if config.depth_maps else None
             self.overlay, self.closeup = (
@@ -239,7 +240,7 @@ class PartLocator(nn.Module):
             cls, patches = cls.float(), self.pool(patches).float()
         if self.match is None:
             return Tokens(cls, patches, cls[:, :0], cls[:, :0], crop)
-        picture = resample(images, crop, PIXELS * self.match.size)
+        picture = resample(images, crop, FINER * PIXELS * self.match.size)
         thumbnail, depths = self.thumb @ picture @ self.thumb.T, self._depth_map(picture, crop)
         return Tokens(cls, patches, picture, torch.cat([thumbnail, depths], 1), crop)
 
@@ -268,7 +269,8 @@ class PartLocator(nn.Module):
         if self.match is None:
             raw = self.head(evidence)[:, None]  # (B, 1, 4)
             return Prediction(self._pose(raw), torch.zeros_like(raw[..., 0]))
-        match = self.match(wholes.picture, part.picture, whole_of_part, self.config.hypotheses)
+        pictures = (F.avg_pool2d(each, FINER) for each in (wholes.picture, part.picture))
+        match = self.match(*pictures, whole_of_part, self.config.hypotheses)
         hypotheses, merit = self._answer(whole, part, evidence, match.proposals, match.log_share)
         guided = None
         if guides is not None:
@@ -287,10 +289,12 @@ class PartLocator(nn.Module):
         """For each place in the crops (B, K, 3): the pose there, and its merit (B, K) beside its
         share."""
         thumbnail, part_thumbnail = whole.thumbnail, part.thumbnail
-        look = self.closeup.look(whole.picture, thumbnail[:, 3:], part_thumbnail, places)
+        maps = thumbnail[:, 3:], part_thumbnail[:, 3:]
+        look = self.closeup.look(whole.picture, maps[0], part.picture, maps[1], places)
         size = places[..., 2:].exp()  # (B, K, 1)
+        some = look.coarse  # depth maps have no more to say
         fit = fit_depth(
-            look.whole_depths, look.part_depths, look.unlike, look.mask, size.flatten(0, 1)
+            some.whole_depths, some.part_depths, some.unlike, some.mask, size.flatten(0, 1)
         )
         seen = self.overlay(thumbnail, part_thumbnail, places, fit.depth)  # (B, K, .)
         near = self.closeup(look, places, fit.depth)  # (B, K, .)
@@ -329,7 +333,10 @@ class PartLocator(nn.Module):
     def _pose(self, raw: Tensor) -> PartPose:
         raw = self.center + self.spread * raw
         # exp keeps the scale positive; the clamp keeps it, and its gradient, within a float.
-        return PartPose(raw[..., :3], raw[..., 3:].clamp(-7, 2).exp())
+        translation, log_scale = raw[..., :3], raw[..., 3:].clamp(-7, 2)
+        if not self.training:  # else there would be no gradient to lead back into the whole
+            translation, log_scale = translation.clamp(-0.5, 0.5), log_scale.clamp(max=0)
+        return PartPose(translation, log_scale.exp())
 
     def forward(
         self,

@@ -11,17 +11,20 @@ Shapes: B pairs, K proposals a pair, Q = B * K, S pixels a side of the frame loo
 depth map and of the picture above it.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.crop import foreground
+from partloc.crop import foreground, pixel_centres
 from partloc.depth import SIDE
 
 REACH = 3.0  # coordinates in the part's frame are followed so far, in its half sides
-NEAR_SIDE = 32  # of the frame of the close-up, pixels
+NEAR_SIDE = 64  # of the frame of the close-up, pixels
+FINER = 2  # pixels, a side, of the picture that it is cut from, for one of the matching's
+LEVELS = 4  # of such a picture, each half as large as the one before
 MARGIN = 1.6  # what the close-up shows, in the part's half sides
 DEEP = 2.0  # depth is followed so far from the part's middle, in the frame's half sides
 CHANNELS = 3 + 3 + 3 + 1 + 1 + 3  # of `_compared`
@@ -44,6 +47,11 @@ class Look(NamedTuple):
     inside: Tensor
 
     @property
+    def coarse(self) -> "Look":
+        """Every second pixel."""
+        return Look(*(field[..., ::2, ::2] for field in self))
+
+    @property
     def unlike(self) -> Tensor:
         """(Q, 1, S, S) squared difference of colour."""
         return (self.whole - self.part).square().sum(1, keepdim=True)
@@ -56,16 +64,17 @@ class Overlay(nn.Module):
         super().__init__()
         blocks = [(16, 2), (32, 2), (32, 1), (64, 2), (64, 1), (192, 2), (192, 1)]
         self.layers = _network(CHANNELS + 2, blocks, SIDE, width)
-        self.register_buffer("pixels", _centres(SIDE), persistent=False)
+        self.register_buffer("pixels", pixel_centres(SIDE), persistent=False)
 
     def forward(self, wholes: Tensor, parts: Tensor, places: Tensor, depth: Tensor) -> Tensor:
         """wholes, parts (B, 5, SIDE, SIDE), pictures above depth maps; places (B, K, 3), right,
         down, log size; depth (Q, 1), in the whole's half sides."""
         count = places.shape[1]
+        wholes = wholes.repeat_interleave(count, 0).split([3, 2], 1)
         right, down, size = _unpacked(places)
         # Of each pixel of the whole: where it is in the part's own picture, [-1, 1] inside.
         frame = _grid((self.pixels - right) / size, (self.pixels - down) / size)
-        look = _look(wholes.repeat_interleave(count, 0), parts, frame)
+        look = _look(*wholes, *parts.split([3, 2], 1), frame)
         where = frame.clamp(-REACH, REACH).permute(0, 3, 1, 2)
         both = _compared(look, depth, size, torch.ones_like(size))
         return self.layers(torch.cat([both, where], 1)).unflatten(0, (-1, count))
@@ -76,19 +85,28 @@ class CloseUp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        blocks = [(16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2)]
+        blocks = [(24, 2), (48, 2), (48, 1), (96, 2), (96, 1), (128, 2)]
         self.layers = _network(CHANNELS, blocks, NEAR_SIDE, width)
-        self.register_buffer("pixels", MARGIN * _centres(NEAR_SIDE), persistent=False)
+        self.register_buffer("pixels", MARGIN * pixel_centres(NEAR_SIDE), persistent=False)
 
-    def look(self, wholes: Tensor, depths: Tensor, parts: Tensor, places: Tensor) -> Look:
-        """wholes (B, 3, h, w), depths, their maps (B, 2, SIDE, SIDE), parts (B, 5, SIDE, SIDE);
-        places (B, K, 3)."""
-        count = places.shape[1]
+    def look(
+        self, wholes: Tensor, depths: Tensor, parts: Tensor, part_depths: Tensor, places: Tensor
+    ) -> Look:
+        """wholes, parts (B, 3, h, h), and their depth maps, (B, 2, SIDE, SIDE) each; places
+        (B, K, 3)."""
         right, down, size = _unpacked(places)
         beside = _grid(self.pixels * size + right, self.pixels * size + down)
-        seen = (_sample(each.repeat_interleave(count, 0), beside) for each in (wholes, depths))
+        # How many of the whole's pixels one of the frame's is wide, so which level is not coarser
+        # than the frame, and hardly finer.
+        wide = MARGIN * wholes.shape[-1] / NEAR_SIDE  # for a part as large as the whole
+        level = (wide * size).log2().floor().clamp(0, LEVELS - 1)[..., None, None]  # (Q, 1, 1, 1)
+        whole = sum(
+            torch.where(level == i, _sample(picture, beside), 0.0)
+            for i, picture in enumerate(_levels(wholes))
+        )
         frame = _grid(self.pixels[None], self.pixels[None]).expand(len(parts), -1, -1, -1)
-        return _look(torch.cat([*seen], 1), parts, frame)
+        part = F.avg_pool2d(parts, 2 ** min(max(0, math.floor(math.log2(wide))), LEVELS - 1))
+        return _look(whole, _sample(depths, beside), part, part_depths, frame)
 
     def forward(self, look: Look, places: Tensor, depth: Tensor) -> Tensor:
         """places (B, K, 3), depth (Q, 1), in the whole's half sides."""
@@ -105,11 +123,6 @@ def _network(seen: int, blocks: list[tuple[int, int]], side: int, width: int) ->
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(seen * side**2, width))
 
 
-def _centres(side: int) -> Tensor:
-    """(side,) of a row's pixels, [-1, 1] across it."""
-    return (torch.arange(side) + 0.5) * (2 / side) - 1
-
-
 def _unpacked(places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, K, 3) -> right, down and size, (Q, 1) each."""
     right, down, log_size = places.flatten(0, 1).T[:, :, None]
@@ -123,18 +136,36 @@ def _grid(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _sample(pictures: Tensor, frame: Tensor) -> Tensor:
-    """(Q, 3, h, w) looked up at (Q, S, S, 2); beyond its edge a picture goes on as it ends."""
-    return F.grid_sample(pictures, frame, padding_mode="border", align_corners=False)
+    """(B, C, h, w) looked up at (Q, S, S, 2), Q // B frames a picture -> (Q, C, S, S); beyond its
+    edge a picture goes on as it ends."""
+    count = len(frame) // len(pictures)
+    below = frame.unflatten(0, (-1, count)).flatten(1, 2)  # (B, Q // B * S, S, 2)
+    seen = F.grid_sample(pictures, below, padding_mode="border", align_corners=False)
+    return seen.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _look(wholes: Tensor, parts: Tensor, frame: Tensor) -> Look:
-    """wholes (Q, 5, S, S), as the frame shows them; parts (B, 5, h, w), of which it shows what is
-    at (Q, S, S, 2), or for all K proposals of a part the same, at (B, S, S, 2)."""
-    cut_out = torch.cat([parts, foreground(parts[:, :3])], 1)  # (B, 6, h, w)
-    cut_out = _sample(cut_out.repeat_interleave(len(frame) // len(parts), 0), frame)
-    shown = torch.cat([cut_out, _inside(frame)], 1).repeat_interleave(len(wholes) // len(frame), 0)
-    part, part_depths, mask, inside = shown.split([3, 2, 1, 1], 1)
-    return Look(*wholes.split([3, 2], 1), part, part_depths, mask * inside, inside)
+def _levels(pictures: Tensor) -> list[Tensor]:
+    """(B, 3, h, h) -> (B, 3, h, h), (B, 3, h / 2, h / 2) and so on.
+
+    Source: the mipmaps of Williams (1983).
+    """
+    levels = [pictures]
+    for _ in range(LEVELS - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    return levels
+
+
+def _look(
+    whole: Tensor, whole_depths: Tensor, parts: Tensor, part_depths: Tensor, frame: Tensor
+) -> Look:
+    """whole (Q, 3, S, S), whole_depths (Q, 2, S, S), as the frame shows them; parts (B, 3, h, h),
+    part_depths (B, 2, SIDE, SIDE), of which it shows what is at (Q, S, S, 2), or for all K
+    proposals of a part the same, at (B, S, S, 2)."""
+    cut_out = _sample(torch.cat([parts, foreground(parts)], 1), frame)  # (., 4, S, S)
+    shown = torch.cat([cut_out, _sample(part_depths, frame), _inside(frame)], 1)
+    shown = shown.repeat_interleave(len(whole) // len(frame), 0)  # (Q, 7, S, S)
+    part, mask, part_depths, inside = shown.split([3, 1, 2, 1], 1)
+    return Look(whole, whole_depths, part, part_depths, mask * inside, inside)
 
 
 def _compared(look: Look, depth: Tensor, size: Tensor, unit: Tensor) -> Tensor:

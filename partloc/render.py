@@ -7,7 +7,6 @@ anti-aliasing, in a window that a process opens once.
 Shapes: M triangles, S side of the picture in pixels, P pixels that show something.
 """
 
-import math
 import subprocess
 import sys
 from functools import cache
@@ -16,7 +15,7 @@ from multiprocessing import parent_process
 import numpy as np
 import pyvista
 
-from partloc.camera import DISTANCE, DOWN, FORWARD, POSITION, RIGHT, VIEW_ANGLE_DEG
+from partloc.camera import DISTANCE, DOWN, FORWARD, HALF_WIDTH, POSITION, RIGHT, VIEW_ANGLE_DEG
 
 OVERSAMPLING = 2  # drawn at twice the size and averaged down
 HEADLIGHT = 0.78  # strength of the light at the camera
@@ -100,8 +99,7 @@ def depth_map(triangles: np.ndarray, size: int) -> np.ndarray:
     corner, *others = triangles[seen[drawn]].transpose(1, 0, 2) - POSITION  # (P, 3) each
     normal = np.cross(others[0] - corner, others[1] - corner)
     across = (np.arange(size) + 0.5) * (2 / size) - 1
-    half_width = math.tan(math.radians(VIEW_ANGLE_DEG / 2))  # of the frame, at a distance of 1
-    right, down = np.meshgrid(half_width * across, half_width * across)
+    right, down = np.meshgrid(HALF_WIDTH * across, HALF_WIDTH * across)
     ray = FORWARD + right[drawn][:, None] * RIGHT + down[drawn][:, None] * DOWN  # (P, 3)
     facing = (ray * normal).sum(1)
     distance = (corner * normal).sum(1) / np.where(facing == 0, 1, facing)

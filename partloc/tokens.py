@@ -32,9 +32,10 @@ from partloc.data import Batch, Drawn, PairDataset, Shot, make_loader
 from partloc.depth import SIDE
 from partloc.matching import PIXELS
 from partloc.model import PartLocator, Tokens
+from partloc.overlay import FINER
 
 # Raise it when the content of a row changes.
-STORE_FORMAT = 2
+STORE_FORMAT = 3
 # As of Tokens.compact; numpy has no bfloat16, so the file is seen as whole numbers.
 PRECISIONS = (*[torch.bfloat16] * 2, *[torch.float16] * 3)
 
@@ -246,7 +247,7 @@ def layout_of(model: PartLocator) -> np.dtype:
     """A row of the file: checksum, key, then the fields of Tokens."""
     width, picture, thumbnail = model.backbone.embed_dim, (0,), (0,)
     if model.match is not None:
-        picture = (3, *[PIXELS * model.match.size] * 2)
+        picture = (3, *[FINER * PIXELS * model.match.size] * 2)
         thumbnail = (5, SIDE, SIDE)
     shapes = ((width,), (len(model.pool.weights) ** 2, width), picture, thumbnail, (3,))
     fields = [(name, np.int16, shape) for name, shape in zip(Tokens._fields, shapes, strict=True)]

@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 
 from partloc import demo as demo_module
+from partloc.bricks import STUD, brick_set
 from partloc.camera import project
 from partloc.demo import (
     DEMO,
     FAMILIES,
     HELD_OUT,
     MARKER,
-    MIN_VISIBLE,
-    PART_LIMITS,
     PRETRAINING,
     VISIBLE_SIZE,
+    DemoModel,
     draw_model,
     label,
     part_mask,
@@ -31,6 +31,7 @@ from partloc.demo import (
     write_demo,
     write_model,
 )
+from partloc.kit import Kit
 from partloc.render import picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +78,7 @@ def test_each_family_comes_once_before_any_comes_twice(models):
 def test_every_model_has_two_to_twelve_parts_with_names_of_their_own(models):
     for model in models:
         names = [part.name for part in model.parts]
-        assert PART_LIMITS[0] <= len(model.written) <= PART_LIMITS[1]
+        assert 2 <= len(model.written) <= 12
         assert len(set(names)) == len(names) and "whole" not in names
 
 
@@ -126,7 +127,7 @@ def test_a_parts_visible_pixels_lie_inside_its_labelled_box(models):
             uv, _ = project(pose["scale"][0] * corners + np.array(pose["translation"]))
             rows, columns = np.nonzero(mask == number)
             pixels = np.stack([columns, rows], -1) + 0.5
-            assert len(pixels) >= MIN_VISIBLE
+            assert len(pixels) >= DEMO.min_visible
             assert (pixels >= uv.min(0) * VISIBLE_SIZE - 1).all(), (model.name, part.name)
             assert (pixels <= uv.max(0) * VISIBLE_SIZE + 1).all(), (model.name, part.name)
 
@@ -189,7 +190,9 @@ def test_parts_that_can_hardly_be_seen_have_no_sample_but_stay_in_the_whole(mode
         if part not in model.written
     ]
     assert left_out
-    assert all(pixels < MIN_VISIBLE or label(part)["scale"][0] < 0.03 for part, pixels in left_out)
+    assert all(
+        pixels < DEMO.min_visible or label(part)["scale"][0] < 0.03 for part, pixels in left_out
+    )
 
 
 def test_some_written_parts_are_largely_hidden(models):
@@ -275,15 +278,60 @@ def test_the_demo_s_test_pictures_are_in_no_pretraining_set(tmp_path):
     assert len(ours) > 200 and len(theirs) > 200 and not ours & theirs
 
 
-def test_composites_have_equal_parts_and_parts_of_their_own():
-    twins = 0
-    for number in range(1, 20, 2):  # every second model
-        model = draw_model(0, number, PRETRAINING)
-        assert model.family.startswith("composite-")
-        meshes = [id(part.mesh) for part in model.parts]
-        assert len(set(meshes)) >= 2
-        twins += len(set(meshes)) < len(meshes)
-    assert twins >= 3
+def unknown(kind: str, count: int) -> list[DemoModel]:
+    families = list(PRETRAINING.families)
+    numbers = [i for i, family in enumerate(families) if family.startswith(kind)]
+    return [draw_model(0, number, PRETRAINING) for number in numbers[:count]]
+
+
+def test_two_thirds_of_what_pretraining_sees_are_of_no_known_kind():
+    families = list(PRETRAINING.families)
+    assert 3 * sum(family in FAMILIES for family in families) == len(families)
+    for kind in ("composite", "linkage", "crowded", "bricks"):
+        for model in unknown(kind, 4):
+            assert len({id(part.mesh) for part in model.parts}) >= 2
+
+
+@pytest.mark.parametrize("kind", ["composite", "crowded", "bricks"])
+def test_they_have_equal_parts(kind):
+    drawn = unknown(kind, 8)
+    assert len(drawn) == 8
+    assert sum(len({id(part.mesh) for part in m.parts}) < len(m.parts) for m in drawn) >= 3
+
+
+def test_some_limbs_are_mirrored_left_and_right():
+    mirrored = 0
+    for model in unknown("linkage", 8):
+        shapes = {tuple(np.ptp(part.mesh.points, axis=0).round(6)) for part in model.parts}
+        mirrored += len(shapes) < len({id(part.mesh) for part in model.parts})
+    assert mirrored >= 3
+
+
+def test_bricks_stand_on_each_other_and_not_in_each_other():
+    for kit in (Kit(np.random.default_rng(seed), False) for seed in range(5)):
+        brick_set(kit)
+        assert len(kit.parts) >= 5
+        boxes = [(part.mesh.box()[0] + part.at, part.mesh.box()[1] + part.at) for part in kit.parts]
+        for i, (low, high) in enumerate(boxes):
+            high = high - [0, 0, STUD]  # studs reach into what stands on them
+            others = [box for j, box in enumerate(boxes) if j != i]
+            assert not any(
+                ((low + 0.06 < top - [0, 0, STUD]) & (bottom + 0.06 < high)).all()
+                for bottom, top in others
+            )
+            assert any(
+                ((low < top + 0.01) & (bottom < high + STUD + 0.01)).all() for bottom, top in others
+            )
+
+
+def test_pretraining_has_more_and_smaller_parts_than_the_demo(models):
+    drawn = [draw_model(0, number, PRETRAINING) for number in range(30)]
+    sizes = [
+        np.median([label(part)["scale"][0] for model in few for part in model.written])
+        for few in (drawn, models)
+    ]
+    assert sizes[0] < 0.85 * sizes[1]
+    assert max(len(model.written) for model in drawn) > 12
 
 
 def test_an_interrupted_drawing_is_gone_on_with_and_an_other_one_is_not(tmp_path, monkeypatch):

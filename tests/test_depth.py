@@ -5,16 +5,16 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from toys import table_of, tiny_config
+from toys import ALONE, table_of, tiny_config
 
 from partloc import depth, depth_training
-from partloc.camera import DISTANCE, project
+from partloc.camera import DISTANCE, VIEW_ANGLE_DEG, project
 from partloc.crop import content_crops, resample
 from partloc.data import Preprocessing
-from partloc.demo import draw_model, scene
+from partloc.demo import DEMO, PRETRAINING, draw_model, scene
 from partloc.depth import SIDE, fit_depth, load_depth_net
 from partloc.depth_training import (
-    HALF_FRAME,
+    RECIPE,
     DepthTrainer,
     draw_studies,
     loss_of,
@@ -25,11 +25,8 @@ from partloc.depth_training import (
 from partloc.model import PartLocator
 from partloc.render import depth_map, picture
 from partloc.shapes import box
-from partloc.team import Team
 from partloc.train import Trainer
 from partloc.view import View
-
-ALONE = Team(0, 1, torch.device("cpu"))
 
 
 def maps(depths: torch.Tensor, log_error: float = -3.0) -> torch.Tensor:
@@ -103,10 +100,11 @@ def test_the_network_that_comes_with_the_code_knows_depth_that_it_has_not_seen()
 
 
 def test_a_crop_s_depths_are_in_its_own_half_sides():
+    half_frame = 3**0.5 / 2 / np.cos(np.radians(VIEW_ANGLE_DEG / 2))  # in the middle, model units
     crops = torch.tensor([[0.5, -0.5, np.log(0.25)]], dtype=torch.float32)
     frame = torch.full((1, 128, 128), float("nan"))
     frame[:, 16:48, 80:112] = 0.1
-    assert_close(targets_of(frame, crops), torch.full((1, 1, SIDE, SIDE), 0.1 / 0.25 / HALF_FRAME))
+    assert_close(targets_of(frame, crops), torch.full((1, 1, SIDE, SIDE), 0.1 / 0.25 / half_frame))
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
@@ -161,6 +159,11 @@ def studies_dir(tmp_path_factory):
 
 
 CONFIG = tiny_config(demo={"image_size": 64}, pretrain={"depth_models": 50, "depth_steps": 6})
+
+
+def test_depth_is_learned_from_other_models_than_poses():
+    assert len({RECIPE.stream, PRETRAINING.stream, DEMO.stream}) == 3
+    assert RECIPE.families == PRETRAINING.families
 
 
 def test_studies_are_drawn_once_and_show_each_whole_and_some_of_its_parts(studies_dir):

@@ -18,7 +18,7 @@ LAYERS = (
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
 BESIDE = (
     *("camera", "shapes", "render", "kit", "furniture", "seats", "vehicles", "buildings"),
-    *("machines", "robots", "composites", "demo"),
+    *("machines", "robots", "composites", "linkages", "bricks", "demo"),
 )
 # What teaches the depth network, for which alone nothing else is there.
 TEACHING = ("depth_training",)

@@ -187,17 +187,30 @@ def test_the_close_up_shows_the_part_with_a_margin_round_it():
     whole = torch.zeros(1, 3, 64, 64)
     whole[:, :, 16:32, 32:48] = 1  # centre at 0.25 right, -0.25 down; half side 0.25
     depths = torch.full((1, 2, SIDE_PX, SIDE_PX), 0.4)
-    parts = torch.rand(1, 5, SIDE_PX, SIDE_PX)
+    part, part_depths = torch.rand(1, 3, 64, 64), torch.rand(1, 2, SIDE_PX, SIDE_PX)
     places = torch.tensor([[[0.25, -0.25, math.log(0.25)], [0.25, -0.25, math.log(0.5)]]])
-    look = closeup.look(whole, depths, parts, places)
+    look = closeup.look(whole, depths, part, part_depths, places)
     assert closeup(look, places, torch.tensor([[0.3], [0.3]])).shape == (1, 2, 8)
-    # At its own size it fills the inside, 20 of 32 pixels; at twice the size half of it.
-    for looked, side in zip(shown[0], (20, 10), strict=True):
+    # At its own size it fills the inside, 40 of 64 pixels; at twice the size half of it.
+    for looked, side in zip(shown[0], (40, 20), strict=True):
         assert looked[0].sum().item() == pytest.approx(side**2, rel=0.05)
-        assert looked[10].sum() == 20**2
+        assert looked[10].sum() == 40**2
     assert_close(shown[0][0, 3:6], shown[0][1, 3:6])
     # Depth counts in half sides of the part.
     assert_close(shown[0][:, 11, 0, 0], torch.tensor([0.1 / 0.25, 0.1 / 0.5]))
+
+
+def test_the_close_up_is_as_sharp_as_its_pixels_are_small():
+    """Stripes a pixel wide are seen where a small part is proposed, and are grey round a large one,
+    as they are on the part, whose picture fills the frame."""
+    stripes = (torch.arange(256) % 2).float().expand(1, 3, 256, 256)
+    flat = torch.zeros(1, 2, SIDE_PX, SIDE_PX)
+    places = torch.tensor([[[0.0, 0.0, math.log(size)] for size in (0.05, 0.25, 0.7)]])
+    look = CloseUp(8).look(stripes, flat, stripes, flat, places)
+    small, middling, large = look.whole
+    assert small.max() - small.min() > 0.9 and middling.max() - middling.min() > 0.5
+    assert_close(large, torch.full_like(large, 0.5), atol=1e-3, rtol=0)
+    assert_close(look.part, torch.full_like(look.part, 0.5), atol=1e-3, rtol=0)
 
 
 def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera():
@@ -265,6 +278,18 @@ def test_a_scale_near_zero_stays_positive_and_keeps_a_finite_gradient():
     scale.log().sum().backward()
     assert 0 < scale.item() < 1e-2
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_an_answer_lies_in_the_whole_but_learns_from_beyond_it():
+    model = small_model()
+    raw = torch.tensor([[[0.9, -0.6, 0.2, 0.4]]], requires_grad=True)
+    translation, scale = model._pose(raw)
+    assert_close(translation, torch.tensor([[[0.5, -0.5, 0.2]]]))
+    assert scale.item() == 1
+    translation, scale = model.train()._pose(raw)
+    assert_close(translation, raw[..., :3])
+    (translation.sum() + scale.sum()).backward()
+    assert (raw.grad > 0).all()
 
 
 def test_the_summary_of_the_full_size_states_what_the_mission_says(capsys):
