@@ -119,10 +119,9 @@ def made_up(table: Any) -> Iterator[Any]:
         truth = truth_of(table, rows)
         noise = 0.1 * torch.randn(size, count, 3, generator=chance)
         poses = (truth.translation[:, None] + noise, truth.scale[:, None].repeat(1, count, 1))
-        log_confidence = torch.rand(size, count, generator=chance).log()
-        yield Answers(
-            rows, Prediction(PartPose(*poses), log_confidence), log_confidence.exp().amax(1)
-        )
+        log_share = torch.rand(size, count, generator=chance).log()
+        found = Prediction(PartPose(*poses), log_share, log_share)
+        yield Answers(rows, found, log_share.exp().amax(1))
         start += size
 
 

@@ -16,7 +16,7 @@ from partloc.pose import PartPose
 APART = 0.3
 
 
-def assign(hypotheses: PartPose, log_confidence: Tensor) -> Tensor:
+def assign(hypotheses: PartPose, log_share: Tensor) -> Tensor:
     """Distinct places for n equal parts: for each the number, (n,), of one of all n * K hypotheses.
 
     Every hypothesis is a place to be had, but of those that are nearly the same only the most
@@ -24,20 +24,20 @@ def assign(hypotheses: PartPose, log_confidence: Tensor) -> Tensor:
     assignment with the highest sum is taken. Parts for which no place is left keep the answer
     that they would have alone.
     Args:
-        hypotheses: (n, K, 3) and (n, K, 1). log_confidence: (n, K).
+        hypotheses: (n, K, 3) and (n, K, 1). log_share: (n, K).
     Returns: numbers that count row by row, as in `hypotheses.translation.flatten(0, 1)`.
     Source: the assignment problem (Kuhn, 1955), solved by scipy; matching within groups of equal
         parts as in Img-PartAssembly (arXiv:2003.09754).
     """
-    count = log_confidence.shape[1]
-    chosen = torch.arange(len(log_confidence)) * count + log_confidence.argmax(1)  # (n,)
+    count = log_share.shape[1]
+    chosen = torch.arange(len(log_share)) * count + log_share.argmax(1)  # (n,)
     if len(chosen) == 1:
         return chosen
     # Half a second to load, which a part that is asked about alone need not wait for.
     from scipy.optimize import linear_sum_assignment
 
     offered = PartPose(*(field.flatten(0, 1) for field in hypotheses))  # (n * K, .)
-    density = _log_density(hypotheses, log_confidence, offered)  # (n, n * K)
+    density = _log_density(hypotheses, log_share, offered)  # (n, n * K)
     order = density.logsumexp(0).argsort(dim=0, descending=True, stable=True)
     places = _distinct(offered, order)  # (C,)
     parts, taken = linear_sum_assignment(density[:, places].double().numpy(), maximize=True)
@@ -45,12 +45,12 @@ def assign(hypotheses: PartPose, log_confidence: Tensor) -> Tensor:
     return chosen
 
 
-def _log_density(hypotheses: PartPose, log_confidence: Tensor, offered: PartPose) -> Tensor:
+def _log_density(hypotheses: PartPose, log_share: Tensor, offered: PartPose) -> Tensor:
     """(n, C): each part's mixture of Laplace densities, up to a constant, at each place."""
     own = torch.cat([hypotheses.translation, hypotheses.scale.log()], -1)  # (n, K, 4)
     other = torch.cat([offered.translation, offered.scale.log()], -1)  # (C, 4)
     cost = (own[:, :, None] - other).abs().sum(-1)  # (n, K, C)
-    return (log_confidence[:, :, None] - cost / SOFTNESS).logsumexp(1)
+    return (log_share[:, :, None] - cost / SOFTNESS).logsumexp(1)
 
 
 def _distinct(offered: PartPose, order: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """What a confidence is worth: of the answers given with 0.8, four in five shall be right.
 
-The network's own confidence compares its hypotheses with each other; it cannot know how often
-the best of them is right. Two numbers, fitted on models that were not trained on, turn it into
-the probability that the translation is less than NEAR off.
+The network's own odds come from models that it was trained on, where it is more often right. Two
+numbers, fitted on models that were not trained on, turn them into the probability that the
+translation is less than NEAR off.
 
 Shapes: N answers, B bins.
 """
@@ -10,7 +10,6 @@ Shapes: N answers, B bins.
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 BINS = 10
@@ -18,16 +17,10 @@ BINS = 10
 LEAST = 20
 
 
-def logit(log_confidence: Tensor) -> Tensor:
-    """log(p / (1 - p)) of probabilities given as logarithms, kept finite."""
-    p = log_confidence.exp().clamp(1e-6, 1 - 1e-6)
-    return torch.log(p) - torch.log1p(-p)
+def fit_platt(log_odds: Tensor, right: Tensor) -> tuple[float, float] | None:
+    """Slope and offset, so that sigmoid(slope * log_odds + offset) is the share that is right.
 
-
-def fit_platt(log_confidence: Tensor, right: Tensor) -> tuple[float, float] | None:
-    """Slope and offset, so that sigmoid(slope * logit + offset) is the share that is right.
-
-    log_confidence: (N,); right: (N,) bool. None when there are too few of either kind.
+    log_odds: (N,); right: (N,) bool. None when there are too few of either kind.
     Source: Platt (1999), with his targets, which keep a small set from certainty; the slope is
     held above zero, so that the order of the answers stays.
     """
@@ -35,7 +28,7 @@ def fit_platt(log_confidence: Tensor, right: Tensor) -> tuple[float, float] | No
     if good + bad < LEAST or not good or not bad:
         return None
     target = np.where(right.numpy(), (good + 1) / (good + 2), 1 / (bad + 2))
-    value = logit(log_confidence.double()).numpy()
+    value = log_odds.double().numpy()
 
     def surprise(weights: np.ndarray) -> float:
         """Cross-entropy for the logarithm of the slope, and the offset."""

@@ -24,7 +24,7 @@ from partloc.files import hash_file, is_whole, replacing, write_hash
 from partloc.model import PartLocator
 
 KEPT_STATES = 2
-MODEL_FORMAT = "partloc-model-5"
+MODEL_FORMAT = "partloc-model-6"
 # The parameters of a model that its weights' shapes depend on.
 SHAPING = (
     *("backbone_name", "cross_attention_layers", "cross_attention_dim", "cross_attention_heads"),

@@ -23,7 +23,6 @@ from partloc.config import Config
 from partloc.data import PairDataset, make_loader
 from partloc.index import MANIFEST_COLUMNS
 from partloc.metrics import (
-    NEAR,
     assigned_errors,
     bootstrap,
     constant_answer,
@@ -32,7 +31,7 @@ from partloc.metrics import (
 )
 from partloc.model import PartLocator, Prediction
 from partloc.plan import PairTable, PlannedBatches, plan_in_order
-from partloc.pose import PartPose
+from partloc.pose import NEAR, PartPose
 from partloc.schedule import encoder_dtype
 from partloc.split import SETS, read_manifest
 
@@ -102,8 +101,8 @@ def answer_models(
     model = model.to(device).eval()
     with tqdm(desc="evaluate", total=len(table), unit="pair", disable=None) as bar:
         for fields in _regroup(_locate_batches(model, table, config, device), sizes_of(table)):
-            rows, translation, scale, log_confidence = fields
-            found = Prediction(PartPose(translation, scale), log_confidence)
+            rows, translation, scale, *told = fields
+            found = Prediction(PartPose(translation, scale), *told)
             yield Answers(rows.numpy(), found, model.answer_confidence(found))
             bar.update(len(rows))
 
@@ -111,7 +110,8 @@ def answer_models(
 def _locate_batches(
     model: PartLocator, table: PairTable, config: Config, device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Rows, translations, scales and log confidences of one batch after the other, on the CPU."""
+    """Rows, translations, scales, log shares and log odds of one batch after the other, on the
+    CPU."""
     batches = PlannedBatches(table)
     batches.set_plan(0, plan_in_order(table, PAIRS_PER_BATCH))
     dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
@@ -120,7 +120,7 @@ def _locate_batches(
         moved = batch.to(device)
         wholes, parts = (model.encode(each, precision) for each in (moved.wholes, moved.parts))
         found = model.locate(wholes, parts, moved.whole_of_part).pick(moved.part_of_pair)
-        fields = (batch.rows, *found.hypotheses, found.log_confidence)
+        fields = (batch.rows, *found.hypotheses, found.log_share, found.log_odds)
         yield tuple(field.cpu() for field in fields)
 
 
@@ -157,7 +157,7 @@ def assign_twins(found: Prediction, groups: list[np.ndarray]) -> PartPose:
     for rows in groups:
         if len(rows) > 1:
             hypotheses = PartPose(*(field[rows] for field in found.hypotheses))
-            chosen = assign(hypotheses, found.log_confidence[rows])
+            chosen = assign(hypotheses, found.log_share[rows])
             for field, offered in zip(answer, hypotheses, strict=True):
                 field[rows] = offered.flatten(0, 1)[chosen]
     return answer

@@ -58,7 +58,7 @@ class Picture(NamedTuple):
 
 class Hypothesis(NamedTuple):
     """A place where a part may belong, and the probability that its translation is less than
-    `metrics.NEAR` off. pose: tx, ty, tz, scale; whole-model units."""
+    `pose.NEAR` off. pose: tx, ty, tz, scale; whole-model units."""
 
     pose: list[float]
     confidence: float
@@ -72,7 +72,7 @@ class Hypothesis(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is answered for a part, and all that was considered, the most probable first."""
+    """What is answered for a part, and all that was considered, as it would be chosen from."""
 
     best: Hypothesis
     hypotheses: list[Hypothesis]
@@ -202,16 +202,16 @@ class Predictor:
         index = torch.zeros(len(parts.cls), dtype=torch.long, device=self.device)
         found = self.model.locate(whole, parts, index)
         poses = PartPose(*(field.cpu() for field in found.hypotheses))
-        return Prediction(poses, found.log_confidence.cpu())
+        return Prediction(poses, found.log_share.cpu(), found.log_odds.cpu())
 
     def _found(self, answers: list[Prediction], seen: "Seen") -> list[Found]:
         """One answer for each picture that could be read, in their order."""
         if not answers:
             return []
-        poses, log_confidence = zip(*(answer[:2] for answer in answers), strict=True)
+        poses, *told = zip(*(answer[:3] for answer in answers), strict=True)
         poses = PartPose(*(torch.cat(field)[seen.numbers] for field in zip(*poses, strict=True)))
-        log_confidence = torch.cat(log_confidence)[seen.numbers]  # (P, K)
-        confidence = self.model.confidence(log_confidence.to(self.device)).cpu()
+        log_share, log_odds = (torch.cat(field)[seen.numbers] for field in told)  # (P, K) each
+        confidence = self.model.confidence(log_odds.to(self.device)).cpu()
         rows = torch.cat(poses, 2)  # (P, K, 4)
         twins = group_twins(seen.thumbnails, self.twin_tolerance)
         members: dict[str, list[int]] = {}
@@ -220,10 +220,10 @@ class Predictor:
         best: dict[int, Hypothesis] = {}
         for group in members.values():
             hypotheses = PartPose(*(field[group] for field in poses))
-            for row, chosen in zip(group, assign(hypotheses, log_confidence[group]), strict=True):
+            for row, chosen in zip(group, assign(hypotheses, log_share[group]), strict=True):
                 of, number = divmod(int(chosen), rows.shape[1])
                 best[row] = _hypothesis(rows[group[of], number], confidence[group[of], number])
-        order = log_confidence.argsort(dim=1, descending=True, stable=True)
+        order = log_share.argsort(dim=1, descending=True, stable=True)
         return [
             Found(best[row], [_hypothesis(rows[row, k], confidence[row, k]) for k in order[row]])
             for row in range(len(rows))

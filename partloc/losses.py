@@ -7,28 +7,32 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from partloc.crop import into_crops
 from partloc.model import Prediction
-from partloc.pose import PartPose
+from partloc.pose import NEAR, PartPose
 
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
     from partloc.config import TrainConfig
 
 # Cost that makes a hypothesis e times less likely: the width of the mixture's densities.
 SOFTNESS = 0.15
+# What learning whether answers are right counts; it moves one layer, which nothing else does.
+SURENESS = 0.1
 
 
 class LossParts(NamedTuple):
     """Per-sample losses, each (B,): what is minimised, and what it is made of.
 
-    translation_loss, scale_loss: of the answer, before weighting; match_loss, rank_loss: before
-    weighting; guided_loss: weighted.
+    translation_loss, scale_loss: of the answer, before weighting; sure_loss, match_loss,
+    rank_loss: before weighting; guided_loss: weighted.
     """
 
     loss: Tensor
     translation_loss: Tensor
     scale_loss: Tensor
+    sure_loss: Tensor
     match_loss: Tensor
     rank_loss: Tensor
     guided_loss: Tensor
@@ -39,9 +43,10 @@ def training_loss(
 ) -> LossParts:
     """The likelihood of the hypotheses, and of the places that were matched.
 
-    A hypothesis costs w_trans * translation + w_scale * scale. Of several, each with a confidence
-    p, the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match
-    and w_rank * rank are added, and the cost of the answer at the true place.
+    A hypothesis costs w_trans * translation + w_scale * scale. Of several, each with a share p,
+    the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match and
+    w_rank * rank are added, the cost of the answer at the true place, and the surprise at which
+    hypotheses are right.
 
     Args:
         targets: the places that would be right, (B, K, 3) and (B, K, 1).
@@ -50,21 +55,32 @@ def training_loss(
     """
     translation, scale = hypotheses_loss(prediction.hypotheses, targets, config)  # (B, hypotheses)
     cost = config.w_trans * translation + config.w_scale * scale
-    total = -SOFTNESS * (prediction.log_confidence - cost / SOFTNESS).logsumexp(1)
+    total = -SOFTNESS * (prediction.log_share - cost / SOFTNESS).logsumexp(1)
+    sure = sure_loss(prediction, targets)
+    total = total + SURENESS * sure
     match = rank = guided = torch.zeros_like(total)
     if target_places is not None:
         target_places = into_crops(target_places, *prediction.crops.split(3, 1))
         match = match_loss(prediction.places, prediction.log_probability, target_places)
-        rank = rank_loss(prediction.proposals, prediction.log_confidence, target_places)
+        rank = rank_loss(prediction.proposals, prediction.log_share, target_places)
         total = total + config.w_match * match + config.w_rank * rank
     if prediction.guided is not None:
         one = PartPose(*(field[:, None] for field in prediction.guided))
         moved, sized = hypotheses_loss(one, targets, config)
         guided = (config.w_trans * moved + config.w_scale * sized).squeeze(1)
         total = total + guided
-    best = prediction.log_confidence.argmax(1, keepdim=True)
+    best = prediction.log_share.argmax(1, keepdim=True)
     translation, scale = (term.gather(1, best).squeeze(1) for term in (translation, scale))
-    return LossParts(total, translation, scale, match, rank, guided)
+    return LossParts(total, translation, scale, sure, match, rank, guided)
+
+
+def sure_loss(prediction: Prediction, targets: PartPose) -> Tensor:
+    """Surprise at which hypotheses are right, (B,); each counts by its share, since the answer is
+    the one of the highest. targets: as in `training_loss`."""
+    distance = torch.cdist(prediction.hypotheses.translation, targets.translation)  # (B, H, K)
+    right = (distance.amin(-1) < NEAR).to(distance.dtype).detach()
+    surprise = F.binary_cross_entropy_with_logits(prediction.log_odds, right, reduction="none")
+    return (prediction.log_share.detach().exp() * surprise).sum(1)
 
 
 def hypotheses_loss(
@@ -125,17 +141,17 @@ def match_loss(places: Tensor, log_probability: Tensor, targets: Tensor) -> Tens
     return -(log_probability + nearness).logsumexp(1)
 
 
-def rank_loss(proposals: Tensor, log_confidence: Tensor, targets: Tensor) -> Tensor:
+def rank_loss(proposals: Tensor, log_share: Tensor, targets: Tensor) -> Tensor:
     """Surprise at which proposals are near the truth, (B,); nothing where none is.
 
     The mixture teaches the same, but so weakly beside the poses that the order of the proposals
     hardly improves on the matching's.
     Args:
-        proposals: (B, K, 3), right and down in half image sides, log size. log_confidence: (B, K).
+        proposals: (B, K, 3), right and down in half image sides, log size. log_share: (B, K).
         targets: (B, T, 3), where the places that would be right appear.
     """
     offset = (proposals[:, :, None] - targets[:, None]) / proposals.new_tensor(VICINITY)
     nearness = (-offset.square().sum(-1).amin(-1) / 2).exp()  # (B, K)
     total = nearness.sum(1)
     share = nearness / total.clamp(min=1e-3)[:, None]
-    return -(share * log_confidence).sum(1) * total.clamp(max=1)
+    return -(share * log_share).sum(1) * total.clamp(max=1)

@@ -11,9 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from partloc.pose import PartPose
+from partloc.pose import NEAR, PartPose
 
-NEAR = 0.05  # translation error that counts as right, whole-model units
 CLOSE = 0.15  # relative scale error that counts as right
 BOOTSTRAP_STREAM = 4  # of chance, as in plan
 RESAMPLES = 1000

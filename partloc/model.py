@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.backbone import build_backbone
-from partloc.calibration import logit
 from partloc.crop import content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
 from partloc.depth import SIDE, fit_depth, load_depth_net
@@ -67,7 +66,9 @@ class Tokens(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """hypotheses: poses (B, K, 3) and (B, K, 1); log_confidence: (B, K), that each is right.
+    """hypotheses: poses (B, K, 3) and (B, K, 1); log_share: (B, K), by which they are chosen, as
+    logarithms of shares that are together 1; log_odds: (B, K), that each is right, with which of
+    its twins ever.
 
     With template matching also what it weighed: places (H, 3), right and down and log size, and
     log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3), and the crops
@@ -76,7 +77,8 @@ class Prediction(NamedTuple):
     """
 
     hypotheses: PartPose
-    log_confidence: Tensor
+    log_share: Tensor
+    log_odds: Tensor
     places: Tensor | None = None
     log_probability: Tensor | None = None
     proposals: Tensor | None = None
@@ -85,10 +87,17 @@ class Prediction(NamedTuple):
 
     @property
     def pose(self) -> PartPose:
-        """The answer, (B, 3) and (B, 1): the hypothesis of the highest confidence."""
-        best = self.log_confidence.argmax(1)
-        rows = torch.arange(len(best), device=best.device)
-        return PartPose(*(field[rows, best] for field in self.hypotheses))
+        """The answer, (B, 3) and (B, 1): the hypothesis of the highest share."""
+        return PartPose(*(self._best(field) for field in self.hypotheses))
+
+    @property
+    def answer_log_odds(self) -> Tensor:
+        """(B,), that the answer is right."""
+        return self._best(self.log_odds)
+
+    def _best(self, field: Tensor) -> Tensor:
+        best = self.log_share.argmax(1)
+        return field[torch.arange(len(best), device=best.device), best]
 
     def pick(self, index: Tensor) -> "Prediction":
         """Of the pairs that `index` names, in its order."""
@@ -96,7 +105,8 @@ class Prediction(NamedTuple):
         guided = self.guided and PartPose(*(field[index] for field in self.guided))
         found = (self.log_probability, self.proposals, self.crops)
         found = (None if field is None else field[index] for field in found)
-        return Prediction(hypotheses, self.log_confidence[index], self.places, *found, guided)
+        told = (self.log_share[index], self.log_odds[index])
+        return Prediction(hypotheses, *told, self.places, *found, guided)
 
 
 class PartLocator(nn.Module):
@@ -166,7 +176,11 @@ class PartLocator(nn.Module):
         )
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
-        # What a confidence is worth, see calibration; nothing is known to begin with.
+        # Whether an answer is right; learns from what was found, and changes nothing there.
+        self.sure = nn.Linear(config.mlp_hidden_dim + 1, 1)
+        nn.init.zeros_(self.sure.weight)
+        nn.init.zeros_(self.sure.bias)
+        # What that is worth on other models, see calibration; nothing is known to begin with.
         self.register_buffer("confidence_slope", torch.ones(()))
         self.register_buffer("confidence_offset", torch.zeros(()))
         self.register_buffer("center", torch.zeros(4))
@@ -196,14 +210,14 @@ class PartLocator(nn.Module):
         """How many it gives for a pair."""
         return self.config.hypotheses if self.match is not None else 1
 
-    def confidence(self, log_confidence: Tensor) -> Tensor:
+    def confidence(self, log_odds: Tensor) -> Tensor:
         """The probability, calibrated, that a hypothesis is right: its translation nearer than
-        `metrics.NEAR` to the truth."""
-        return (self.confidence_slope * logit(log_confidence) + self.confidence_offset).sigmoid()
+        `pose.NEAR` to the truth."""
+        return (self.confidence_slope * log_odds + self.confidence_offset).sigmoid()
 
     def answer_confidence(self, found: Prediction) -> Tensor:
         """(B,), on the CPU: the same, of each pair's answer."""
-        return self.confidence(found.log_confidence.amax(1).to(self.center.device)).cpu()
+        return self.confidence(found.answer_log_odds.to(self.center.device)).cpu()
 
     @property
     def knows_view(self) -> bool:
@@ -267,27 +281,31 @@ class PartLocator(nn.Module):
         evidence = [self.summary(asked), part.cls, whole.cls, whole.crop, part.crop]
         evidence = torch.cat(evidence, -1)
         if self.match is None:
-            raw = self.head(evidence)[:, None]  # (B, 1, 4)
-            return Prediction(self._pose(raw), torch.zeros_like(raw[..., 0]))
+            raw, found = self._read(evidence[:, None])  # (B, 1, 4)
+            log_share = torch.zeros_like(raw[..., 0])
+            return Prediction(self._pose(raw), log_share, self._log_odds(found, log_share))
         pictures = (F.avg_pool2d(each, FINER) for each in (wholes.picture, part.picture))
         match = self.match(*pictures, whole_of_part, self.config.hypotheses)
-        hypotheses, merit = self._answer(whole, part, evidence, match.proposals, match.log_share)
+        hypotheses, merit, found = self._answer(
+            whole, part, evidence, match.proposals, match.log_share
+        )
         guided = None
         if guides is not None:
             sure = torch.zeros_like(match.log_share[:, :1])
             guides = into_crops(guides[:, None], whole.crop, part.crop)
-            answers, _ = self._answer(whole, part, evidence, guides, sure)
+            answers, *_ = self._answer(whole, part, evidence, guides, sure)
             guided = PartPose(*(field.squeeze(1) for field in answers))
-        confidence = (merit + match.log_share).log_softmax(1)
+        log_share = (merit + match.log_share).log_softmax(1)
         crops = torch.cat([whole.crop, part.crop], -1)
-        found = (self.match.places, match.log_probability, match.proposals, crops)
-        return Prediction(hypotheses, confidence, *found, guided)
+        told = (log_share, self._log_odds(found, log_share))
+        weighed = (self.match.places, match.log_probability, match.proposals, crops)
+        return Prediction(hypotheses, *told, *weighed, guided)
 
     def _answer(
         self, whole: Tokens, part: Tokens, evidence: Tensor, places: Tensor, log_share: Tensor
-    ) -> tuple[PartPose, Tensor]:
-        """For each place in the crops (B, K, 3): the pose there, and its merit (B, K) beside its
-        share."""
+    ) -> tuple[PartPose, Tensor, Tensor]:
+        """For each place in the crops (B, K, 3): the pose there, its merit (B, K) beside its
+        share, and what the head has found (B, K, .)."""
         thumbnail, part_thumbnail = whole.thumbnail, part.thumbnail
         maps = thumbnail[:, 3:], part_thumbnail[:, 3:]
         look = self.closeup.look(whole.picture, maps[0], part.picture, maps[1], places)
@@ -302,7 +320,7 @@ class PartLocator(nn.Module):
         every = evidence[:, None].expand(-1, places.shape[1], -1)
         doubt = torch.cat([(residual / size).log1p(), shown, log_share.detach()[..., None]], -1)
         where = self._where(places, depth, whole.crop, part.crop)
-        answer = self.head(torch.cat([every, seen, near, where, doubt], -1))
+        answer, found = self._read(torch.cat([every, seen, near, where, doubt], -1))
         bend, merit, shift = answer.split([20, 1, 4], -1)
         # A shift counts in the part's own half sides, a change of size as a factor.
         moved = places + STEP * shift[..., :3] * torch.cat([size, size, torch.ones_like(size)], -1)
@@ -311,7 +329,17 @@ class PartLocator(nn.Module):
         # several times faster than a number alone.
         bend = bend.unflatten(-1, (4, 5))  # (B, K, 4, 4 + 1)
         where = where + (bend[..., :4] @ where[..., None]).squeeze(-1) + bend[..., 4]
-        return self._pose(self.lift(where) + self._seen_from(where)), merit.squeeze(-1)
+        pose = self._pose(self.lift(where) + self._seen_from(where))
+        return pose, merit.squeeze(-1), found
+
+    def _read(self, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's raw answers to (B, K, .), and what it has found before it answers."""
+        found = self.head[:-1](evidence)
+        return self.head[-1](found), found
+
+    def _log_odds(self, found: Tensor, log_share: Tensor) -> Tensor:
+        """(B, K, .), (B, K) -> (B, K)."""
+        return self.sure(torch.cat([found, log_share[..., None]], -1).detach()).squeeze(-1)
 
     def _where(self, places: Tensor, depth: Tensor, whole: Tensor, part: Tensor) -> Tensor:
         """Places (B, K, 3) and depths (B, K, 1) in the crops -> (B, K, 4): right, down, log size

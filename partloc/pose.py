@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+NEAR = 0.05  # translation error that counts as right, whole-model units
+
 
 class PartPose(NamedTuple):
     """Where parts belong: `whole_point = scale * part_point + translation`.

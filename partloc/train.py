@@ -34,19 +34,19 @@ from partloc.data import (
 from partloc.losses import LossParts, targets_of, training_loss
 from partloc.memory import Planner
 from partloc.metrics import (
-    NEAR,
     relative_scale_errors,
     translation_errors,
     twin_translation_errors,
 )
 from partloc.model import PartLocator, Prediction, Tokens
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
+from partloc.pose import NEAR
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
 from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -273,8 +273,8 @@ class Trainer:
         mine = [torch.cat(values) for values in zip(*mine, strict=True)]
         rows, *found = (torch.cat(parts) for parts in zip(*self.team.gather(mine), strict=True))
         order = rows.argsort()
-        losses, translation, twin_aware, scale, log_confidence = (each[order] for each in found)
-        fit = fit_platt(log_confidence, twin_aware < NEAR)
+        losses, translation, twin_aware, scale, log_odds = (each[order] for each in found)
+        fit = fit_platt(log_odds, twin_aware < NEAR)
         if fit is not None:
             self.model.confidence_slope.fill_(fit[0])
             self.model.confidence_offset.fill_(fit[1])
@@ -288,8 +288,8 @@ class Trainer:
         }
 
     def _judge(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 6); errors of
-        translation, to the nearest twin and of scale, (P,) each; the answers' log confidence (P,).
+        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 7); errors of
+        translation, to the nearest twin and of scale, (P,) each; the answers' log odds (P,).
         """
         predicted = self._predict(self.model, batch)
         losses = torch.stack(self._compare(predicted, batch), 1)
@@ -298,7 +298,7 @@ class Trainer:
             twin_translation_errors(predicted.pose, batch.twins),
             relative_scale_errors(predicted.pose, batch.pose),
         )
-        found = (batch.rows, losses, *errors, predicted.log_confidence.amax(1))
+        found = (batch.rows, losses, *errors, predicted.answer_log_odds)
         return tuple(value.cpu() for value in found)
 
     # -- all epochs ------------------------------------------------------------------------------

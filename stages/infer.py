@@ -7,7 +7,7 @@ is less than 0.05 off. Parts that look the same are given distinct places. All e
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --part chair-seat.png
 
-With --all also "hypotheses": every place considered, the most probable first.
+With --all also "hypotheses": every place considered, the one that would be chosen first.
 
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --all
 

@@ -64,14 +64,13 @@ def truth_of(table: PairTable) -> PartPose:
 
 def sure_of(pose: PartPose) -> Prediction:
     """One hypothesis for each."""
-    return Prediction(
-        PartPose(*(field[:, None] for field in pose)), torch.zeros(len(pose.scale), 1)
-    )
+    nothing = torch.zeros(len(pose.scale), 1)
+    return Prediction(PartPose(*(field[:, None] for field in pose)), nothing, nothing)
 
 
 def answers_of(found: Prediction) -> Answers:
     """To all rows of a table."""
-    count = len(found.log_confidence)
+    count = len(found.log_share)
     return Answers(np.arange(count), found, torch.full((count,), 0.75))
 
 
@@ -149,7 +148,8 @@ def test_twins_with_two_hypotheses_are_assigned_to_both(table):
     for rows in ([0, 1], [4, 5], [8, 9]):  # a and b of each model: the same two hypotheses
         for field, values in zip(both, truth, strict=True):
             field[rows] = values[rows]
-    found = Prediction(both, torch.tensor([0.7, 0.3]).log().repeat(12, 1))
+    share = torch.tensor([0.7, 0.3]).log().repeat(12, 1)
+    found = Prediction(both, share, share)
     judge = Judge(table)
     judge.enter(answers_of(found), constant_answer(truth, 1), None)
     errors = evaluate_judged(judge, seed=0)["translation_error"]

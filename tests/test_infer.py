@@ -1,6 +1,7 @@
 """Inference: one whole and its parts; the stage."""
 
 import json
+import math
 import runpy
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from toys import PARTS, noise
+from toys import PARTS, be_sure, noise
 
 from partloc.checkpoint import CheckpointError
 from partloc.config import DataConfig
@@ -51,6 +52,16 @@ def test_several_parts_get_the_answers_that_each_gets_alone(predictor, data_dir)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
+def test_the_confidence_is_what_the_network_says_of_being_right_as_calibrated(predictor, data_dir):
+    be_sure(predictor.model, math.log(3))
+    predictor.model.confidence_slope.fill_(2.0)
+    folder = data_dir / "stühle-1.5"
+    (found,) = predictor.predict(
+        folder / "stühle-1.5-whole.png", [folder / "stühle-1.5-part-0.png"]
+    )
+    assert {each.confidence for each in (found.best, *found.hypotheses)} == {0.9}
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
 def test_any_mode_and_size_is_answered(predictor, tmp_path, mode):
     picture = Image.fromarray(np.arange(35 * 9, dtype=np.uint16).reshape(35, 9) * 200)
@@ -84,7 +95,8 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     considered = [leg.hypotheses for leg in legs]
     assert considered[0] == considered[1] == considered[2]
     assert {tuple(leg.best.pose) for leg in legs} <= {tuple(item.pose) for item in considered[0]}
-    assert considered[0][0].confidence == max(item.confidence for item in considered[0])
+    (alone,) = predictor.predict(chairs / "stühle-1.5-whole.png", parts[:1])
+    assert alone.hypotheses == considered[0] and alone.best == alone.hypotheses[0]
 
 
 def test_the_next_pictures_are_read_while_the_last_is_used():
@@ -136,7 +148,7 @@ def test_single_questions_name_the_picture_that_cannot_be_read(
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="partloc-model-5"):
+    with pytest.raises(CheckpointError, match="partloc-model-6"):
         Predictor(tmp_path / "other.pth")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from toys import tiny_config
 
-from partloc.losses import SOFTNESS, match_loss, rank_loss, targets_of, training_loss
+from partloc.losses import SOFTNESS, SURENESS, match_loss, rank_loss, targets_of, training_loss
 from partloc.model import Prediction
 from partloc.pose import PartPose
 
@@ -26,14 +26,15 @@ def places(*samples):
 
 def sure_of(pose):
     """A prediction of one hypothesis."""
-    return Prediction(
-        PartPose(*(field[:, None] for field in pose)), torch.zeros(len(pose.scale), 1)
-    )
+    nothing = torch.zeros(len(pose.scale), 1)
+    return Prediction(PartPose(*(field[:, None] for field in pose)), nothing, nothing)
 
 
 def loss(predicted, targets, **train):
+    """Without the surprise at which hypotheses are right, which has a test of its own."""
     train = {"w_trans": 1.0, "w_scale": 1.0} | train
-    return training_loss(sure_of(predicted), targets, None, tiny_config(train=train).train)
+    found = training_loss(sure_of(predicted), targets, None, tiny_config(train=train).train)
+    return found._replace(loss=found.loss - SURENESS * found.sure_loss)
 
 
 def test_translation_is_the_sum_of_the_axes_and_scale_its_logarithm():
@@ -109,8 +110,9 @@ def test_of_several_hypotheses_one_right_and_trusted_is_enough():
     both = places([right, wrong])
 
     def cost(trust):
-        confidence = torch.tensor([[trust, 1 - trust]]).log()
-        return training_loss(Prediction(both, confidence), target, None, tiny_config().train)
+        share = torch.tensor([[trust, 1 - trust]]).log()
+        found = Prediction(both, share, torch.tensor([[50.0, -50.0]]))
+        return training_loss(found, target, None, tiny_config().train)
 
     assert cost(0.99).loss < cost(0.5).loss < cost(0.01).loss
     assert cost(0.5).loss.item() == pytest.approx(SOFTNESS * math.log(2), abs=1e-3)
@@ -119,13 +121,27 @@ def test_of_several_hypotheses_one_right_and_trusted_is_enough():
     assert_close(cost(0.01).translation_loss, torch.tensor([0.9]))
 
 
+def test_each_hypothesis_may_be_right_and_counts_by_its_share():
+    """Two twins' places and one wrong: odds of four in five for all are a surprise at the last."""
+    found = PartPose(
+        torch.tensor([[[0.1, 0.0, 0.0], [0.5, 0.0, 0.0], [0.9, 0.0, 0.0]]]), torch.ones(1, 3, 1)
+    )
+    twins = PartPose(torch.tensor([[[0.12, 0.0, 0.0], [0.5, 0.04, 0.0]]]), torch.ones(1, 2, 1))
+    odds = torch.full((1, 3), math.log(4.0), requires_grad=True)
+    share = torch.tensor([[0.5, 0.3, 0.2]]).log().requires_grad_()
+    loss = training_loss(Prediction(found, share, odds), twins, None, tiny_config().train).sure_loss
+    assert_close(loss, torch.tensor([-0.8 * math.log(0.8) - 0.2 * math.log(0.2)]))
+    (change,) = torch.autograd.grad(loss.sum(), share, allow_unused=True)
+    assert change is None  # what is chosen stays
+
+
 def test_the_answer_at_the_true_place_is_added_to_the_loss():
     pose, target = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
     guided = sure_of(pose)._replace(guided=poses([0.1, 0.1, 0.0, 0.2]))
     config = tiny_config(train={"w_trans": 2.0}).train
     found = training_loss(guided, target, None, config)
     assert_close(found.guided_loss, torch.tensor([0.4]))
-    assert_close(found.loss, found.guided_loss)
+    assert_close(found.loss - SURENESS * found.sure_loss, found.guided_loss)
 
 
 def test_matching_is_charged_the_surprise_at_any_place_that_would_be_right():
@@ -147,7 +163,7 @@ def test_matching_counts_with_its_weight():
     prediction = sure_of(pose)._replace(**matched)
     found = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
     assert_close(found.match_loss, torch.tensor([math.log(2)]))
-    assert_close(found.loss, 0.5 * found.match_loss)
+    assert_close(found.loss - SURENESS * found.sure_loss, 0.5 * found.match_loss)
 
 
 def test_the_proposals_near_a_right_place_shall_be_the_probable_ones():

@@ -242,18 +242,34 @@ def test_guides_are_answered_beside_the_hypotheses_and_change_none_of_them():
     plain = model(wholes, parts, which)
     guided = model(wholes, parts, which, torch.tensor([[0.1, 0.2, -1.0], [0.0, 0.0, -2.0]]))
     assert plain.hypotheses.translation.shape == (2, 3, 3)
-    assert_close(plain.log_confidence.exp().sum(1), torch.ones(2))
+    assert_close(plain.log_share.exp().sum(1), torch.ones(2))
     assert_close(plain.hypotheses.translation, guided.hypotheses.translation)
-    assert_close(plain.log_confidence, guided.log_confidence)
+    assert_close(plain.log_share, guided.log_share)
     assert plain.guided is None
     assert guided.guided.translation.shape == (2, 3)
 
 
-def test_the_answer_is_the_hypothesis_of_the_highest_confidence():
+def test_the_answer_is_the_hypothesis_of_the_highest_share():
     poses = PartPose(torch.arange(12.0).view(2, 2, 3), torch.arange(1.0, 5.0).view(2, 2, 1))
-    pose = Prediction(poses, torch.tensor([[0.2, 0.8], [0.9, 0.1]]).log()).pose
-    assert_close(pose.translation, torch.tensor([[3.0, 4, 5], [6, 7, 8]]))
-    assert_close(pose.scale, torch.tensor([[2.0], [3.0]]))
+    shares, odds = torch.tensor([[0.2, 0.8], [0.9, 0.1]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    found = Prediction(poses, shares.log(), odds)
+    assert_close(found.pose.translation, torch.tensor([[3.0, 4, 5], [6, 7, 8]]))
+    assert_close(found.pose.scale, torch.tensor([[2.0], [3.0]]))
+    assert_close(found.answer_log_odds, torch.tensor([2.0, 3.0]))
+    assert_close(small_model().answer_confidence(found), torch.tensor([2.0, 3.0]).sigmoid())
+
+
+@pytest.mark.parametrize("match_size", [0, 8])
+def test_how_sure_it_is_moves_nothing_else(match_size):
+    model = small_model(match_size=match_size).train()
+    let_speak(model, std=1.0)
+    images = torch.randn(2, 3, SIDE, SIDE)
+    found = model(images[:1], images[1:], torch.tensor([0]))
+    assert found.log_odds.shape == found.log_share.shape
+    found.log_odds.sum().backward()
+    moved = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert moved == {"sure.weight", "sure.bias"}
+    assert model.sure.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"match_size": 0}, {"cross_attention_layers": 0}])

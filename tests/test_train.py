@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import let_speak, make_trainer, tiny_config
+from toys import be_sure, let_speak, make_trainer, tiny_config
 
 from partloc.backbone import Kept
 from partloc.checkpoint import RunFolder, load_model
@@ -86,6 +86,18 @@ def test_a_gradient_that_is_not_finite_stops_too(tables):
     trainer.model.head[0].weight.register_hook(lambda grad: grad * math.nan)
     with pytest.raises(NonFiniteLoss, match="epoch 1: the norm of the gradient is nan"):
         trainer.train_epoch()
+
+
+def test_the_confidence_is_calibrated_on_what_validation_finds_right(tables, monkeypatch):
+    trainer = make_trainer(tiny_config(), *tables)
+    be_sure(trainer.model, 0.7)
+    asked = []
+    monkeypatch.setattr("partloc.train.fit_platt", lambda *given: asked.append(given) or (2.0, 1.0))
+    trainer.validate()
+    ((log_odds, right),) = asked
+    assert_close(log_odds, torch.full((len(trainer.val_table),), 0.7))
+    assert right.shape == log_odds.shape and right.dtype == torch.bool
+    assert_close(trainer.model.confidence(log_odds[:1]), torch.tensor([2.4]).sigmoid())
 
 
 def test_a_validation_loss_that_is_not_finite_is_never_the_best(tables):

@@ -109,9 +109,16 @@ def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
 def let_speak(model: PartLocator, std: float = 0.3) -> None:
     """The way from the head to the answer starts at zero, where nothing differs and no gradient
     gets past it; give it something to say."""
-    torch.nn.init.normal_(model.head[-1].weight, std=std)
+    for layer in (model.head[-1], model.sure):
+        torch.nn.init.normal_(layer.weight, std=std)
     if model.match is not None:
         torch.nn.init.eye_(model.lift.weight)
+
+
+def be_sure(model: PartLocator, log_odds: float) -> None:
+    """Of every answer, whatever it is."""
+    torch.nn.init.zeros_(model.sure.weight)
+    torch.nn.init.constant_(model.sure.bias, log_odds)
 
 
 def answering_model() -> PartLocator:
@@ -128,6 +135,8 @@ def answering_model() -> PartLocator:
     )
     model = PartLocator(config, Preprocessing(56))
     let_speak(model)
+    with torch.no_grad():
+        model.lift.weight.mul_(0.15)  # else answers are pushed to the edge of the whole
     return model
 
 
