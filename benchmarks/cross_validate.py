@@ -58,7 +58,6 @@ from partloc.run import (  # noqa: E402
     start_from_data,
 )
 from partloc.team import choose_device, join_team  # noqa: E402
-from partloc.train import Trainer  # noqa: E402
 
 STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
 VAL_SHARE = 0.1  # of the training models, to choose the best epoch
@@ -112,11 +111,10 @@ def network_of(
     split_dir = place / "split"
     path = place / f"{digest([fingerprint_of(config, split_dir), code_hash()])[:16]}.pth"
     if not path.exists():
-
-        def keep(trainer: Trainer) -> None:
-            save_model(path, trainer.model, {})
-
-        run_training(config, join_team(config.machine.device), split_dir, place, True, keep)
+        team = join_team(config.machine.device)
+        run_training(
+            config, team, split_dir, place, True, lambda done: save_model(path, done.model, {})
+        )
     return load_model(path)
 
 

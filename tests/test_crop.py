@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from toys import tiny_config
+from toys import sure_of, tiny_config
 
 from partloc.config import TrainConfig
 from partloc.crop import MARGIN, content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
 from partloc.losses import training_loss
-from partloc.model import PartLocator, Prediction
+from partloc.model import PartLocator
 from partloc.pose import PartPose
 from partloc.view import View
 
@@ -134,10 +134,9 @@ def test_matching_is_charged_for_places_of_the_crops():
     target = torch.tensor([[[0.25, 0.0, -1.5]]])  # in the frame
     place = into_crops(target, *crops.split(3, 1))
     pose = PartPose(torch.zeros(1, 3), torch.ones(1, 1))
-    one, nothing = PartPose(*(field[:, None] for field in pose)), torch.zeros(1, 1)
-    sure = Prediction(one, nothing, nothing)
+    sure = sure_of(pose)
     sure = sure._replace(proposals=place, crops=crops, log_probability=torch.zeros(1, 1))
-    targets, weights = PartPose(*(field[:, None] for field in pose)), TrainConfig()
+    targets, weights = sure.hypotheses, TrainConfig()
 
     def charged(places: torch.Tensor) -> float:
         found = sure._replace(places=places)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from toys import answering_model
+from toys import answering_model, sure_of
 
 from partloc.checkpoint import save_model
 from partloc.command import reason_of
@@ -60,12 +60,6 @@ def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame
 
 def truth_of(table: PairTable) -> PartPose:
     return PartPose(table.translation.clone(), table.scale.clone())
-
-
-def sure_of(pose: PartPose) -> Prediction:
-    """One hypothesis for each."""
-    nothing = torch.zeros(len(pose.scale), 1)
-    return Prediction(PartPose(*(field[:, None] for field in pose)), nothing, nothing)
 
 
 def answers_of(found: Prediction) -> Answers:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import tiny_config
+from toys import sure_of, tiny_config
 
 from partloc.losses import SOFTNESS, SURENESS, match_loss, rank_loss, targets_of, training_loss
 from partloc.model import Prediction
@@ -22,12 +22,6 @@ def places(*samples):
     """(B, K, 3) and (B, K, 1)."""
     values = torch.tensor(samples)
     return PartPose(values[..., :3], values[..., 3:])
-
-
-def sure_of(pose):
-    """A prediction of one hypothesis."""
-    nothing = torch.zeros(len(pose.scale), 1)
-    return Prediction(PartPose(*(field[:, None] for field in pose)), nothing, nothing)
 
 
 def loss(predicted, targets, **train):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from toys import tiny_config, write_params, write_split
+from toys import TORCHRUN, tiny_config, write_params, write_split
 
 from partloc.checkpoint import load
 
@@ -24,7 +24,6 @@ runpy.run_path({str(ROOT / "stages" / "train.py")!r}, run_name="__main__")
 CONFIG = tiny_config(
     train={"num_epochs": 2, "batch_size": 5, "accumulation_steps": 2, "learning_rate": 1e-4},
 )
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def run(root: Path, *command: str | Path) -> subprocess.CompletedProcess:

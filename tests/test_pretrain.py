@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import torch
-from toys import tiny_config, write_params
+from toys import TORCHRUN, tiny_config, write_params
 
 from partloc.checkpoint import load_model, start_from
 from partloc.data import Preprocessing
 from partloc.model import PartLocator
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tiny_config(
     demo={"image_size": 64},

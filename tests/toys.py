@@ -13,8 +13,9 @@ from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data import Preprocessing
 from partloc.files import write_table
 from partloc.index import build_index
-from partloc.model import PartLocator
+from partloc.model import PartLocator, Prediction
 from partloc.plan import PairTable
+from partloc.pose import PartPose
 from partloc.run import start_from_data
 from partloc.team import Team, seed_everything
 from partloc.train import Trainer
@@ -29,6 +30,8 @@ UNLABELLED = {"stühle-1.5": PARTS, "lamp": ["foot"]}
 VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
 
 ALONE = Team(0, 1, torch.device("cpu"))
+# Two processes run what follows.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 TINY = {
     "data": {"image_size": 28, "read_size": 36},
@@ -104,6 +107,12 @@ def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
     start_from_data(model, train, config)
     seed_everything(config.seed)
     return Trainer(config, model, train, val, ALONE)
+
+
+def sure_of(pose: PartPose) -> Prediction:
+    """One hypothesis for each of the poses (B, 3), (B, 1)."""
+    nothing = torch.zeros(len(pose.scale), 1)
+    return Prediction(PartPose(*(field[:, None] for field in pose)), nothing, nothing)
 
 
 def let_speak(model: PartLocator, std: float = 0.3) -> None:
