@@ -98,14 +98,32 @@ def experiments_of(table: str, seed: int) -> dict[str, Experiment]:
     return planned
 
 
+def output_of(*command: str) -> str:
+    """Raises: ChildProcessError with what the command says, if it fails."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ChildProcessError(f"{shlex.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
 def dvc_output(*arguments: str) -> str:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return output_of(sys.executable, "-m", "dvc", *arguments)
+
+
+def finished() -> dict[str, str]:
+    """Names of this commit's finished experiments, and the commit of each.
+
+    Read from Git, since DVC's own list waits for a lock that the queue's run holds to its end.
+    """
+    head = output_of("git", "rev-parse", "HEAD").strip()
+    place = f"refs/exps/{head[:2]}/{head[2:]}/"
+    found = output_of("git", "for-each-ref", "--format=%(refname:lstrip=4) %(objectname)", place)
+    return dict(line.split() for line in found.splitlines())
 
 
 def run(experiments: list[Experiment], jobs: int) -> None:
     """Queue what has neither been run nor queued, and work the queue off, `jobs` at a time."""
-    known = set(dvc_output("exp", "list", "--name-only").split())
+    known = finished()
     missing = [experiment for experiment in experiments if experiment.name not in known]
     tasks = [line.split() for line in dvc_output("queue", "status").splitlines()]
     queued = {word for task in tasks if task[-1:] == ["Queued"] for word in task}
@@ -118,11 +136,11 @@ def run(experiments: list[Experiment], jobs: int) -> None:
         subprocess.run([sys.executable, "-m", "dvc", *work_off], cwd=ROOT)
 
 
-def figures_of(experiment: Experiment, under: str = "") -> dict[str, float]:
+def figures_of(commit: str, under: str = "") -> dict[str, float]:
     """Of a finished experiment; those that its metrics files have. under: "baseline/" for those
     of the constant answer."""
     files = {path for path, _ in FIGURES.values()}
-    read = {path: json.loads(dvc.api.read(path, str(ROOT), experiment.name)) for path in files}
+    read = {path: json.loads(dvc.api.read(path, str(ROOT), commit)) for path in files}
     found = {name: _at(read[path], under + place) for name, (path, place) in FIGURES.items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -133,9 +151,9 @@ def _at(figures: dict[str, Any], place: str) -> float | None:
     return figures or None
 
 
-def row_of(line: str, runs: list[Experiment]) -> dict[str, Any]:
+def row_of(line: str, runs: list[Experiment], commits: dict[str, str]) -> dict[str, Any]:
     """Means over the seeds of one line, and deviations where there are several."""
-    results = [figures_of(run) for run in runs]
+    results = [figures_of(commits[run.name]) for run in runs]
     row = {"line": line, "seeds": len(runs), "command": shlex.join(runs[0].command())}
     for name in results[0]:
         values = [result[name] for result in results]
@@ -165,14 +183,15 @@ def main() -> None:
         return
     if not args.report:
         run(everything, args.jobs)
-    done = set(dvc_output("exp", "list", "--name-only").split())
+    done = finished()
     rows = []
     for line in TABLES[args.table]:
         runs = [by_line[line] for by_line in planned if by_line[line].name in done]
-        rows += [row_of(line, runs)] if runs else []
+        rows += [row_of(line, runs, done)] if runs else []
     if not rows:
         raise ValueError("no experiment of this table has finished; see `dvc queue status`")
-    baseline = figures_of(planned[0][rows[-1]["line"]], "baseline/")
+    first = next(experiment.name for experiment in everything if experiment.name in done)
+    baseline = figures_of(done[first], "baseline/")
     rows.insert(0, {"line": "always the training median", "seeds": 1, **baseline})
     if args.output:
         write_json(args.output, {"table": args.table, "rows": rows})

@@ -108,6 +108,13 @@ def test_the_gpu_s_setting_is_the_full_size_configuration():
     assert vars(ours.train).items() <= full["train"].items()
 
 
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    command = ["git", *who, *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize("table", experiments.TABLES)
 def test_every_experiment_changes_keys_that_there_are(table):
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -123,17 +130,25 @@ def test_every_experiment_changes_keys_that_there_are(table):
 
 
 def test_a_report_tells_of_what_has_ended_and_runs_nothing(monkeypatch, tmp_path, capsys):
+    """Of this commit's, as Git has them: a running queue holds DVC's lock to its end."""
     planned = list(experiments.experiments_of("small-data", seed=0).values())
-    ended = {planned[0].name: 0.25, planned[2].name: 0.125}
+    for words in ("init --quiet", "commit --quiet --allow-empty --message first"):
+        git(tmp_path, *words.split())
+    before = git(tmp_path, "rev-parse", "HEAD")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "second")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    raw = {}
+    for experiment, of, value in ((0, head, 0.25), (1, before, 0.75), (2, head, 0.125)):
+        tree = git(tmp_path, "rev-parse", "HEAD^{tree}")
+        commit = git(tmp_path, "commit-tree", tree, "-m", str(value))
+        place = f"refs/exps/{of[:2]}/{of[2:]}/{planned[experiment].name}"
+        git(tmp_path, "update-ref", place, commit)
+        raw[commit] = value
 
-    def dvc_output(*arguments: str) -> str:
-        assert arguments == ("exp", "list", "--name-only")
-        return "\n".join(ended)
+    def figures_of(commit: str, under: str = "") -> dict[str, float]:
+        return {"raw": 0.5 if under else raw[commit]}
 
-    def figures_of(experiment: experiments.Experiment, under: str = "") -> dict[str, float]:
-        return {"raw": 0.5 if under else ended[experiment.name]}
-
-    monkeypatch.setattr(experiments, "dvc_output", dvc_output)
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
     monkeypatch.setattr(experiments, "figures_of", figures_of)
     output = tmp_path / "table.json"
     words = ["experiments.py", "small-data", "--report", "--output", str(output)]
@@ -144,3 +159,9 @@ def test_a_report_tells_of_what_has_ended_and_runs_nothing(monkeypatch, tmp_path
     told = capsys.readouterr()
     assert "| 20 models | 1 | " in told.out and "| 10 models |" not in told.out
     assert planned[1].name in told.err and planned[2].name not in told.err
+
+
+def test_a_command_that_fails_is_told_with_what_it_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    with pytest.raises(ChildProcessError, match=r"^git rev-parse HEAD: fatal: not a git"):
+        experiments.finished()
