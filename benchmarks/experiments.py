@@ -2,7 +2,7 @@
 
 - ablations: one setting changed at a time, on fewer models and epochs than the demo's, from
   random weights unless a line says otherwise
-- small-data: the pipeline as it is, on 5 to all training models
+- small-data: the pipeline as it is, on 5 to all training models, and on all from random weights
 
 Each line of a table is one `dvc exp run --queue`, which --list prints; what this commit has run
 already is not run again, so an interrupted table goes on and a table of more seeds adds to one of
@@ -62,7 +62,10 @@ ABLATIONS = {
 }
 SMALL_DATA = {
     f"{count} models": (f"data.max_train_models={count}",) for count in (5, 10, 20, 50, 100)
-} | {"all models": ()}
+} | {
+    "all models": (),
+    "all models, from random weights": ("model.start_from=null", "train.learning_rate=1.0e-3"),
+}
 TABLES = {"ablations": ABLATIONS, "small-data": SMALL_DATA}
 
 # Figure -> (metrics file, path in it); lower is better.
