@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from torch.testing import assert_close
 from toys import let_speak, make_trainer, tiny_config
 
-from benchmarks import experiments, literal, memory
+from benchmarks import experiments, literal, memory, readme
 from benchmarks.setting import full_size
 from partloc.config import Config
 from partloc.view import View
@@ -159,6 +159,15 @@ def test_a_report_tells_of_what_has_ended_and_runs_nothing(monkeypatch, tmp_path
     told = capsys.readouterr()
     assert "| 20 models | 1 | " in told.out and "| 10 models |" not in told.out
     assert planned[1].name in told.err and planned[2].name not in told.err
+
+
+def test_the_readme_s_tables_are_the_committed_figures():
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.written(text) == text
+    (partloc,) = re.findall(r"\| partloc \| 0.*\n", text)
+    assert readme.written(text.replace(partloc, "| partloc | 0.001 |\n")) == text
+    with pytest.raises(ValueError, match="expected once the heading of table baselines: .* raw"):
+        readme.written(text.replace("| raw | nearest", "| nearest"))
 
 
 def test_a_command_that_fails_is_told_with_what_it_says(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from toys import tiny_config
 
 from partloc.checkpoint import (
+    MODEL_FORMAT,
     CheckpointError,
     RunFolder,
     load,
@@ -114,7 +115,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path):
 def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
     path = tmp_path / "foreign.pth"
     save_atomically(path, content)
-    with pytest.raises(CheckpointError, match=f"expected a partloc-model-6 file, found .*{found}"):
+    with pytest.raises(CheckpointError, match=f"expected a {MODEL_FORMAT} file, found .*{found}"):
         load_model(path)
 
 
@@ -123,7 +124,7 @@ def test_a_file_cannot_bring_code_along(tmp_path):
         def __reduce__(self):
             return os.system, ("touch " + str(tmp_path / "harm"),)
 
-    torch.save({"format": "partloc-model-6", "model": Evil()}, tmp_path / "evil.pth")
+    torch.save({"format": MODEL_FORMAT, "model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(
         CheckpointError, match="evil.pth: .* it holds more than tensors and plain values"
     ):

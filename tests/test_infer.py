@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from toys import PARTS, be_sure, noise
 
-from partloc.checkpoint import CheckpointError
+from partloc.checkpoint import MODEL_FORMAT, CheckpointError
 from partloc.config import DataConfig
 from partloc.files import write_table
 from partloc.images import ImageError
@@ -148,7 +148,7 @@ def test_single_questions_name_the_picture_that_cannot_be_read(
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="partloc-model-6"):
+    with pytest.raises(CheckpointError, match=MODEL_FORMAT):
         Predictor(tmp_path / "other.pth")
 
 
