@@ -56,6 +56,8 @@ ABLATIONS = {
     "w_rank: 0": (*SCRATCH, "train.w_rank=0.0"),
     "from the shipped weights": SMALL,
     "shipped, freeze_backbone: true": (*SMALL, "train.freeze_backbone=true"),
+    "shipped, hypotheses: 1": (*SMALL, "model.hypotheses=1"),
+    "shipped, w_rank: 0": (*SMALL, "train.w_rank=0.0"),
     "448 px, downsample_size: 8": FINE,
     "448 px, downsample_size: 16": (*FINE, "model.downsample_size=16"),
     "448 px, downsample_size: 32": (*FINE, "model.downsample_size=32"),
