@@ -33,7 +33,8 @@ from partloc.command import run_command  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 
 SMALL = ("data.max_train_models=100", "train.num_epochs=2")
-SCRATCH = (*SMALL, "model.start_from=null", "train.learning_rate=1.0e-3")
+CHANCE = ("model.start_from=null", "train.learning_rate=1.0e-3")
+SCRATCH = (*SMALL, *CHANCE)
 # 32 x 32 patches, so that tokens can be pooled to 8, to 16, or not at all.
 FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_models=30")
 
@@ -66,7 +67,8 @@ SMALL_DATA = {
     f"{count} models": (f"data.max_train_models={count}",) for count in (5, 10, 20, 50, 100)
 } | {
     "all models": (),
-    "all models, from random weights": ("model.start_from=null", "train.learning_rate=1.0e-3"),
+    "all models, from random weights": CHANCE,
+    "all models, from random weights, w_rank: 0": (*CHANCE, "train.w_rank=0.0"),
 }
 TABLES = {"ablations": ABLATIONS, "small-data": SMALL_DATA}
 
