@@ -57,6 +57,11 @@ def untrained(config: Config) -> PartLocator:
     return model
 
 
+def gradients_of(model: nn.Module) -> list[torch.Tensor]:
+    """Of what learns; the depth network does not."""
+    return [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
+
+
 class Ours:
     """Steps of the pipeline's own loop, without augmentation."""
 
@@ -73,7 +78,7 @@ class Ours:
         losses, loader = [], iter(self.loader)
         for batch in plan:
             sums = self.trainer._accumulate(loader, [batch], len(batch))
-            self.gradients = [p.grad.clone() for p in self.trainer.model.parameters()]
+            self.gradients = gradients_of(self.trainer.model)
             self.trainer._step()
             losses.append(sums[0].item() / len(batch))
         return losses
@@ -96,7 +101,7 @@ class Literal:
             loss = literal.loss_of(self.model, self.table, batch, self.config.train)
             self.optimizer.zero_grad()
             loss.backward()
-            self.gradients = [p.grad.clone() for p in self.model.parameters()]
+            self.gradients = gradients_of(self.model)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
             self.optimizer.step()
             losses.append(loss.item())
