@@ -1,7 +1,9 @@
 """The README's tables, as the committed figures of metrics/ have them.
 
-$ python benchmarks/readme.py            # print them
-$ python benchmarks/readme.py --write    # put them into README.md; a test holds it to them
+    $ python benchmarks/readme.py            # print them
+    $ python benchmarks/readme.py --write    # put them into README.md
+
+To be run when metrics/ has changed; a test holds the README to it.
 """
 
 import argparse
