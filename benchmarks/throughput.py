@@ -50,10 +50,12 @@ def small_config(backbone: str, image_size: int, batch_size: int) -> Config:
 
 
 def untrained(config: Config) -> PartLocator:
-    """The same for both; its head already says something, else hardly a gradient would get past."""
+    """The same for both; what comes last already says something, else hardly a gradient would get
+    past it."""
     seed_everything(config.seed)
     model = PartLocator(config.model, Preprocessing(config.data.image_size))
     nn.init.normal_(model.head[-1].weight, std=0.1)
+    nn.init.eye_(model.lift.weight)
     return model
 
 
@@ -109,10 +111,13 @@ class Literal:
 
 
 def largest_difference(ours: Ours, theirs: Literal) -> float:
-    """Of the two gradients, as a share of the whole gradient's norm."""
-    pairs = list(zip(ours.gradients, theirs.gradients, strict=True))
-    off = torch.stack([(a - b).norm() for a, b in pairs]).norm()
-    return (off / torch.stack([b.norm() for _, b in pairs]).norm()).item()
+    """Of the two gradients of any one weight, as a share of its norm; a weight that moves a
+    millionth as much as all together does not count."""
+    norms = torch.stack([gradient.norm() for gradient in theirs.gradients])
+    pairs = zip(ours.gradients, theirs.gradients, strict=True)
+    off = torch.stack([(a - b).norm() for a, b in pairs])
+    counts = norms > 1e-6 * norms.norm()
+    return (off[counts] / norms[counts]).max().item()
 
 
 def main() -> None:
@@ -135,7 +140,7 @@ def main() -> None:
         losses = [side.steps(plan)[0] for side in (ours, theirs)]
         off = largest_difference(ours, theirs)
         if off > 1e-3:
-            raise ValueError(f"gradients differ by {off:.1e} of their norm, expected below 1e-3")
+            raise ValueError(f"a gradient differs by {off:.1e} of its norm, expected below 1e-3")
         seconds = {"pipeline": [], "literal": []}
         for _ in range(args.rounds):
             for name, side in (("pipeline", ours), ("literal", theirs)):
@@ -157,7 +162,8 @@ def main() -> None:
     if args.output:
         write_json(args.output, figures)
     print(f"{machine(device)}; {args.backbone} at {args.image_size} px, {args.batch} pairs a step")
-    print(f"loss {losses[0]:.5f} and {losses[1]:.5f}, gradients differ by {off:.1e}\n")
+    print(f"loss {losses[0]:.5f} and {losses[1]:.5f}")
+    print(f"the gradient of a weight differs by {off:.1e} of its norm at most\n")
     print("| | pairs/s | |\n|---|---|---|")
     speed, ratio = figures["pairs_per_s"], figures["ratio"]
     print(f"| literal | {speed['literal']:.2f} | 1 |")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 from torch.testing import assert_close
 from toys import let_speak, make_trainer, tiny_config
 
-from benchmarks import experiments, literal, memory, readme
+from benchmarks import experiments, literal, memory, readme, throughput
 from benchmarks.setting import full_size
 from partloc.config import Config
 from partloc.view import View
@@ -52,6 +53,35 @@ def test_training_gives_the_gradients_of_encoding_every_pair_for_itself(tables):
     assert any(gradient.abs().max() > 1e-3 for gradient in ours)
     for gradient, weight in zip(ours, learned, strict=True):
         assert_close(gradient, weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_speed_of_training_is_told_only_of_equal_gradients_that_are_there(
+    monkeypatch, tmp_path, capsys
+):
+    output = tmp_path / "throughput.json"
+    words = ["--backbone", "dinov2_vitt14", "--image-size", "56", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["throughput.py", *words, "--output", str(output)])
+    throughput.main()
+    figures = json.loads(output.read_text())
+    assert 0 <= figures["gradients_differ"] < 1e-4
+    assert f"| {figures['ratio']['median']:.2f} (" in capsys.readouterr().out
+
+    sides = [SimpleNamespace(gradients=[torch.ones(2), torch.full((3,), 1e-9)]) for _ in range(2)]
+    sides[0].gradients[1][0] = 1.0  # of a weight that hardly counts
+    assert throughput.largest_difference(*sides) == 0
+    sides[0].gradients[0][0] = 1.5
+    assert throughput.largest_difference(*sides) == pytest.approx(0.5 / 2**0.5)
+
+    monkeypatch.setattr(throughput, "largest_difference", lambda *_: 0.5)
+    with pytest.raises(ValueError, match="a gradient differs by 5.0e-01 of its norm"):
+        throughput.main()
+
+
+def test_the_head_s_way_to_the_answer_is_open_where_gradients_are_compared():
+    model = throughput.untrained(throughput.small_config("dinov2_vitt14", 56, 4))
+    images = torch.randn(2, 3, 56, 56)
+    model(images[:1], images[1:], torch.tensor([0])).pose.translation.sum().backward()
+    assert model.backbone.vit.blocks[0].attn.qkv.weight.grad.norm() > 1e-6
 
 
 # In front of a script: whatever of ABSENT is asked for is not installed.
