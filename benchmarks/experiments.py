@@ -7,11 +7,14 @@
 Each line of a table is one `dvc exp run --queue`, which --list prints; what this commit has run
 already is not run again, so an interrupted table goes on and a table of more seeds adds to one of
 fewer. A seed is one of everything: demo, split, weights, order. --report tells of what has ended
-so far and runs nothing.
+so far and runs nothing. --lines asks for some lines only; the others stay as --output has them, if
+they were made by the command that would make them today.
 
     $ python benchmarks/experiments.py ablations --list
     $ python benchmarks/experiments.py ablations --output metrics/ablations.json    # hours
     $ python benchmarks/experiments.py ablations --report     # beside it, in another terminal
+    $ python benchmarks/experiments.py ablations --lines "crop: false" "match_size: 0" \\
+          --output metrics/ablations.json
     $ python benchmarks/experiments.py small-data --output metrics/small_data.json
 """
 
@@ -30,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from partloc.command import run_command  # noqa: E402
-from partloc.files import write_json  # noqa: E402
+from partloc.files import figure_at, write_json  # noqa: E402
 
 SMALL = ("data.max_train_models=100", "train.num_epochs=2")
 CHANCE = ("model.start_from=null", "train.learning_rate=1.0e-3")
@@ -59,6 +62,8 @@ ABLATIONS = {
     "shipped, freeze_backbone: true": (*SMALL, "train.freeze_backbone=true"),
     "shipped, hypotheses: 1": (*SMALL, "model.hypotheses=1"),
     "shipped, w_rank: 0": (*SMALL, "train.w_rank=0.0"),
+    "shipped, accumulation_steps: 4": (*SMALL, "train.accumulation_steps=4"),
+    "shipped, batch_size: 2": (*SMALL, "train.batch_size=2"),
     "448 px, downsample_size: 8": FINE,
     "448 px, downsample_size: 16": (*FINE, "model.downsample_size=16"),
     "448 px, downsample_size: 32": (*FINE, "model.downsample_size=32"),
@@ -71,6 +76,7 @@ SMALL_DATA = {
     "all models, from random weights, w_rank: 0": (*CHANCE, "train.w_rank=0.0"),
 }
 TABLES = {"ablations": ABLATIONS, "small-data": SMALL_DATA}
+CONSTANT = "always the training median"
 
 # Figure -> (metrics file, path in it); lower is better.
 FIGURES = {
@@ -148,14 +154,8 @@ def figures_of(commit: str, under: str = "") -> dict[str, float]:
     of the constant answer."""
     files = {path for path, _ in FIGURES.values()}
     read = {path: json.loads(dvc.api.read(path, str(ROOT), commit)) for path in files}
-    found = {name: _at(read[path], under + place) for name, (path, place) in FIGURES.items()}
+    found = {name: figure_at(read[path], under + place) for name, (path, place) in FIGURES.items()}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _at(figures: dict[str, Any], place: str) -> float | None:
-    for step in place.split("/"):
-        figures = figures.get(step, {})
-    return figures or None
 
 
 def row_of(line: str, runs: list[Experiment], commits: dict[str, str]) -> dict[str, Any]:
@@ -170,12 +170,45 @@ def row_of(line: str, runs: list[Experiment], commits: dict[str, str]) -> dict[s
     return row
 
 
+def kept_rows(path: Path | None, table: str) -> dict[str, dict[str, Any]]:
+    """The rows of an earlier table, by line, that the commands of today would make; and that of
+    the constant answer, which none makes."""
+    if path is None or not path.exists():
+        return {}
+    commands = {line: shlex.join(e.command()) for line, e in experiments_of(table, 0).items()}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {row["line"]: row for row in rows if row.get("command") == commands.get(row["line"])}
+
+
+def rows_of(
+    table: str, planned: list[dict[str, Experiment]], kept: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The constant answer's row, then each line's: what was run of it, or else what is kept.
+
+    planned: for each seed the experiments asked for, by line.
+    Raises: ValueError where none of them has finished.
+    """
+    done = finished()
+    found = {}
+    for line in planned[0]:
+        runs = [by_line[line] for by_line in planned if by_line[line].name in done]
+        found |= {line: row_of(line, runs, done)} if runs else {}
+    if not found:
+        raise ValueError("no experiment of this table has finished; see `dvc queue status`")
+    if CONSTANT not in kept:
+        first = next(each.name for each in planned[0].values() if each.name in done)
+        found[CONSTANT] = {"line": CONSTANT, "seeds": 1, **figures_of(done[first], "baseline/")}
+    rows = kept | found
+    return [rows[line] for line in (CONSTANT, *TABLES[table]) if line in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("table", choices=TABLES)
+    add("--lines", nargs="+", metavar="LINE", help="of the table; default all")
     add("--seeds", type=int, default=1, metavar="N", help="0 to N - 1; default 1")
     add("--jobs", type=int, default=1, metavar="N", help="experiments at a time; default 1")
     only = parser.add_mutually_exclusive_group()
@@ -183,23 +216,21 @@ def main() -> None:
     only.add_argument("--report", action="store_true", help="of what has been run; run nothing")
     add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
-    planned = [experiments_of(args.table, seed) for seed in range(args.seeds)]
+    lines = args.lines or list(TABLES[args.table])
+    if unknown := [line for line in lines if line not in TABLES[args.table]]:
+        parser.error(f"no such line: {unknown[0]!r}; there are {', '.join(TABLES[args.table])}")
+    planned = [
+        {line: experiments_of(args.table, seed)[line] for line in lines}
+        for seed in range(args.seeds)
+    ]
     everything = [experiment for by_line in planned for experiment in by_line.values()]
     if args.list:
         print(*(shlex.join(experiment.command()) for experiment in everything), sep="\n")
         return
     if not args.report:
         run(everything, args.jobs)
-    done = finished()
-    rows = []
-    for line in TABLES[args.table]:
-        runs = [by_line[line] for by_line in planned if by_line[line].name in done]
-        rows += [row_of(line, runs, done)] if runs else []
-    if not rows:
-        raise ValueError("no experiment of this table has finished; see `dvc queue status`")
-    first = next(experiment.name for experiment in everything if experiment.name in done)
-    baseline = figures_of(done[first], "baseline/")
-    rows.insert(0, {"line": "always the training median", "seeds": 1, **baseline})
+    kept = kept_rows(args.output, args.table) if args.lines else {}
+    rows = rows_of(args.table, planned, kept)
     if args.output:
         write_json(args.output, {"table": args.table, "rows": rows})
     print(f"| | seeds | {' | '.join(FIGURES)} |")
@@ -207,6 +238,7 @@ def main() -> None:
     for row in rows:
         cells = [_cell(row, name) for name in FIGURES]
         print(f"| {row['line']} | {row['seeds']} | {' | '.join(cells)} |")
+    done = finished()
     if failed := [e.name for e in everything if e.name not in done]:
         print(f"not finished: {', '.join(failed)}; see `dvc queue logs`", file=sys.stderr)
 

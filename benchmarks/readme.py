@@ -18,6 +18,7 @@ README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))
 
 from partloc.command import run_command  # noqa: E402
+from partloc.files import figure_at  # noqa: E402
 
 # Heading -> path in one summary of errors, and how its cells look; see `metrics.summarize`.
 NEAREST = {
@@ -61,6 +62,12 @@ DEMO = {
     "relative scale error, median": (*SCALE["scale, median"], "relative_scale_error/median"),
     "scale within 15 %": ("scale_error/within_15pct", ".0%", None),
 }
+# Where the error to the nearest twin comes from, see `metrics.error_sources`.
+SOURCES = {
+    "in_place": "right place in the image, depth left",
+    "other_chosen": "proposed, another place chosen",
+    "not_proposed": "not among the places proposed",
+}
 Columns = dict[str, tuple[str, str]]
 
 
@@ -70,9 +77,8 @@ def read(name: str) -> Any:
 
 def cell(figures: dict[str, Any], place: str, form: str) -> str:
     """Empty where there is no such figure."""
-    for step in place.split("/"):
-        figures = figures.get(step, {})
-    return format(figures, form).replace("%", " %") if figures != {} else ""
+    figure = figure_at(figures, place)
+    return "" if figure is None else format(figure, form).replace("%", " %")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -100,6 +106,20 @@ def demo() -> list[str]:
             found += f" ({low.removesuffix(' %')} to {high})"
         rows.append([line, found, cell(figures["baseline"], place, form)])
     return table(["", "partloc", "always the training median"], rows)
+
+
+def sources() -> list[str]:
+    columns = {"demo": read("evaluate"), "real assemblies": read("cross_validation")["as-shipped"]}
+    head = [text for name in columns for text in (f"{name}, of the parts", "of the error")]
+    rows = []
+    for source, name in SOURCES.items():
+        row = [name]
+        for figures in columns.values():
+            near = figures["translation_error"]["twin_aware"]
+            found = near["sources"][source]
+            row += [f"{found['share']:.0%}", f"{found['part_of_mean'] / near['mean']:.0%}"]
+        rows.append([text.replace("%", " %") for text in row])
+    return table(["", *head], rows)
 
 
 def baselines() -> list[str]:
@@ -149,6 +169,7 @@ def real_by() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     "demo": demo,
+    "sources": sources,
     "baselines": baselines,
     "small-data": small_data,
     "ablations": ablations,

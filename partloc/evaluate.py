@@ -21,12 +21,14 @@ from partloc.assign import assign
 from partloc.calibration import reliability
 from partloc.config import Config
 from partloc.data import PairDataset, make_loader
+from partloc.files import figure_at
 from partloc.index import MANIFEST_COLUMNS
 from partloc.metrics import (
     assigned_errors,
     bootstrap,
     constant_answer,
     errors_of,
+    nearest_across,
     summarize,
 )
 from partloc.model import PartLocator, Prediction
@@ -191,6 +193,8 @@ class Judge:
         for kept, answer, apart in ((self.errors, pose, placed), (self.constant, same, same)):
             errors = errors_of(answer, truth, twins, viewing)
             errors["assigned_error"] = assigned_errors(apart, truth, groups)
+            if kept is self.errors and viewing is not None:
+                errors["nearest_across"] = nearest_across(found.hypotheses, twins, viewing)
             for name, values in errors.items():
                 kept.setdefault(name, torch.full((len(self.table),), math.nan))[rows] = values
         self.confidence[rows] = answers.confidence
@@ -301,14 +305,7 @@ def comparison(figures: dict[str, Any], split: str) -> str:
         ("relative scale error, median", "scale_error/relative_median", ".1%"),
         ("  under 15 %", "scale_error/within_15pct", ".1%"),
     ):
-        ours, theirs = _figure(figures, path), _figure(figures["baseline"], path)
+        ours, theirs = figure_at(figures, path), figure_at(figures["baseline"], path)
         if ours is not None:  # without a fitted camera there is no across and along
             lines.append(f"{label:34}{ours:>9{form}}{theirs:>18{form}}")
     return "\n".join(lines)
-
-
-def _figure(figures: dict[str, Any], path: str) -> float | None:
-    *groups, name = path.split("/")
-    for group in groups:
-        figures = figures[group]
-    return figures.get(name)

@@ -107,6 +107,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         file.write((_as_text(_rounded(value)) + "\n").encode())
 
 
+def figure_at(figures: dict[str, Any], place: str) -> float | None:
+    """Of nested JSON objects the number at "a/b/c"; None where there is none."""
+    found: Any = figures
+    for step in place.split("/"):
+        if not isinstance(found, dict) or step not in found:
+            return None
+        found = found[step]
+    return found
+
+
 def _as_text(value: Any, indent: str = "") -> str:
     """JSON with one line for each key, and for each record of a list: a series stays readable."""
     if isinstance(value, dict) and value:

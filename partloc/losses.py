@@ -78,7 +78,7 @@ def sure_loss(prediction: Prediction, targets: PartPose) -> Tensor:
     """Surprise at which hypotheses are right, (B,); each counts by its share, since the answer is
     the one of the highest. targets: as in `training_loss`."""
     distance = torch.cdist(prediction.hypotheses.translation, targets.translation)  # (B, H, K)
-    right = (distance.amin(-1) < NEAR).to(distance.dtype).detach()
+    right = (distance.amin(-1) < NEAR).to(distance.dtype)
     surprise = F.binary_cross_entropy_with_logits(prediction.log_odds, right, reduction="none")
     return (prediction.log_share.detach().exp() * surprise).sum(1)
 

@@ -102,13 +102,15 @@ def errors_of(
 def summarize(errors: dict[str, Tensor]) -> dict[str, Any]:
     """The figures that metrics/evaluate.json reports, for N >= 1 samples.
 
-    errors: of `errors_of`; assigned_error: where it is known.
+    errors: of `errors_of`; assigned_error and nearest_across: where they are known.
     """
     twin_aware = spread(errors["twin_aware_error"])
     for name in ("across_image", "along_view"):
         if name in errors:
             figures = {"mean": errors[name].mean(), "median": errors[name].quantile(0.5)}
             twin_aware |= {f"{name}_{key}": value.item() for key, value in figures.items()}
+    if "nearest_across" in errors:
+        twin_aware["sources"] = error_sources(errors)
     translation = {**spread(errors["translation_error"]), "twin_aware": twin_aware}
     if "assigned_error" in errors:
         translation["assigned"] = spread(errors["assigned_error"])
@@ -136,6 +138,31 @@ def errors_apart(predicted: PartPose, twins: PartPose, viewing: Tensor) -> tuple
     along = offset @ viewing  # (N,)
     across = torch.linalg.vector_norm(offset - along[:, None] * viewing, dim=-1)
     return across, along.abs()
+
+
+def nearest_across(hypotheses: PartPose, twins: PartPose, viewing: Tensor) -> Tensor:
+    """Of all that was considered, (N, K, 3), the least error across the image, (N,)."""
+    each = (PartPose(*fields) for fields in zip(*(f.unbind(1) for f in hypotheses), strict=True))
+    return torch.stack([errors_apart(one, twins, viewing)[0] for one in each], 1).amin(1)
+
+
+def error_sources(errors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Where the error to the nearest twin comes from: which samples, and their part in the mean.
+
+    in_place: less than NEAR off across the image, so that what is off is mostly the depth;
+    other_chosen: another place was chosen though such a one was considered; not_proposed: none was.
+    Parts of the mean add up to the mean over all samples.
+    """
+    placed, offered = errors["across_image"] < NEAR, errors["nearest_across"] < NEAR
+    kinds = {"in_place": placed, "other_chosen": ~placed & offered, "not_proposed": ~offered}
+    error = errors["twin_aware_error"]
+    return {
+        name: {
+            "share": chosen.float().mean().item(),
+            "part_of_mean": (error * chosen).mean().item(),
+        }
+        for name, chosen in kinds.items()
+    }
 
 
 def spread(errors: Tensor) -> dict[str, float]:

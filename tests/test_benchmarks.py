@@ -190,6 +190,25 @@ def test_a_report_tells_of_what_has_ended_and_runs_nothing(monkeypatch, tmp_path
     assert "| 20 models | 1 | " in told.out and "| 10 models |" not in told.out
     assert planned[1].name in told.err and planned[2].name not in told.err
 
+    # One line more beside those of the file; one of another command, or of no line, goes.
+    table = json.loads(output.read_text())
+    table["rows"][1]["raw"] = 0.0625
+    table["rows"][2]["command"] += " --force"
+    output.write_text(json.dumps(table | {"rows": [*table["rows"], {"line": "6 models"}]}))
+    monkeypatch.setattr(sys, "argv", [*words, "--lines", "20 models"])
+    raw[git(tmp_path, "rev-parse", f"refs/exps/{head[:2]}/{head[2:]}/{planned[2].name}")] = 0.75
+    experiments.main()
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["line"], row["raw"]) for row in rows] == [
+        ("always the training median", 0.5),
+        ("5 models", 0.0625),
+        ("20 models", 0.75),
+    ]
+    monkeypatch.setattr(sys, "argv", [*words, "--lines", "6 models"])
+    with pytest.raises(SystemExit):
+        experiments.main()
+    assert "no such line: '6 models'; there are 5 models, 10 models" in capsys.readouterr().err
+
 
 def test_the_readme_s_tables_are_the_committed_figures():
     text = readme.README.read_text(encoding="utf-8")

@@ -194,6 +194,33 @@ def test_errors_are_told_apart_into_across_the_image_and_along_the_view(table):
     assert "along the view" in comparison(figures, "test")
 
 
+def test_the_sources_of_the_error_are_its_parts(table):
+    """Depth where the place in the image is right, a wrong choice, and what was never proposed."""
+    truth = truth_of(table)
+    hypotheses = PartPose(*(field[:, None].repeat(1, 2, 1) for field in truth))
+    places = hypotheses.translation  # (12, 2, 3), the first one is the answer
+    places[0, 0] = table.translation[1]  # a's twin b: no error
+    places[1] += torch.tensor([0.0, 0.0, 0.12])
+    places[2, 0] += torch.tensor([0.3, 0.0, 0.0])
+    places[3] += torch.tensor([0.0, 0.4, 0.0])
+    share = torch.tensor([0.7, 0.3]).log().repeat(12, 1)
+    judge = Judge(table)
+    found = Prediction(hypotheses, share, share)
+    viewing = torch.tensor([0.0, 0.0, 1.0])
+    judge.enter(answers_of(found), constant_answer(truth, 1), viewing)
+    figures = evaluate_judged(judge, seed=0)
+    near = figures["translation_error"]["twin_aware"]
+    assert near["sources"] == {
+        "in_place": pytest.approx({"share": 10 / 12, "part_of_mean": 0.12 / 12}),
+        "other_chosen": pytest.approx({"share": 1 / 12, "part_of_mean": 0.3 / 12}),
+        "not_proposed": pytest.approx({"share": 1 / 12, "part_of_mean": 0.4 / 12}),
+    }
+    assert near["mean"] == pytest.approx(0.82 / 12)
+    assert "sources" not in figures["baseline"]["translation_error"]["twin_aware"]
+    unseen = evaluate(truth, table, table, None)["translation_error"]["twin_aware"]
+    assert "sources" not in unseen
+
+
 def test_the_baseline_answers_the_training_median_to_everything(table):
     training = make_samples(models=5, seed=1)
     figures = evaluate(truth_of(table), table, PairTable(training, Path("data")), None)["baseline"]
@@ -314,7 +341,7 @@ def test_of_the_answers_only_errors_stay(table):
     judge.enter(answers_of(found), constant_answer(truth_of(table), 1), torch.eye(3)[0])
     columns = [*judge.errors.values(), *judge.constant.values(), judge.confidence]
     assert {(column.shape, column.dtype) for column in columns} == {((12,), torch.float32)}
-    assert 4 * len(columns) <= 68  # bytes a sample
+    assert 4 * len(columns) <= 72  # bytes a sample
     storages = {field.untyped_storage().data_ptr() for field in found.hypotheses}
     assert not storages & {column.untyped_storage().data_ptr() for column in columns}
 

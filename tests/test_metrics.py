@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from partloc.files import write_json
+from partloc.files import figure_at, write_json
 from partloc.metrics import constant_answer, errors_of, summarize
 from partloc.pose import PartPose
 
@@ -72,3 +72,11 @@ def test_equal_values_give_equal_bytes_and_the_file_is_replaced_whole(tmp_path):
     assert json.loads(one.read_text()) == {"a": [{"x": 1, "y": 2}, {"x": 3, "y": 4}], "b": 0.3}
     assert one.read_text().splitlines()[2] == '    {"x": 1, "y": 2.0},'  # a record a line
     assert [path.name for path in one.parent.iterdir()] == ["one.json"]
+
+
+def test_a_figure_is_found_by_its_place_and_zero_is_one():
+    figures = {"error": {"mean": 0.25, "within": 0.0}}
+    assert figure_at(figures, "error/mean") == 0.25
+    assert figure_at(figures, "error/within") == 0.0
+    for nowhere in ("error/median", "scale/mean", "error/mean/more"):
+        assert figure_at(figures, nowhere) is None
