@@ -181,14 +181,16 @@ def kept_rows(path: Path | None, table: str) -> dict[str, dict[str, Any]]:
 
 
 def rows_of(
-    table: str, planned: list[dict[str, Experiment]], kept: dict[str, dict[str, Any]]
+    table: str,
+    planned: list[dict[str, Experiment]],
+    done: dict[str, str],
+    kept: dict[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """The constant answer's row, then each line's: what was run of it, or else what is kept.
 
-    planned: for each seed the experiments asked for, by line.
+    planned: for each seed the experiments asked for, by line; done: as `finished` tells.
     Raises: ValueError where none of them has finished.
     """
-    done = finished()
     found = {}
     for line in planned[0]:
         runs = [by_line[line] for by_line in planned if by_line[line].name in done]
@@ -219,10 +221,8 @@ def main() -> None:
     lines = args.lines or list(TABLES[args.table])
     if unknown := [line for line in lines if line not in TABLES[args.table]]:
         parser.error(f"no such line: {unknown[0]!r}; there are {', '.join(TABLES[args.table])}")
-    planned = [
-        {line: experiments_of(args.table, seed)[line] for line in lines}
-        for seed in range(args.seeds)
-    ]
+    tables = (experiments_of(args.table, seed) for seed in range(args.seeds))
+    planned = [{line: by_line[line] for line in lines} for by_line in tables]
     everything = [experiment for by_line in planned for experiment in by_line.values()]
     if args.list:
         print(*(shlex.join(experiment.command()) for experiment in everything), sep="\n")
@@ -230,7 +230,8 @@ def main() -> None:
     if not args.report:
         run(everything, args.jobs)
     kept = kept_rows(args.output, args.table) if args.lines else {}
-    rows = rows_of(args.table, planned, kept)
+    done = finished()
+    rows = rows_of(args.table, planned, done, kept)
     if args.output:
         write_json(args.output, {"table": args.table, "rows": rows})
     print(f"| | seeds | {' | '.join(FIGURES)} |")
@@ -238,7 +239,6 @@ def main() -> None:
     for row in rows:
         cells = [_cell(row, name) for name in FIGURES]
         print(f"| {row['line']} | {row['seeds']} | {' | '.join(cells)} |")
-    done = finished()
     if failed := [e.name for e in everything if e.name not in done]:
         print(f"not finished: {', '.join(failed)}; see `dvc queue logs`", file=sys.stderr)
 
