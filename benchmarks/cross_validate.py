@@ -5,7 +5,7 @@ one answer, from a network that has not seen its model. The starts:
 
 - as-shipped: model.start_from as it is; only the camera is fitted, nothing is trained
 - fine-tuned: trained from model.start_from
-- frozen: the same, but the encoder stays as it is
+- frozen: the same, but encoder and depth network stay as they are
 - scratch: trained from random weights, with the learning rate of pretraining
 
 A CSV of facts (columns model, part and any of group, visible_pixels, alone_pixels) breaks the

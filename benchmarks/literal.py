@@ -56,7 +56,7 @@ def answer(
     model: PartLocator,
     wholes: Tensor,
     parts: Tensor,
-    guides: Tensor | None = None,
+    guides: PartPose | None = None,
     precision: torch.dtype | None = None,
 ) -> Prediction:
     """wholes and parts (P, 3, H, W), a whole for each part -> hypotheses for P parts."""
@@ -83,7 +83,7 @@ def loss_of(
     # Which of several equal parts the head is guided to is the pipeline's choice: the first.
     pictures = table.pictures[rows].tolist()
     first = [pictures.index(picture) for picture in pictures]
-    guides = model.place_of(pose)[first] if model.knows_view else None
+    guides = PartPose(*(field[first] for field in pose)) if model.knows_view else None
     found = answer(model, wholes, parts, guides)
     targets = targets_of(pose, twins, config.twin_aware)
     places = model.place_of(targets) if model.knows_view else None

@@ -47,6 +47,7 @@ TRAIN = {
     "w_scale": 0.8,
     "w_match": 0.2,
     "w_rank": 0.3,
+    "w_depth": 0.1,
     "scale_loss": "log",
 }
 
@@ -112,7 +113,7 @@ class SyntheticBatch(NamedTuple):
     def loss(self, model: PartLocator, precision: torch.dtype | None) -> Tensor:
         """The mean over the pairs of a training step's loss, with every term of it."""
         places = model.place_of(self.pose)
-        found = model(self.wholes, self.parts, self.whole_of_part, places, precision)
+        found = model(self.wholes, self.parts, self.whole_of_part, self.pose, precision)
         targets = PartPose(*(field[:, None] for field in self.pose))
         return training_loss(found, targets, places[:, None], self.config).loss.mean()
 

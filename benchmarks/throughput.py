@@ -60,8 +60,8 @@ def untrained(config: Config) -> PartLocator:
 
 
 def gradients_of(model: nn.Module) -> list[torch.Tensor]:
-    """Of what learns; the depth network does not."""
-    return [weight.grad.clone() for weight in model.parameters() if weight.requires_grad]
+    """Of what learns; without a camera the depth network does not."""
+    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
 class Ours:

@@ -147,6 +147,7 @@ class TrainConfig(Group):
     w_scale: NonNegative = 0.8
     w_match: NonNegative = 0.2
     w_rank: NonNegative = 0.3
+    w_depth: NonNegative = 0.1
     scale_loss: Literal["log", "plain"] = "log"
     twin_aware: bool = True
     use_amp: bool = True

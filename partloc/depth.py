@@ -2,7 +2,8 @@
 
 A small network that has learned it from renders whose depth is known tells it for whole and part
 alike. Where the part is proposed its depth map is laid over that of the whole: they differ by the
-part's own depth, which its place in the image alone does not tell.
+part's own depth, which its place in the image alone does not tell. A label does, so that poses
+teach the network more.
 
 Shapes: B pictures, Q proposed places, S = SIDE pixels a side of a depth map, n of another frame.
 """
@@ -74,12 +75,12 @@ def _block(seen: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 def load_depth_net(blank: bool = False) -> DepthNet:
-    """The network with the weights that come with the code, which no training of poses changes.
+    """The network with the weights that come with the code, from which a training goes on.
 
     blank: without weights, for a model whose own are loaded later.
     Raises: ValueError when they are not the file that the checksum beside them was written for.
     """
-    net = DepthNet().requires_grad_(False)
+    net = DepthNet()
     if not blank:
         if not is_whole(WEIGHTS):
             raise ValueError(
@@ -89,6 +90,33 @@ def load_depth_net(blank: bool = False) -> DepthNet:
         weights = torch.load(WEIGHTS, weights_only=True)
         net.load_state_dict({name: value.float() for name, value in weights.items()})
     return net
+
+
+class DepthReading(NamedTuple):
+    """What the depth maps of whole and part, laid over each other at Q places, say of the part's
+    depth, pixel by pixel, (Q, n * n) each.
+
+    depth: of the part's middle behind the whole's, in half sides of the whole's crop; expected:
+    the error to expect of it, in the same unit; trust: how much of the part seems to be in sight
+    there, 0..1.
+    """
+
+    depth: Tensor
+    expected: Tensor
+    trust: Tensor
+
+
+def read_depth(
+    whole: Tensor, part: Tensor, unlike: Tensor, mask: Tensor, size: Tensor
+) -> DepthReading:
+    """whole, part: (Q, 2, n, n), depth maps in one frame, each in its own half sides; unlike:
+    (Q, 1, n, n), squared difference of colour; mask: (Q, 1, n, n), where the part is; size: (Q, 1),
+    half side of the part's crop in half sides of the whole's."""
+    size = size[..., None, None]
+    depth = whole[:, :1] - size * part[:, :1]
+    expected = whole[:, 1:].exp() + size * part[:, 1:].exp()
+    trust = mask * (-unlike / UNLIKE).exp()
+    return DepthReading(*(each.flatten(1) for each in (depth, expected, trust)))
 
 
 class DepthFit(NamedTuple):
@@ -104,22 +132,19 @@ class DepthFit(NamedTuple):
     shown: Tensor
 
 
-def fit_depth(whole: Tensor, part: Tensor, unlike: Tensor, mask: Tensor, size: Tensor) -> DepthFit:
+def fit_depth(reading: DepthReading, mask: Tensor) -> DepthFit:
     """The depth at which the part's depth map agrees with most of the whole's.
 
-    whole, part: (Q, 2, n, n), depth maps in one frame, each in its own half sides; unlike:
-    (Q, 1, n, n), squared difference of colour; mask: (Q, 1, n, n), where the part is; size: (Q, 1),
-    half side of the part's crop in half sides of the whole's.
+    mask: (Q, 1, n, n), where the part is.
     The weighted median: whatever covers less than half of the part does not count.
     """
-    left = (whole[:, :1] - size[..., None, None] * part[:, :1]).flatten(1)  # (Q, n * n)
-    expected = whole[:, 1:].exp() + size[..., None, None] * part[:, 1:].exp()
-    trust = mask * (-unlike / UNLIKE).exp() + 1e-4 * mask + 1e-8
-    weight = (trust / expected).flatten(1)
+    left, mask = reading.depth, mask.flatten(1)  # (Q, n * n)
+    trust = reading.trust + 1e-4 * mask + 1e-8
+    weight = trust / reading.expected
     order = left.argsort(dim=1, stable=True)
     below = weight.gather(1, order).cumsum(1)
     middle = (below >= below[:, -1:] / 2).int().argmax(1, keepdim=True)  # the first such
     depth = left.gather(1, order.gather(1, middle))  # (Q, 1)
     residual = (weight * (left - depth).abs()).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-    shown = trust.sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-3)
-    return DepthFit(depth, residual, shown[:, None])
+    shown = trust.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1e-3)
+    return DepthFit(depth, residual, shown)

@@ -19,17 +19,18 @@ from tqdm import tqdm
 
 from partloc.camera import DISTANCE, HALF_WIDTH
 from partloc.checkpoint import RunFolder, save_atomically
-from partloc.config import AugmentConfig, Config, digest
+from partloc.config import AugmentConfig, Config, TrainConfig, digest
 from partloc.crop import content_crops, pixel_centres, resample
 from partloc.data import Augmentation, Preprocessing
 from partloc.demo import PRETRAINING, draw_model, each, scene, triangles_alone
 from partloc.depth import SIDE, DepthNet
 from partloc.files import replacing, write_hash, write_json
 from partloc.render import depth_map, picture
+from partloc.schedule import make_optimizer
 from partloc.team import Team, seed_everything
 
 STREAMS = {"models": 11, "parts": 9, "batches": 10}  # of chance, as in plan and demo
-STATE_FORMAT = 1  # raise it when the meaning of a state changes
+STATE_FORMAT = 2  # raise it when the meaning of a state changes
 PARTS = 3  # drawn alone of a model, at most
 MAP_SIDE = 128  # of the depth maps before they are cropped, pixels
 CHUNK = 100  # models in a file
@@ -165,13 +166,8 @@ class DepthTrainer:
         seed_everything(config.seed)
         self.net = DepthNet().to(team.device)
         self.parallel = DistributedDataParallel(self.net) if team.size > 1 else self.net
-        decaying = [weight for weight in self.net.parameters() if weight.ndim > 1]
-        others = [weight for weight in self.net.parameters() if weight.ndim == 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
-            LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-        )
+        rates = TrainConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer = make_optimizer(self.net, rates)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, LEARNING_RATE, self.steps, pct_start=WARMUP
         )

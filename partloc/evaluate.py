@@ -190,11 +190,14 @@ class Judge:
         groups = self.table.twin_groups(rows)
         same = PartPose(*(field.expand(len(rows), -1) for field in constant))
         placed = assign_twins(found, groups)
-        for kept, answer, apart in ((self.errors, pose, placed), (self.constant, same, same)):
+        for kept, answer, apart, considered in (
+            (self.errors, pose, placed, found.hypotheses),
+            (self.constant, same, same, None),
+        ):
             errors = errors_of(answer, truth, twins, viewing)
             errors["assigned_error"] = assigned_errors(apart, truth, groups)
-            if kept is self.errors and viewing is not None:
-                errors["nearest_across"] = nearest_across(found.hypotheses, twins, viewing)
+            if considered and viewing is not None:
+                errors["nearest_across"] = nearest_across(considered, twins, viewing)
             for name, values in errors.items():
                 kept.setdefault(name, torch.full((len(self.table),), math.nan))[rows] = values
         self.confidence[rows] = answers.confidence

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from partloc.crop import into_crops
+from partloc.depth import DepthReading
 from partloc.model import Prediction
 from partloc.pose import NEAR, PartPose
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is 
 SOFTNESS = 0.15
 # What learning whether answers are right counts; it moves one layer, which nothing else does.
 SURENESS = 0.1
+# Pixels of a part in sight from which its place teaches as much about depth as it can.
+ENOUGH = 10
 
 
 class LossParts(NamedTuple):
     """Per-sample losses, each (B,): what is minimised, and what it is made of.
 
     translation_loss, scale_loss: of the answer, before weighting; sure_loss, match_loss,
-    rank_loss: before weighting; guided_loss: weighted.
+    rank_loss, depth_loss: before weighting; guided_loss: weighted.
     """
 
     loss: Tensor
@@ -36,6 +39,7 @@ class LossParts(NamedTuple):
     match_loss: Tensor
     rank_loss: Tensor
     guided_loss: Tensor
+    depth_loss: Tensor
 
 
 def training_loss(
@@ -44,9 +48,9 @@ def training_loss(
     """The likelihood of the hypotheses, and of the places that were matched.
 
     A hypothesis costs w_trans * translation + w_scale * scale. Of several, each with a share p,
-    the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match and
-    w_rank * rank are added, the cost of the answer at the true place, and the surprise at which
-    hypotheses are right.
+    the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match,
+    w_rank * rank and w_depth * depth are added, the cost of the answer at the true place, and the
+    surprise at which hypotheses are right.
 
     Args:
         targets: the places that would be right, (B, K, 3) and (B, K, 1).
@@ -58,7 +62,7 @@ def training_loss(
     total = -SOFTNESS * (prediction.log_share - cost / SOFTNESS).logsumexp(1)
     sure = sure_loss(prediction, targets)
     total = total + SURENESS * sure
-    match = rank = guided = torch.zeros_like(total)
+    match = rank = guided = depth = torch.zeros_like(total)
     if target_places is not None:
         target_places = into_crops(target_places, *prediction.crops.split(3, 1))
         match = match_loss(prediction.places, prediction.log_probability, target_places)
@@ -69,9 +73,12 @@ def training_loss(
         moved, sized = hypotheses_loss(one, targets, config)
         guided = (config.w_trans * moved + config.w_scale * sized).squeeze(1)
         total = total + guided
+    if prediction.misread is not None:
+        depth = depth_loss(prediction.misread)
+        total = total + config.w_depth * depth
     best = prediction.log_share.argmax(1, keepdim=True)
     translation, scale = (term.gather(1, best).squeeze(1) for term in (translation, scale))
-    return LossParts(total, translation, scale, sure, match, rank, guided)
+    return LossParts(total, translation, scale, sure, match, rank, guided, depth)
 
 
 def sure_loss(prediction: Prediction, targets: PartPose) -> Tensor:
@@ -155,3 +162,16 @@ def rank_loss(proposals: Tensor, log_share: Tensor, targets: Tensor) -> Tensor:
     total = nearness.sum(1)
     share = nearness / total.clamp(min=1e-3)[:, None]
     return -(share * log_share).sum(1) * total.clamp(max=1)
+
+
+def depth_loss(misread: DepthReading) -> Tensor:
+    """Surprise at the true depth of the part, the mean over its pixels in sight, (B,); little where
+    hardly one is. So poses teach the maps, of which no label tells more.
+
+    misread: of the depth maps at the true place, the depth less the true one.
+    Source: the negative log-likelihood of a Laplace density, as in Kendall and Gal
+        (arXiv:1703.04977).
+    """
+    depth, expected, trust = misread
+    surprise = trust * (depth.abs() / expected + expected.log())
+    return surprise.sum(1) / (trust.sum(1) + ENOUGH)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from partloc.backbone import build_backbone
 from partloc.crop import content_crops, into_crops, out_of_crops, resample
 from partloc.data import Preprocessing
-from partloc.depth import SIDE, fit_depth, load_depth_net
+from partloc.depth import SIDE, DepthReading, fit_depth, load_depth_net
 from partloc.fusion import (
     AttentionPool,
     CrossAttention,
@@ -24,7 +24,7 @@ from partloc.fusion import (
     position_code,
 )
 from partloc.matching import PIXELS, TemplateMatch
-from partloc.overlay import FINER, CloseUp, Overlay
+from partloc.overlay import FINER, CloseUp, Look, Overlay
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.view import View
@@ -73,7 +73,8 @@ class Prediction(NamedTuple):
     With template matching also what it weighed: places (H, 3), right and down and log size, and
     log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3), and the crops
     of whole and part that all these places are of, (B, 6); and, asked with guides, the answers
-    there: guided, (B, 3) and (B, 1).
+    there: guided, (B, 3) and (B, 1), and by how much the depth maps are off: misread, its depth
+    less the true one.
     """
 
     hypotheses: PartPose
@@ -84,6 +85,7 @@ class Prediction(NamedTuple):
     proposals: Tensor | None = None
     crops: Tensor | None = None
     guided: PartPose | None = None
+    misread: DepthReading | None = None
 
     @property
     def pose(self) -> PartPose:
@@ -103,10 +105,11 @@ class Prediction(NamedTuple):
         """Of the pairs that `index` names, in its order."""
         hypotheses = PartPose(*(field[index] for field in self.hypotheses))
         guided = self.guided and PartPose(*(field[index] for field in self.guided))
+        misread = self.misread and DepthReading(*(field[index] for field in self.misread))
         found = (self.log_probability, self.proposals, self.crops)
         found = (None if field is None else field[index] for field in found)
         told = (self.log_share[index], self.log_odds[index])
-        return Prediction(hypotheses, *told, self.places, *found, guided)
+        return Prediction(hypotheses, *told, self.places, *found, guided, misread)
 
 
 class PartLocator(nn.Module):
@@ -139,7 +142,7 @@ class PartLocator(nn.Module):
             for _ in range(config.cross_attention_layers)
         )
         self.summary = AttentionPool(width)
-        self.match = None
+        self.match = self.depth_net = None
         evidence, answers = width + 2 * depth + 2 * 3, 4
         if config.match_size:
             self.match = TemplateMatch(config.match_size)
@@ -233,6 +236,12 @@ class PartLocator(nn.Module):
         return View(self.view_slope, self.view_offset, self.view_fading, math.nan)
 
     @property
+    def _unit(self) -> Tensor:
+        """() half image sides of a model unit; 1 where no camera is known."""
+        unit = self._view.unit
+        return torch.where(unit > 0, unit, 1.0)
+
+    @property
     def viewing(self) -> Tensor | None:
         """(3,) unit vector along which the fitted camera looks; None where none is known."""
         return self._view.forward.cpu() if self.knows_view else None
@@ -258,7 +267,6 @@ class PartLocator(nn.Module):
         thumbnail, depths = self.thumb @ picture @ self.thumb.T, self._depth_map(picture, crop)
         return Tokens(cls, patches, picture, torch.cat([thumbnail, depths], 1), crop)
 
-    @torch.no_grad()
     def _depth_map(self, picture: Tensor, crop: Tensor) -> Tensor:
         """(B, 2, SIDE, SIDE); flat where the model makes none."""
         if self.depth_net is None:
@@ -266,13 +274,14 @@ class PartLocator(nn.Module):
         return self.depth_net(self.sketch @ picture @ self.sketch.T, crop)
 
     def locate(
-        self, wholes: Tokens, part: Tokens, whole_of_part: Tensor, guides: Tensor | None = None
+        self, wholes: Tokens, part: Tokens, whole_of_part: Tensor, guides: PartPose | None = None
     ) -> Prediction:
         """Tokens of W wholes and B parts, and the whole of each, (B,) -> K hypotheses for B parts.
 
-        guides: (B, 3), right, down, log size: places to answer for beside those proposed, from
-        which the head learns, before good ones are proposed. Source: the true boxes among the
-        sampled ones of Faster R-CNN (arXiv:1506.01497).
+        guides: true poses, (B, 3) and (B, 1), for whose places to answer beside those proposed.
+        From these the head learns, before good ones are proposed, and the depth network, from
+        nothing else. Source: the true boxes among the sampled ones of Faster R-CNN
+        (arXiv:1506.01497).
         """
         asked, answering = self.project(part.patches), self.project(wholes.patches)[whole_of_part]
         for layer in self.layers:
@@ -289,32 +298,40 @@ class PartLocator(nn.Module):
         hypotheses, merit, found = self._answer(
             whole, part, evidence, match.proposals, match.log_share
         )
-        guided = None
+        guided = misread = None
         if guides is not None:
             sure = torch.zeros_like(match.log_share[:, :1])
-            guides = into_crops(guides[:, None], whole.crop, part.crop)
-            answers, *_ = self._answer(whole, part, evidence, guides, sure)
+            places = into_crops(self.place_of(guides)[:, None], whole.crop, part.crop)
+            answers, *_ = self._answer(whole, part, evidence, places, sure)
             guided = PartPose(*(field.squeeze(1) for field in answers))
+            if self.depth_net is not None:
+                depth = self._view.depth(guides.translation) * self._unit / whole.crop[:, 2:].exp()
+                look = self._look(whole, part, places).coarse
+                reading = look.read_depth(places[:, 0, 2:].exp())
+                misread = reading._replace(depth=reading.depth - depth)
         log_share = (merit + match.log_share).log_softmax(1)
         crops = torch.cat([whole.crop, part.crop], -1)
         told = (log_share, self._log_odds(found, log_share))
         weighed = (self.match.places, match.log_probability, match.proposals, crops)
-        return Prediction(hypotheses, *told, *weighed, guided)
+        return Prediction(hypotheses, *told, *weighed, guided, misread)
+
+    def _look(self, whole: Tokens, part: Tokens, places: Tensor) -> Look:
+        """Close up, at places in the crops (B, K, 3)."""
+        maps = whole.thumbnail[:, 3:], part.thumbnail[:, 3:]
+        return self.closeup.look(whole.picture, maps[0], part.picture, maps[1], places)
 
     def _answer(
         self, whole: Tokens, part: Tokens, evidence: Tensor, places: Tensor, log_share: Tensor
     ) -> tuple[PartPose, Tensor, Tensor]:
         """For each place in the crops (B, K, 3): the pose there, its merit (B, K) beside its
         share, and what the head has found (B, K, .)."""
-        thumbnail, part_thumbnail = whole.thumbnail, part.thumbnail
-        maps = thumbnail[:, 3:], part_thumbnail[:, 3:]
-        look = self.closeup.look(whole.picture, maps[0], part.picture, maps[1], places)
+        # The depth network learns from true places alone.
+        whole, part = (each._replace(thumbnail=each.thumbnail.detach()) for each in (whole, part))
+        look = self._look(whole, part, places)
         size = places[..., 2:].exp()  # (B, K, 1)
         some = look.coarse  # depth maps have no more to say
-        fit = fit_depth(
-            some.whole_depths, some.part_depths, some.unlike, some.mask, size.flatten(0, 1)
-        )
-        seen = self.overlay(thumbnail, part_thumbnail, places, fit.depth)  # (B, K, .)
+        fit = fit_depth(some.read_depth(size.flatten(0, 1)), some.mask)
+        seen = self.overlay(whole.thumbnail, part.thumbnail, places, fit.depth)  # (B, K, .)
         near = self.closeup(look, places, fit.depth)  # (B, K, .)
         depth, residual, shown = (each.unflatten(0, places.shape[:2]) for each in fit)
         every = evidence[:, None].expand(-1, places.shape[1], -1)
@@ -344,9 +361,7 @@ class PartLocator(nn.Module):
     def _where(self, places: Tensor, depth: Tensor, whole: Tensor, part: Tensor) -> Tensor:
         """Places (B, K, 3) and depths (B, K, 1) in the crops -> (B, K, 4): right, down, log size
         that appears, and depth in model units, all in units of their spread."""
-        unit = self._view.unit
-        unit = torch.where(unit > 0, unit, 1.0)
-        depth = depth * whole[:, None, 2:].exp() / unit
+        depth = depth * whole[:, None, 2:].exp() / self._unit
         where = torch.cat([out_of_crops(places, whole, part), depth], -1)
         return (where - self.place_center) / self.place_spread
 
@@ -371,7 +386,7 @@ class PartLocator(nn.Module):
         wholes: Tensor | Tokens,
         parts: Tensor | Tokens,
         whole_of_part: Tensor,
-        guides: Tensor | None = None,
+        guides: PartPose | None = None,
         precision: torch.dtype | None = None,
     ) -> Prediction:
         """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.crop import foreground, pixel_centres
-from partloc.depth import SIDE
+from partloc.depth import SIDE, DepthReading, read_depth
 
 REACH = 3.0  # coordinates in the part's frame are followed so far, in its half sides
 NEAR_SIDE = 64  # of the frame of the close-up, pixels
@@ -55,6 +55,10 @@ class Look(NamedTuple):
     def unlike(self) -> Tensor:
         """(Q, 1, S, S) squared difference of colour."""
         return (self.whole - self.part).square().sum(1, keepdim=True)
+
+    def read_depth(self, size: Tensor) -> DepthReading:
+        """size: as `depth.read_depth` takes it, (Q, 1)."""
+        return read_depth(self.whole_depths, self.part_depths, self.unlike, self.mask, size)
 
 
 class Overlay(nn.Module):

@@ -100,6 +100,8 @@ def run_training(
             remark = start_from_data(model, train_table, config)
             if team.leads and remark:
                 print(remark, file=sys.stderr)
+        else:
+            model.load_state_dict(state["model"])
         seed_everything(config.seed, team.rank)
         trainer = Trainer(config, model, train_table, val_table, team)
         if state is not None:

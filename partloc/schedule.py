@@ -7,27 +7,27 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from partloc.model import PartLocator
-
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
     from partloc.config import TrainConfig
 
 
-def make_optimizer(model: PartLocator, config: "TrainConfig") -> torch.optim.AdamW:
-    """AdamW; no decay on norms, biases and tables; a lower rate for the backbone."""
+def make_optimizer(model: nn.Module, config: "TrainConfig") -> torch.optim.AdamW:
+    """AdamW; no decay on norms, biases and tables; a lower rate for the backbone, and for the depth
+    network, which has learned before as well."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
-            groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
+            begun = name.startswith(("backbone.", "depth_net."))
+            groups.setdefault((begun, decays), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "lr": config.learning_rate * (config.backbone_lr_factor if in_backbone else 1),
+                "lr": config.learning_rate * (config.backbone_lr_factor if begun else 1),
                 "weight_decay": config.weight_decay if decays else 0.0,
             }
-            for (in_backbone, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
+            for (begun, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
         ],
         # One kernel for all weights, and no copies of them on the way.
         fused=all(parameter.is_cuda for parameter in model.parameters()),

@@ -233,7 +233,7 @@ def encoder_digest(model: PartLocator, precision: torch.dtype | None) -> str:
     """SHA-256 of all that the tokens of given pixels depend on."""
     weights = hashlib.sha256()
     frozen = model.backbone.state_dict()
-    if model.match is not None and model.depth_net is not None:
+    if model.depth_net is not None:
         frozen |= model.depth_net.state_dict(prefix="depth_net.")
     for name, value in frozen.items():
         weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())

@@ -40,13 +40,13 @@ from partloc.metrics import (
 )
 from partloc.model import PartLocator, Prediction, Tokens
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
-from partloc.pose import NEAR
+from partloc.pose import NEAR, PartPose
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
 from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -101,6 +101,10 @@ class Trainer:
         self.model = model.to(team.device)
         self.frozen = frozen = config.train.freeze_backbone
         model.backbone.requires_grad_(not frozen)
+        if model.depth_net is not None:
+            # Without a camera no label tells how deep a part is.
+            learns = not frozen and model.knows_view and config.train.w_depth > 0
+            model.depth_net.requires_grad_(learns)
         if config.machine.compile:
             model.backbone.compile()
         self.train_table, self.val_table = train_table, val_table
@@ -219,7 +223,7 @@ class Trainer:
     def _predict(self, model: nn.Module, batch: Batch) -> Prediction:
         guides = None
         if self.knows_view:
-            guides = self.model.place_of(batch.pose)[batch.pair_of_part]
+            guides = PartPose(*(field[batch.pair_of_part] for field in batch.pose))
         wholes, parts = batch.wholes, batch.parts
         if self.frozen:
             wholes, parts = self._frozen_tokens(wholes), self._frozen_tokens(parts)
@@ -288,7 +292,7 @@ class Trainer:
         }
 
     def _judge(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 7); errors of
+        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 8); errors of
         translation, to the nearest twin and of scale, (P,) each; the answers' log odds (P,).
         """
         predicted = self._predict(self.model, batch)
@@ -383,12 +387,11 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        """Go on from there, with a model that has the weights already; they say what learns."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty when written where no fp16 was used
             self.scaler.load_state_dict(state["scaler"])
-        self.knows_view = self.model.knows_view
         self.epoch, self.history = state["epoch"], state["history"]
         if self.team.rank < len(state["generators"]):
             restore_generators(state["generators"][self.team.rank], self.team.device)

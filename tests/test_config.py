@@ -18,6 +18,7 @@ SHARED = {
     "train.w_scale": "train.w_trans",
     "train.w_match": "train.w_trans",
     "train.w_rank": "train.w_trans",
+    "train.w_depth": "train.w_trans",
 }
 GROUPS = [name for name, value in Config().model_dump().items() if isinstance(value, dict)]
 

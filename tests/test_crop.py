@@ -116,8 +116,10 @@ def test_answers_are_of_the_frame_whatever_was_cropped():
     flat = CONFIG.model_copy(update={"depth_maps": False})
     model = PartLocator(flat, Preprocessing(56, 128)).eval()
     slope = torch.tensor([[1.0, 0, 0], [0, 0, -1.0]])
-    model.set_view(View(slope, torch.zeros(2), torch.zeros(()), 1.0))
+    view = View(slope, torch.zeros(2), torch.zeros(()), 1.0)
+    model.set_view(view)
     guide = torch.tensor([[0.3, -0.2, -0.5]])  # right, down, log size
+    guide = view.pose(guide, torch.tensor([[0.1]]))
     found = model(*boxes(), torch.tensor([0]), guide)
     assert_close(found.guided.translation, torch.tensor([[0.3, 0.0, 0.2]]))
     assert_close(found.guided.scale.log(), torch.tensor([[-0.5]]))

@@ -1,18 +1,20 @@
 """How deep a part is, is read off two depth maps, which a small network tells from pictures."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from toys import ALONE, table_of, tiny_config
+from toys import ALONE, let_speak, table_of, tiny_config
 
 from partloc import depth, depth_training
 from partloc.camera import DISTANCE, VIEW_ANGLE_DEG, project
 from partloc.crop import content_crops, resample
 from partloc.data import Preprocessing
 from partloc.demo import DEMO, PRETRAINING, draw_model, scene
-from partloc.depth import SIDE, fit_depth, load_depth_net
+from partloc.depth import SIDE, DepthReading, fit_depth, load_depth_net, read_depth
 from partloc.depth_training import (
     RECIPE,
     DepthTrainer,
@@ -22,7 +24,9 @@ from partloc.depth_training import (
     targets_of,
     train_depth,
 )
-from partloc.model import PartLocator
+from partloc.losses import ENOUGH, LossParts, depth_loss, training_loss
+from partloc.model import PartLocator, Prediction
+from partloc.pose import PartPose
 from partloc.render import depth_map, picture
 from partloc.shapes import box
 from partloc.train import Trainer
@@ -42,11 +46,11 @@ def test_the_depth_is_that_of_the_part_in_sight_whatever_covers_the_rest():
     whole[:5] -= 0.3  # behind something of its own colour
     whole[12:] -= 0.2  # and of another one
     unlike[..., 12:, :] = 4.0
-    fit = fit_depth(maps(whole), maps(own), unlike, mask, size)
+    fit = fit_depth(read_depth(maps(whole), maps(own), unlike, mask, size), mask)
     assert_close(fit.depth, torch.tensor([[0.25]]), atol=0.01, rtol=0)
     assert_close(fit.shown, torch.tensor([[12 / 20]]), atol=0.01, rtol=0)
-    nothing_over_it = fit_depth(maps(0.25 + 0.4 * own), maps(own), 0 * unlike, mask, size)
-    assert nothing_over_it.residual < 0.01 < fit.residual
+    in_sight = read_depth(maps(0.25 + 0.4 * own), maps(own), 0 * unlike, mask, size)
+    assert fit_depth(in_sight, mask).residual < 0.01 < fit.residual
 
 
 def test_a_pixel_counts_as_much_as_its_depth_is_sure():
@@ -56,7 +60,8 @@ def test_a_pixel_counts_as_much_as_its_depth_is_sure():
     errors[:, :11] = 1.0
     whole = torch.stack([whole, errors])[None]
     flat, same = maps(torch.zeros(20, 20)), torch.zeros(1, 1, 20, 20)
-    fit = fit_depth(whole, flat, same, torch.ones(1, 1, 20, 20), torch.tensor([[0.5]]))
+    mask = torch.ones(1, 1, 20, 20)
+    fit = fit_depth(read_depth(whole, flat, same, mask, torch.tensor([[0.5]])), mask)
     assert_close(fit.depth, torch.tensor([[0.1]]), atol=0.02, rtol=0)
 
 
@@ -126,29 +131,110 @@ class FlatMaps(torch.nn.Module):
         return found
 
 
-def test_an_untrained_model_answers_with_the_depth_that_the_maps_say():
+def seeing_model(**changes: object) -> PartLocator:
+    """Untrained, with a camera that looks along no axis."""
     torch.manual_seed(0)
-    config = tiny_config(model={"match_size": 8, "crop": False}).model
+    config = tiny_config(model={"match_size": 8, "crop": False, **changes}).model
     model = PartLocator(config, Preprocessing(56)).eval()
     slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
-    view = View(slope, torch.zeros(2), torch.tensor(0.3), 1.0)
-    model.set_view(view)
+    model.set_view(View(slope, torch.zeros(2), torch.tensor(0.3), 1.0))
+    return model
+
+
+PLACE, DEEP = torch.tensor([[0.1, -0.2, -0.7]]), torch.tensor([[0.15]])  # the true ones
+
+
+def asked(model: PartLocator) -> Prediction:
+    """Of pictures of chance on a plain ground, and beside it at PLACE and DEEP."""
+    torch.manual_seed(1)
+    pictures = torch.ones(2, 1, 3, 56, 56)
+    pictures[..., 12:44, 12:44] = torch.rand(2, 1, 3, 32, 32)
+    return model(*pictures, torch.tensor([0]), model.view.pose(PLACE, DEEP))
+
+
+def test_an_untrained_model_answers_with_the_depth_that_the_maps_say():
+    model = seeing_model()
     model.depth_net = FlatMaps()
-    guide = torch.tensor([[0.1, -0.2, -0.7]])
-    found = model(torch.rand(1, 3, 56, 56), torch.rand(1, 3, 56, 56), torch.tensor([0]), guide)
-    deep = (0.3 - 0.1 * guide[0, 2].exp()) / view.unit
-    assert_close(view.depth(found.guided.translation), deep.view(1, 1))
-    assert_close(view.place(found.guided), guide)
+    found = asked(model)
+    size = PLACE[:, 2:].exp()
+    deep = (0.3 - 0.1 * size) / model.view.unit
+    assert_close(model.view.depth(found.guided.translation), deep)
+    assert_close(model.view.place(found.guided), PLACE)
+    # And tells by how much they are off, in half sides.
+    misread = found.misread
+    off = (deep - DEEP) * model.view.unit
+    assert_close(misread.depth, off.expand_as(misread.depth))
+    assert_close(misread.expected, (math.exp(0.1) * (1 + size)).expand_as(misread.expected))
+    assert misread.trust.max() <= 1
+    assert_close(found.pick(torch.tensor([0, 0])).misread.depth, misread.depth.expand(2, -1))
 
 
-def test_training_poses_leaves_the_depth_network_as_it_is():
+def test_what_was_cropped_changes_the_unit_in_which_maps_are_off_and_nothing_else():
+    model = seeing_model(crop=True)
+    model.depth_net = FlatMaps()
+    found = asked(model)
+    half_side = found.crops[:, 2:3].exp()
+    assert half_side < 0.8
+    off = model.view.depth(found.guided.translation) - DEEP  # model units
+    assert_close(found.misread.depth * half_side / model.view.unit, off.expand(1, 32 * 32))
+
+
+def test_the_true_depth_is_a_surprise_where_the_maps_are_sure_of_another_one():
+    off = torch.tensor([[0.0, 0.2, 9.0]])
+    expected, trust = torch.tensor([[0.1, 0.4, 1.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    surprise = math.log(0.1) + 0.2 / 0.4 + math.log(0.4)
+    found = depth_loss(DepthReading(off, expected, trust))
+    assert_close(found, torch.tensor([surprise / (2 + ENOUGH)]))
+    hidden = DepthReading(off, expected, torch.zeros(1, 3))
+    assert_close(depth_loss(hidden), torch.zeros(1))
+
+
+def test_poses_teach_the_depth_network_by_this_alone_and_nothing_else_by_it():
+    model = seeing_model()
+    let_speak(model)
+    weights = dict(model.named_parameters())
+    pose = model.view.pose(PLACE, DEEP)
+    targets = PartPose(*(field[:, None] for field in pose))
+
+    def moved(w_depth: float) -> tuple[LossParts, dict[str, torch.Tensor]]:
+        config = tiny_config(train={"w_depth": w_depth}).train
+        losses = training_loss(asked(model), targets, PLACE[:, None], config)
+        found = torch.autograd.grad(losses.loss.sum(), weights.values(), allow_unused=True)
+        return losses, dict(zip(weights, found, strict=True))
+
+    (losses, plain), (more, taught) = moved(0.0), moved(0.5)
+    assert_close(more.loss, losses.loss + 0.5 * losses.depth_loss)
+    for name in weights:
+        if name.startswith("depth_net."):
+            assert not plain[name].any() and taught[name].any(), name
+        elif plain[name] is not None:
+            assert torch.equal(plain[name], taught[name]), name
+    # Downhill it is less of a surprise.
+    before = depth_loss(asked(model).misread).item()
+    with torch.no_grad():
+        for name, weight in model.depth_net.named_parameters(prefix="depth_net"):
+            weight -= 1e-3 * taught[name]
+    assert depth_loss(asked(model).misread).item() < before
+
+
+@pytest.mark.parametrize(
+    "train, camera, learns",
+    [
+        ({}, True, True),
+        ({"w_depth": 0.0}, True, False),
+        ({"freeze_backbone": True}, True, False),
+        ({}, False, False),
+    ],
+)
+def test_the_depth_network_learns_from_poses_where_labels_tell_depth(train, camera, learns):
+    model = seeing_model()
+    if not camera:
+        model.view_slope.zero_()
     table = table_of({"a": 2, "b": 2})
-    config = tiny_config(model={"match_size": 8})
-    model = PartLocator(config.model, Preprocessing.of(config.data))
-    trainer = Trainer(config, model, table, table, ALONE)
+    trainer = Trainer(tiny_config(train=train), model, table, table, ALONE)
     taught = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
     weights = list(trainer.model.depth_net.parameters())
-    assert weights and not [weight for weight in weights if id(weight) in taught]
+    assert weights and all((id(weight) in taught) == learns for weight in weights)
 
 
 @pytest.fixture(scope="module")

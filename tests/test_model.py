@@ -225,13 +225,16 @@ def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera
     assert not model.knows_view
     model.set_view(View(slope, offset, torch.tensor(0.3), 1.0))
     assert model.knows_view
-    found = model(images[:1], images[1:], torch.tensor([0]), torch.tensor([[0.3, -0.2, -0.5]]))
-    assert_close(model.place_of(found.guided), torch.tensor([[0.3, -0.2, -0.5]]))
+    place = torch.tensor([[0.3, -0.2, -0.5]])
+    guides = model.view.pose(place, torch.tensor([[0.1]]))
+    found = model(images[:1], images[1:], torch.tensor([0]), guides)
+    assert_close(model.place_of(found.guided), place)
     assert found.guided.translation[0, 1] != 0  # its depth map laid over that of the whole
     assert_close(model.viewing, torch.tensor([0.0, 1.0, 0.0]))
     model.depth_net = None
-    found = model(images[:1], images[1:], torch.tensor([0]), torch.tensor([[0.3, -0.2, -0.5]]))
-    assert_close(found.guided.translation, torch.tensor([[0.2, 0.0, 0.2]]))
+    flat = model(images[:1], images[1:], torch.tensor([0]), guides)
+    assert_close(flat.guided.translation, torch.tensor([[0.2, 0.0, 0.2]]))
+    assert found.misread is not None and flat.misread is None
 
 
 def test_guides_are_answered_beside_the_hypotheses_and_change_none_of_them():
@@ -240,7 +243,8 @@ def test_guides_are_answered_beside_the_hypotheses_and_change_none_of_them():
     wholes, parts = torch.randn(1, 3, SIDE, SIDE), torch.randn(2, 3, SIDE, SIDE)
     which = torch.tensor([0, 0])
     plain = model(wholes, parts, which)
-    guided = model(wholes, parts, which, torch.tensor([[0.1, 0.2, -1.0], [0.0, 0.0, -2.0]]))
+    guides = PartPose(torch.tensor([[0.1, 0.2, -0.1], [0.0, 0.0, -0.2]]), torch.full((2, 1), 0.3))
+    guided = model(wholes, parts, which, guides)
     assert plain.hypotheses.translation.shape == (2, 3, 3)
     assert_close(plain.log_share.exp().sum(1), torch.ones(2))
     assert_close(plain.hypotheses.translation, guided.hypotheses.translation)

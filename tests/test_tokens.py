@@ -265,6 +265,7 @@ def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path):
     for stop in (1, 3):
         resumed = trainer_of(tables, config(3))
         if state := folder.load_state():
+            resumed.model.load_state_dict(state["model"])
             resumed.restore(state)
         resumed.use_store(tmp_path / "resumed")
         resumed.config = config(stop)

@@ -135,20 +135,20 @@ def test_norms_biases_and_tables_do_not_decay_and_the_backbone_is_slower(tables)
     config = tiny_config(
         train={"weight_decay": 0.1, "learning_rate": 1e-3, "backbone_lr_factor": 0.1}
     )
-    model = make_trainer(config, *tables).model
+    model = make_trainer(config, *tables).model.requires_grad_()  # as where there is a camera
     groups = {}
     for group in make_optimizer(model, config.train).param_groups:
         for parameter in group["params"]:
             groups[parameter] = (group["lr"], group["weight_decay"])
-    # The depth network is taught elsewhere.
-    learned = [(n, p) for n, p in model.named_parameters() if not n.startswith("depth_net.")]
-    assert set(groups) == {parameter for _, parameter in learned}
-    for name, parameter in learned:
+    learned = dict(model.named_parameters())
+    assert set(groups) == set(learned.values())
+    for name, parameter in learned.items():
         rate, decay = groups[parameter]
-        assert rate == pytest.approx(1e-4 if name.startswith("backbone.") else 1e-3), name
+        begun = name.startswith(("backbone.", "depth_net."))
+        assert rate == pytest.approx(1e-4 if begun else 1e-3), name
         still = parameter.ndim < 2 or "pos_embed" in name or "cls_token" in name
         assert decay == (0.0 if still else 0.1), name
-    undecayed = {name for name, p in learned if groups[p][1] == 0}
+    undecayed = {name for name, p in learned.items() if groups[p][1] == 0}
     assert {"backbone.vit.cls_token", "backbone.vit.pos_embed"} <= undecayed
 
 
@@ -264,6 +264,7 @@ def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path, dropout
     for stop in (1, 3, 4):
         resumed = make_trainer(config, *tables)
         if state := folder.load_state():
+            resumed.model.load_state_dict(state["model"])
             resumed.restore(state)
         resumed.config = tiny_config(model={"dropout": dropout}, train={"num_epochs": stop})
         resumed.fit(folder)
