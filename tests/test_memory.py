@@ -97,7 +97,7 @@ def test_each_batch_gets_its_own_plan():
     model = tiny_model()
     memory = measure_step(model, None)
     room = memory.peak(4, 2, (Kept.EVERYTHING,) * memory.num_blocks)
-    planner = Planner(model, None, 1.001 * room / (1 - RESERVE) / GB)
+    planner = Planner(model, None, (1 + 1e-9) * room / (1 - RESERVE) / GB)
     planner.prepare(4, 2)
     assert set(model.backbone.kept) == {Kept.EVERYTHING}
     planner.prepare(40, 20)
