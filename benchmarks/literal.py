@@ -23,9 +23,10 @@ from partloc.config import TrainConfig  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.images import load_rgb  # noqa: E402
 from partloc.losses import targets_of, training_loss  # noqa: E402
-from partloc.model import PartLocator, Prediction  # noqa: E402
+from partloc.model import PartLocator  # noqa: E402
 from partloc.plan import PairTable  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
+from partloc.prediction import Prediction  # noqa: E402
 
 MAX_PIXELS = 64_000_000
 

@@ -110,8 +110,8 @@ def made_up(table: Any) -> Iterator[Any]:
     import torch
 
     from partloc.evaluate import Answers, sizes_of, truth_of
-    from partloc.model import Prediction
     from partloc.pose import PartPose
+    from partloc.prediction import Prediction
 
     chance, count, start = torch.Generator().manual_seed(0), Config().model.hypotheses, 0
     for size in sizes_of(table):

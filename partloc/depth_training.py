@@ -138,9 +138,13 @@ def train_depth(config: Config, folder: Path, root: Path, team: Team, out: Path)
     chosen = {key: getattr(config.pretrain, key) for key in ("depth_models", "depth_steps")}
     run = RunFolder(root, digest([STATE_FORMAT, config.seed, chosen, config.demo.image_size]))
     with team.led(run.locked()):
-        trainer = DepthTrainer(config, read_studies(folder), team)
         state = run.load_state()
         team.wait()
+        seed_everything(config.seed)
+        net = DepthNet()
+        if state is not None:
+            net.load_state_dict(state["net"])
+        trainer = DepthTrainer(config, net, read_studies(folder), team)
         if state is not None:
             trainer.restore(state)
         trainer.train(run)
@@ -158,13 +162,12 @@ def train_depth(config: Config, folder: Path, root: Path, team: Team, out: Path)
 class DepthTrainer:
     """Trains the network for pretrain.depth_steps; all that a resumed run needs is in `state`."""
 
-    def __init__(self, config: Config, studies: Studies, team: Team) -> None:
+    def __init__(self, config: Config, net: DepthNet, studies: Studies, team: Team) -> None:
         self.studies, self.team, self.seed = studies, team, config.seed
         self.steps = config.pretrain.depth_steps
         self.preprocessing = Preprocessing(config.data.read_size)
         self.augmentation = Augmentation(AugmentConfig())
-        seed_everything(config.seed)
-        self.net = DepthNet().to(team.device)
+        self.net = net.to(team.device)
         self.parallel = DistributedDataParallel(self.net) if team.size > 1 else self.net
         rates = TrainConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.optimizer = make_optimizer(self.net, rates)
@@ -250,6 +253,7 @@ class DepthTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        for part in ("net", "optimizer", "schedule"):
-            getattr(self, part).load_state_dict(state[part])
+        """Go on from there, with a network that has the weights already."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.step, self.history = state["step"], state["history"]

@@ -31,9 +31,10 @@ from partloc.metrics import (
     nearest_across,
     summarize,
 )
-from partloc.model import PartLocator, Prediction
+from partloc.model import PartLocator
 from partloc.plan import PairTable, PlannedBatches, plan_in_order
 from partloc.pose import NEAR, PartPose
+from partloc.prediction import Prediction
 from partloc.schedule import encoder_dtype
 from partloc.split import SETS, read_manifest
 

@@ -28,8 +28,9 @@ from partloc.images import (
     load_rgb,
     thumbnail,
 )
-from partloc.model import Prediction, Tokens
+from partloc.model import Tokens
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 from partloc.schedule import encoder_dtype
 from partloc.team import choose_device
 

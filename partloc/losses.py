@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from partloc.crop import into_crops
 from partloc.depth import DepthReading
-from partloc.model import Prediction
 from partloc.pose import NEAR, PartPose
+from partloc.prediction import Prediction
 
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
     from partloc.config import TrainConfig

@@ -27,6 +27,7 @@ from partloc.matching import PIXELS, TemplateMatch
 from partloc.overlay import FINER, CloseUp, Look, Overlay
 from partloc.plan import PairTable
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 from partloc.view import View
 
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
@@ -63,53 +64,6 @@ class Tokens(NamedTuple):
 
     def float(self) -> "Tokens":
         return Tokens(*(field.float() for field in self))
-
-
-class Prediction(NamedTuple):
-    """hypotheses: poses (B, K, 3) and (B, K, 1); log_share: (B, K), by which they are chosen, as
-    logarithms of shares that are together 1; log_odds: (B, K), that each is right, with which of
-    its twins ever.
-
-    With template matching also what it weighed: places (H, 3), right and down and log size, and
-    log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3), and the crops
-    of whole and part that all these places are of, (B, 6); and, asked with guides, the answers
-    there: guided, (B, 3) and (B, 1), and by how much the depth maps are off: misread, its depth
-    less the true one.
-    """
-
-    hypotheses: PartPose
-    log_share: Tensor
-    log_odds: Tensor
-    places: Tensor | None = None
-    log_probability: Tensor | None = None
-    proposals: Tensor | None = None
-    crops: Tensor | None = None
-    guided: PartPose | None = None
-    misread: DepthReading | None = None
-
-    @property
-    def pose(self) -> PartPose:
-        """The answer, (B, 3) and (B, 1): the hypothesis of the highest share."""
-        return PartPose(*(self._best(field) for field in self.hypotheses))
-
-    @property
-    def answer_log_odds(self) -> Tensor:
-        """(B,), that the answer is right."""
-        return self._best(self.log_odds)
-
-    def _best(self, field: Tensor) -> Tensor:
-        best = self.log_share.argmax(1)
-        return field[torch.arange(len(best), device=best.device), best]
-
-    def pick(self, index: Tensor) -> "Prediction":
-        """Of the pairs that `index` names, in its order."""
-        hypotheses = PartPose(*(field[index] for field in self.hypotheses))
-        guided = self.guided and PartPose(*(field[index] for field in self.guided))
-        misread = self.misread and DepthReading(*(field[index] for field in self.misread))
-        found = (self.log_probability, self.proposals, self.crops)
-        found = (None if field is None else field[index] for field in found)
-        told = (self.log_share[index], self.log_odds[index])
-        return Prediction(hypotheses, *told, self.places, *found, guided, misread)
 
 
 class PartLocator(nn.Module):
@@ -295,25 +249,34 @@ class PartLocator(nn.Module):
             return Prediction(self._pose(raw), log_share, self._log_odds(found, log_share))
         pictures = (F.avg_pool2d(each, FINER) for each in (wholes.picture, part.picture))
         match = self.match(*pictures, whole_of_part, self.config.hypotheses)
+        look = self._look(whole, part, match.proposals)
         hypotheses, merit, found = self._answer(
-            whole, part, evidence, match.proposals, match.log_share
+            whole, part, evidence, match.proposals, match.log_share, look
         )
         guided = misread = None
         if guides is not None:
-            sure = torch.zeros_like(match.log_share[:, :1])
-            places = into_crops(self.place_of(guides)[:, None], whole.crop, part.crop)
-            answers, *_ = self._answer(whole, part, evidence, places, sure)
-            guided = PartPose(*(field.squeeze(1) for field in answers))
-            if self.depth_net is not None:
-                depth = self._view.depth(guides.translation) * self._unit / whole.crop[:, 2:].exp()
-                look = self._look(whole, part, places).coarse
-                reading = look.read_depth(places[:, 0, 2:].exp())
-                misread = reading._replace(depth=reading.depth - depth)
+            guided, misread = self._guided(whole, part, evidence, guides)
         log_share = (merit + match.log_share).log_softmax(1)
         crops = torch.cat([whole.crop, part.crop], -1)
         told = (log_share, self._log_odds(found, log_share))
         weighed = (self.match.places, match.log_probability, match.proposals, crops)
         return Prediction(hypotheses, *told, *weighed, guided, misread)
+
+    def _guided(
+        self, whole: Tokens, part: Tokens, evidence: Tensor, guides: PartPose
+    ) -> tuple[PartPose, DepthReading | None]:
+        """The answers at the true places, and what `Prediction.misread` is, where there are depth
+        maps."""
+        places = into_crops(self.place_of(guides)[:, None], whole.crop, part.crop)
+        look = self._look(whole, part, places)
+        sure = torch.zeros_like(places[..., 0])
+        answers, *_ = self._answer(whole, part, evidence, places, sure, look)
+        guided = PartPose(*(field.squeeze(1) for field in answers))
+        if self.depth_net is None:
+            return guided, None
+        depth = self._view.depth(guides.translation) * self._unit / whole.crop[:, 2:].exp()
+        reading = look.coarse.read_depth(places[:, 0, 2:].exp())
+        return guided, reading._replace(depth=reading.depth - depth)
 
     def _look(self, whole: Tokens, part: Tokens, places: Tensor) -> Look:
         """Close up, at places in the crops (B, K, 3)."""
@@ -321,17 +284,22 @@ class PartLocator(nn.Module):
         return self.closeup.look(whole.picture, maps[0], part.picture, maps[1], places)
 
     def _answer(
-        self, whole: Tokens, part: Tokens, evidence: Tensor, places: Tensor, log_share: Tensor
+        self,
+        whole: Tokens,
+        part: Tokens,
+        evidence: Tensor,
+        places: Tensor,
+        log_share: Tensor,
+        look: Look,
     ) -> tuple[PartPose, Tensor, Tensor]:
-        """For each place in the crops (B, K, 3): the pose there, its merit (B, K) beside its
-        share, and what the head has found (B, K, .)."""
-        # The depth network learns from true places alone.
-        whole, part = (each._replace(thumbnail=each.thumbnail.detach()) for each in (whole, part))
-        look = self._look(whole, part, places)
+        """For each place in the crops (B, K, 3), looked at: the pose there, its merit (B, K) beside
+        its share, and what the head has found (B, K, .)."""
+        # The depth network learns from `misread` alone.
+        look, thumbnails = look.detach(), (whole.thumbnail.detach(), part.thumbnail.detach())
         size = places[..., 2:].exp()  # (B, K, 1)
         some = look.coarse  # depth maps have no more to say
         fit = fit_depth(some.read_depth(size.flatten(0, 1)), some.mask)
-        seen = self.overlay(whole.thumbnail, part.thumbnail, places, fit.depth)  # (B, K, .)
+        seen = self.overlay(*thumbnails, places, fit.depth)  # (B, K, .)
         near = self.closeup(look, places, fit.depth)  # (B, K, .)
         depth, residual, shown = (each.unflatten(0, places.shape[:2]) for each in fit)
         every = evidence[:, None].expand(-1, places.shape[1], -1)

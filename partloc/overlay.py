@@ -33,8 +33,7 @@ CHANNELS = 3 + 3 + 3 + 1 + 1 + 3  # of `_compared`
 class Look(NamedTuple):
     """Whole and part in one frame, S pixels a side, for Q proposals.
 
-    whole, part: (Q, 3, S, S); whole_depths, part_depths: (Q, 2, S, S), each in its own half
-    sides;
+    whole, part: (Q, 3, S, S); whole_depths, part_depths: (Q, 2, S, S), each in its own half sides;
     mask: (Q, 1, S, S), how much of a pixel the part fills; inside: (Q, 1, S, S), whether it lies
     in the part's picture.
     """
@@ -45,6 +44,9 @@ class Look(NamedTuple):
     part_depths: Tensor
     mask: Tensor
     inside: Tensor
+
+    def detach(self) -> "Look":
+        return Look(*(field.detach() for field in self))
 
     @property
     def coarse(self) -> "Look":

@@ -38,9 +38,10 @@ from partloc.metrics import (
     translation_errors,
     twin_translation_errors,
 )
-from partloc.model import PartLocator, Prediction, Tokens
+from partloc.model import PartLocator, Tokens
 from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order
 from partloc.pose import NEAR, PartPose
+from partloc.prediction import Prediction
 from partloc.schedule import amp_dtype, make_optimizer, make_schedule
 from partloc.team import Team, generator_states, peak_memory_gb, restore_generators
 from partloc.tokens import StoredPairs, TokenStore

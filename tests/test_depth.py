@@ -25,8 +25,9 @@ from partloc.depth_training import (
     train_depth,
 )
 from partloc.losses import ENOUGH, LossParts, depth_loss, training_loss
-from partloc.model import PartLocator, Prediction
+from partloc.model import PartLocator
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 from partloc.render import depth_map, picture
 from partloc.shapes import box
 from partloc.train import Trainer

@@ -34,9 +34,9 @@ from partloc.files import write_pieces, write_table
 from partloc.images import ImageError
 from partloc.index import MANIFEST_COLUMNS
 from partloc.metrics import constant_answer
-from partloc.model import Prediction
 from partloc.plan import PairTable
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 from partloc.report import TYPICAL, WORST
 
 ROOT = Path(__file__).resolve().parents[1]

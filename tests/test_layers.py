@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Left to right; a module imports only from its left.
 LAYERS = (
     *("command", "config", "files", "pose", "images", "labels", "index", "split", "plan", "data"),
-    *("view", "backbone", "crop", "depth", "fusion", "matching", "overlay", "calibration", "model"),
-    *("memory", "tokens", "losses", "metrics", "checkpoint", "schedule", "team", "train", "run"),
-    *("assign", "evaluate", "report", "infer", "folder", "summary"),
+    *("view", "backbone", "crop", "depth", "fusion", "matching", "overlay", "calibration"),
+    *("prediction", "model", "memory", "tokens", "losses", "metrics", "checkpoint", "schedule"),
+    *("team", "train", "run", "assign", "evaluate", "report", "infer", "folder", "summary"),
 )
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
 BESIDE = (

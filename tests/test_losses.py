@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from toys import sure_of, tiny_config
 
 from partloc.losses import SOFTNESS, SURENESS, match_loss, rank_loss, targets_of, training_loss
-from partloc.model import Prediction
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 
 
 def poses(*rows):

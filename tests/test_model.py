@@ -13,9 +13,10 @@ from partloc.data import Preprocessing
 from partloc.depth import SIDE as SIDE_PX
 from partloc.fusion import CrossAttention, TokenPool, bin_centres, pooling_matrix, position_code
 from partloc.matching import TemplateMatch, edges
-from partloc.model import PartLocator, Prediction
+from partloc.model import PartLocator
 from partloc.overlay import CloseUp, Overlay
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 from partloc.summary import count_flops, main, summarize_model
 from partloc.view import View
 

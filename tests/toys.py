@@ -13,9 +13,10 @@ from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data import Preprocessing
 from partloc.files import write_table
 from partloc.index import build_index
-from partloc.model import PartLocator, Prediction
+from partloc.model import PartLocator
 from partloc.plan import PairTable
 from partloc.pose import PartPose
+from partloc.prediction import Prediction
 from partloc.run import start_from_data
 from partloc.team import Team, seed_everything
 from partloc.train import Trainer
