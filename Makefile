@@ -30,7 +30,7 @@ pretrain: $(STAMP)  ## make partloc/weights; hours on two cores, may be interrup
 	$(RUN) stages/pretrain_depth.py
 	$(RUN) stages/pretrain.py
 
-bench: $(STAMP)  ## figures of speed and memory on a processor, some 7 minutes
+bench: $(STAMP)  ## figures of speed and memory on a processor, some 8 minutes
 	$(RUN) -m pip install --disable-pip-version-check -r benchmarks/requirements.txt
 	$(RUN) benchmarks/throughput.py
 	$(RUN) benchmarks/frozen.py
