@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest
 
-pretrain: $(STAMP)  ## make partloc/weights; hours on two cores, may be interrupted
+pretrain: $(STAMP)  ## make partloc/weights; for a GPU, may be interrupted
 	$(RUN) stages/pretrain_depth.py
 	$(RUN) stages/pretrain.py
 

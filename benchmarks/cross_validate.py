@@ -6,7 +6,7 @@ one answer, from a network that has not seen its model. The starts:
 - as-shipped: model.start_from as it is; only the camera is fitted, nothing is trained
 - fine-tuned: trained from model.start_from
 - frozen: the same, but encoder and depth network stay as they are
-- scratch: trained from random weights, with the learning rate of pretraining
+- scratch: trained from random weights, at a learning rate of 1e-3
 
 A CSV of facts (columns model, part and any of group, visible_pixels, alone_pixels) breaks the
 errors down by kind of model and by the share of a part that can be seen. Writes to --output a
@@ -60,6 +60,7 @@ from partloc.run import (  # noqa: E402
 from partloc.team import choose_device, join_team  # noqa: E402
 
 STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
+RATE_FROM_CHANCE = 1.0e-3
 VAL_SHARE = 0.1  # of the training models, to choose the best epoch
 WORST = 10  # cases that are drawn
 FACTS = ("group", "visible_pixels", "alone_pixels")
@@ -74,8 +75,7 @@ def config_of(config: Config, start: str) -> Config:
         frozen = {"freeze_backbone": start == "frozen"}
         return config.model_copy(update={"train": config.train.model_copy(update=frozen)})
     model = config.model.model_copy(update={"start_from": None})
-    rate = {"learning_rate": config.pretrain.learning_rate}
-    train = config.train.model_copy(update=rate)
+    train = config.train.model_copy(update={"learning_rate": RATE_FROM_CHANCE})
     return config.model_copy(update={"model": model, "train": train})
 
 

@@ -159,12 +159,12 @@ class TrainConfig(Group):
 class PretrainConfig(Group):
     """`make pretrain`: the starting weights of the small encoder, from procedural objects."""
 
-    depth_models: Annotated[int, Field(ge=50)] = 40_000
-    depth_steps: Count = 100_000
-    num_models: Annotated[int, Field(ge=50)] = 20_000
-    num_epochs: Count = 10
-    batch_size: Count = 16
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1.0e-3
+    depth_models: Annotated[int, Field(ge=50)] = 28_000
+    depth_steps: Count = 9000
+    num_models: Annotated[int, Field(ge=50)] = 36_000
+    num_epochs: Count = 5
+    batch_size: Count = 384
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2.0e-3
 
 
 class MachineConfig(Group):

@@ -19,7 +19,7 @@ from partloc.crop import pixel_centres
 from partloc.files import hash_file, is_whole
 
 SIDE = 48  # of a depth map, pixels
-WIDTHS = (24, 48, 96, 160)  # channels at SIDE, SIDE / 2 and so on
+WIDTHS = (32, 64, 112, 160)  # channels at SIDE, SIDE / 2 and so on
 LOG_ERRORS = (-5.0, 3.0)  # smallest and largest log of an expected error
 WEIGHTS = Path(__file__).with_name("weights") / "depth.pth"
 # Squared difference of colour, in units of normalised pixels, at which whole and part hardly show

@@ -34,7 +34,7 @@ STATE_FORMAT = 2  # raise it when the meaning of a state changes
 PARTS = 3  # drawn alone of a model, at most
 MAP_SIDE = 128  # of the depth maps before they are cropped, pixels
 CHUNK = 100  # models in a file
-BATCH = 32  # pictures, half of them of wholes
+BATCH = 256  # pictures, half of them of wholes
 LIT_TOGETHER = 4  # pictures in one light
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05  # AdamW's; share of all steps
 EPOCH = 1000  # steps from one saved state to the next
@@ -189,7 +189,7 @@ class DepthTrainer:
             for self.step in bar:
                 losses.append(self._move())
             self.step = until
-            mean = float(np.mean(losses))
+            mean = torch.stack(losses).mean().item()
             if not np.isfinite(mean):
                 raise ValueError(f"depth: the loss is {mean} before step {until}")
             self.history.append({"step": until, "train_loss": mean} | self.judge())
@@ -199,27 +199,21 @@ class DepthTrainer:
                 told = "  ".join(f"{k} {v:.3f}" for k, v in self.history[-1].items() if k != "step")
                 tqdm.write(f"step {until}/{self.steps}  {told}", file=sys.stderr)
 
-    def _move(self) -> float:
+    def _move(self) -> Tensor:
         chance = np.random.default_rng([self.seed, STREAMS["batches"], self.step])
         rows = np.concatenate([chance.choice(kind, BATCH // 2) for kind in self.learned.values()])
-        seeds = chance.integers(2**31, size=(BATCH, 2))
-        order = np.array_split(chance.permutation(BATCH), self.team.size)[self.team.rank]
-        images = [
-            image
-            for few in np.split(order, range(LIT_TOGETHER, len(order), LIT_TOGETHER))
-            for image in self.augmentation(
-                torch.from_numpy(self.studies.pictures[rows[few]]),
-                int(seeds[few[0], 0]),
-                seeds[few, 1].tolist(),
-            )
-        ]
-        surprise, _ = self._compare(self.parallel, rows[order], torch.stack(images))
+        lights = np.repeat(chance.integers(2**31, size=BATCH // LIT_TOGETHER), LIT_TOGETHER)
+        cameras = chance.integers(2**31, size=BATCH)
+        mine = np.array_split(chance.permutation(BATCH), self.team.size)[self.team.rank]
+        images = torch.from_numpy(self.studies.pictures[rows[mine]]).to(self.team.device)
+        images = self.augmentation(images, lights[mine].tolist(), cameras[mine].tolist())
+        surprise, _ = self._compare(self.parallel, rows[mine], images)
         self.optimizer.zero_grad()
         surprise.mean().backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
-        return surprise.mean().item()
+        return surprise.mean().detach()
 
     def _compare(self, net: nn.Module, rows: np.ndarray, images: Tensor) -> tuple[Tensor, Tensor]:
         device = self.team.device

@@ -68,7 +68,7 @@ class Overlay(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        blocks = [(16, 2), (32, 2), (32, 1), (64, 2), (64, 1), (192, 2), (192, 1)]
+        blocks = [(32, 2), (64, 2), (64, 1), (96, 2), (96, 1), (192, 2), (192, 1)]
         self.layers = _network(CHANNELS + 2, blocks, SIDE, width)
         self.register_buffer("pixels", pixel_centres(SIDE), persistent=False)
 
@@ -91,7 +91,7 @@ class CloseUp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        blocks = [(24, 2), (48, 2), (48, 1), (96, 2), (96, 1), (128, 2)]
+        blocks = [(32, 2), (64, 2), (64, 1), (128, 2), (128, 1), (128, 2)]
         self.layers = _network(CHANNELS, blocks, NEAR_SIDE, width)
         self.register_buffer("pixels", MARGIN * pixel_centres(NEAR_SIDE), persistent=False)
 

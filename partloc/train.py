@@ -47,7 +47,7 @@ from partloc.team import Team, generator_states, peak_memory_gb, restore_generat
 from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 5
+STATE_FORMAT = 6
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -121,6 +121,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.dtype == torch.float16)
         self.knows_view = model.knows_view
         self.epoch, self.history = 0, []
+        self.start: dict[str, float] = {}  # figures before the first epoch, of weights that compete
         self.parallel = DistributedDataParallel(model) if team.size > 1 else model
         self.train_batches = PlannedBatches(train_table, team.rank, team.size)
         self.val_batches = PlannedBatches(val_table, team.rank, team.size)
@@ -315,6 +316,12 @@ class Trainer:
             if self.team.leads
             else None
         )
+        if self.config.model.start_from and self.epoch == 0:
+            # They know the task already; few models may teach them nothing, or worse.
+            self.start = self.validate()
+            if self.start and self.team.leads:
+                folder.save_best(0, self.model.state_dict())
+                tqdm.write(f"at the start  {_told(self.start)}", file=sys.stderr)
         while self.epoch < self.config.train.num_epochs:
             start = time.perf_counter()
             train = self.train_epoch()
@@ -336,10 +343,14 @@ class Trainer:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the lowest validation loss; the last one without a validation set."""
+        """The epoch with the lowest validation loss, 0 for a model file's weights as they came;
+        the last one without a validation set."""
         if not len(self.val_table):
             return self.epoch
-        return min(self.history, key=lambda record: record["val_loss"])["epoch"]
+        losses = {record["epoch"]: record["val_loss"] for record in self.history}
+        if self.start:
+            losses[0] = self.start["loss"]
+        return min(losses, key=losses.get)
 
     def load_best(self, folder: RunFolder) -> None:
         """Give the model the weights of the best epoch. Raises: CheckpointError if damaged."""
@@ -362,13 +373,9 @@ class Trainer:
         writer.flush()
         line = f"epoch {self.epoch:>3}/{self.config.train.num_epochs}"
         line += f"  train loss {record['train_loss']:.3f}"
-        if "val_loss" in record:
-            line += (
-                f"  val loss {record['val_loss']:.3f}"
-                f"  translation error {record['val_translation_error']:.3f}"
-                f" (twin-aware {record['val_twin_aware_error']:.3f})"
-                f"  scale error {record['val_relative_scale_error']:.1%}"
-            )
+        val = {key.removeprefix("val_"): record[key] for key in record if key.startswith("val_")}
+        if val:
+            line += f"  {_told(val)}"
         line += f"  {speed:.1f} pairs/s  {figures['peak_memory_gb']:.1f} GB"
         tqdm.write(line, file=sys.stderr)
 
@@ -383,6 +390,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
+            "start": self.start,
             "history": self.history,
             "generators": self.team.gather(generator_states(self.team.device)),
         }
@@ -393,6 +401,14 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty when written where no fp16 was used
             self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.history = state["epoch"], state["history"]
+        self.epoch, self.start, self.history = state["epoch"], state["start"], state["history"]
         if self.team.rank < len(state["generators"]):
             restore_generators(state["generators"][self.team.rank], self.team.device)
+
+
+def _told(val: dict[str, float]) -> str:
+    return (
+        f"val loss {val['loss']:.3f}  translation error {val['translation_error']:.3f}"
+        f" (twin-aware {val['twin_aware_error']:.3f})"
+        f"  scale error {val['relative_scale_error']:.1%}"
+    )

@@ -3,8 +3,9 @@
 Renders procedural objects that the demo does not have (other drawings, proportions and colours,
 and objects of no known kind; three of the demo's families are left out), trains on them, and
 writes the weights in half precision with a checksum and the figures of the training. Interrupted,
-the same command goes on where it stopped. Hours on two cores; no stage of the pipeline runs it.
-It begins from chance, or with --start-from where an earlier pretraining has ended.
+the same command goes on where it stopped. Minutes on a large GPU, more than a day on two cores; no
+stage of the pipeline runs it. It begins from chance, or with --start-from where an earlier
+pretraining has ended.
 
 Reads   params.yaml (pretrain, and of the rest what is not about the demo's own training)
 Writes  data/pretrain, outputs/pretrain, runs/pretrain, and partloc/weights/{encoder}.pth with
@@ -45,7 +46,8 @@ def pretraining_of(config: Config, begin: Path | None) -> Config:
     chosen = config.pretrain
     beginning = {"start_from": begin and str(begin), "weights": None, "pretrained": False}
     train = {"num_epochs": chosen.num_epochs, "batch_size": chosen.batch_size}
-    train |= {"learning_rate": chosen.learning_rate, "backbone_lr_factor": 1.0}
+    # The depth network has learned from every pixel's depth, of which poses say less.
+    train |= {"learning_rate": chosen.learning_rate, "backbone_lr_factor": 1.0, "w_depth": 0.0}
     data = {"data_dir": "data/pretrain", "output_dir": "outputs/pretrain"}
     return config.model_copy(
         update={

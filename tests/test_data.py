@@ -235,17 +235,41 @@ def test_equal_colours_stay_equal_in_the_whole_and_its_parts():
     augmentation = Augmentation(AugmentConfig(**QUIET))
     changed = 0
     for seed in range(20):
-        lit_whole, lit_part = augmentation(images, seed, (seed, seed + 1))
+        lit_whole, lit_part = augmentation(images, (seed, seed), (seed, seed + 1))
         assert_close(lit_whole[:, 9, 9], lit_part[:, 9, 9])
         changed += not torch.allclose(lit_part, images[1] / 255, atol=0.02)
     assert changed >= 18
+
+
+def test_hue_turns_colours_and_saturation_stretches_them_but_luma_stays():
+    images = as_images((150, 110, 90))
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    before = luma @ images[0, :, 0, 0].float() / 255
+    for change in ("hue", "saturation"):
+        lights = QUIET | LIGHTS_OFF | {change: 0.1}
+        lit = Augmentation(AugmentConfig(**lights))(images.repeat(9, 1, 1, 1), range(9), range(9))
+        colours = lit[:, :, 0, 0]
+        assert_close(colours @ luma, before.expand(9), atol=1e-3, rtol=0)
+        assert (colours - colours[0]).abs().amax() > 0.01
+
+
+def test_half_a_turn_of_the_hue_is_the_opposite_colour():
+    turns = Augmentation(AugmentConfig(**QUIET, **LIGHTS_OFF | {"hue": 0.5}))
+    colour = torch.tensor([120.0, 100.0, 90.0])
+    opposite = 2 * colour @ torch.tensor([0.299, 0.587, 0.114]) - colour
+    images = as_images(colour.tolist()).repeat(200, 1, 1, 1)
+    lit = 255 * turns(images, range(200), range(200))[:, :, 0, 0]
+    assert (lit - opposite).abs().amax(1).min() < 1
 
 
 def test_grey_comes_to_a_whole_and_its_parts_together():
     images = as_images((200, 60, 30), (10, 220, 90))
     augmentation = Augmentation(AugmentConfig(**{**QUIET, **LIGHTS_OFF, "gray_probability": 0.5}))
     grey = [
-        [bool((image[0] == image[1]).all()) for image in augmentation(images, seed, (0, 1))]
+        [
+            torch.allclose(image[0], image[1], atol=1e-6)
+            for image in augmentation(images, (seed, seed), (0, 1))
+        ]
         for seed in range(20)
     ]
     assert {tuple(pair) for pair in grey} == {(True, True), (False, False)}
@@ -254,7 +278,7 @@ def test_grey_comes_to_a_whole_and_its_parts_together():
 def test_noise_differs_between_a_whole_and_its_parts():
     images = as_images((128, 128, 128), (128, 128, 128))
     augmentation = Augmentation(AugmentConfig(**{**QUIET, **LIGHTS_OFF, "noise_std": 0.1}))
-    whole, part = augmentation(images, 0, (1, 2))
+    whole, part = augmentation(images, (0, 0), (1, 2))
     whole_noise, part_noise = whole - 128 / 255, part - 128 / 255
     assert whole_noise.std() > 0.005 and part_noise.std() > 0.005
     correlation = (whole_noise * part_noise).mean() / (whole_noise.std() * part_noise.std())
@@ -267,7 +291,7 @@ def test_blur_strikes_a_whole_and_its_parts_apart():
     augmentation = Augmentation(AugmentConfig(**{**QUIET, **LIGHTS_OFF, "blur_probability": 0.5}))
     blurred = set()
     for seed in range(20):
-        shots = augmentation(images, 0, (seed, seed + 100))
+        shots = augmentation(images, (0, 0), (seed, seed + 100))
         blurred.add(tuple(bool(((shot > 0.1) & (shot < 0.9)).any()) for shot in shots))
     assert len(blurred) == 4
 
@@ -280,7 +304,7 @@ def test_augmentation_is_never_geometric():
     square[5:12, 18:29] = True
     strong = Augmentation(AugmentConfig(blur_probability=0.5, gray_probability=0.5))
     for seed in range(30):
-        for shot in strong(images, seed, (seed, seed + 1)):
+        for shot in strong(images, (seed, seed), (seed, seed + 1)):
             dark = shot.mean(0) < (shot.mean(0)[0, 0] + shot.mean(0)[8, 23]) / 2
             assert (dark != square).float().mean() < 0.01
 
@@ -288,7 +312,7 @@ def test_augmentation_is_never_geometric():
 def test_augmentation_leaves_the_generators_of_others_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    Augmentation(AugmentConfig())(as_images((1, 2, 3)), 0, (1,))
+    Augmentation(AugmentConfig())(as_images((1, 2, 3)), (0,), (1,))
     assert torch.equal(torch.get_rng_state(), before)
 
 

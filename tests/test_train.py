@@ -1,5 +1,6 @@
 """The loop: accumulation, divergence, weight decay, the rate, freezing, and that it learns."""
 
+import json
 import math
 import os
 
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 from toys import be_sure, let_speak, make_trainer, tiny_config
 
 from partloc.backbone import Kept
-from partloc.checkpoint import RunFolder, load_model
+from partloc.checkpoint import RunFolder, load_model, save_model
 from partloc.plan import PairTable
 from partloc.run import fingerprint_of, read_tables, write_outputs
 from partloc.schedule import make_optimizer, make_schedule
@@ -243,6 +244,29 @@ def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):
     error = trainer.history[1]["val_translation_error"]
     assert validate()["translation_error"] == pytest.approx(error, rel=1e-6)
     assert error != pytest.approx(trainer.history[3]["val_translation_error"], rel=1e-6)
+
+
+def test_starting_weights_that_no_epoch_betters_are_exported(tables, tmp_path):
+    begin = tmp_path / "begin.pth"
+    save_model(begin, make_trainer(tiny_config(), *tables).model, {})
+    config = tiny_config(model={"start_from": str(begin)}, train={"num_epochs": 3})
+    trainer = make_trainer(config, *tables)
+    validate, wanted = trainer.validate, iter((0.1, 0.4, 0.3, 0.2))
+    trainer.validate = lambda: validate() | {"loss": next(wanted)}
+    folder = RunFolder(tmp_path / "runs", "f" * 16)
+    trainer.fit(folder)
+    assert trainer.best_epoch == 0
+
+    resumed = make_trainer(config, *tables)
+    resumed.restore(folder.load_state())
+    assert resumed.best_epoch == 0
+    resumed.load_best(folder)
+    write_outputs(resumed, tmp_path / "models", tmp_path / "metrics")
+    figures = json.loads((tmp_path / "metrics" / "train.json").read_text())
+    assert figures["best_epoch"] == 0 and figures["best_val_loss"] == 0.1
+    assert figures["start_val_loss"] == 0.1
+    trainer.model = load_model(tmp_path / "models" / "best_model.pth")
+    assert validate()["translation_error"] == pytest.approx(trainer.start["translation_error"])
 
 
 def test_without_a_validation_set_the_last_epoch_is_exported(tables, tmp_path):
