@@ -9,11 +9,13 @@ Shapes: n equal parts of one model, K hypotheses of each, C places to be had.
 import torch
 from torch import Tensor
 
-from partloc.losses import SOFTNESS
 from partloc.pose import PartPose
 
 # Two places nearer than this share of the parts' own size are one place.
 APART = 0.3
+# Width of a part's density round each hypothesis, model units and steps of log size alike. A third
+# of the loss's, which would let a place be taken for its likely neighbours' sake.
+SPREAD = 0.05
 
 
 def assign(hypotheses: PartPose, log_share: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ def _log_density(hypotheses: PartPose, log_share: Tensor, offered: PartPose) -> 
     own = torch.cat([hypotheses.translation, hypotheses.scale.log()], -1)  # (n, K, 4)
     other = torch.cat([offered.translation, offered.scale.log()], -1)  # (C, 4)
     cost = (own[:, :, None] - other).abs().sum(-1)  # (n, K, C)
-    return (log_share[:, :, None] - cost / SOFTNESS).logsumexp(1)
+    return (log_share[:, :, None] - cost / SPREAD).logsumexp(1)
 
 
 def _distinct(offered: PartPose, order: Tensor) -> Tensor:

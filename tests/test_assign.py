@@ -32,6 +32,12 @@ def test_what_is_nearly_the_same_place_is_one_place():
     assert {int(number) % 3 for number in chosen} == {0, 2}
 
 
+def test_a_place_does_not_gain_by_a_likely_one_beside_it():
+    found = hypotheses((0.4, 0.0), (0.55, 0.0), (-0.4, 0.0), n=2)
+    chosen = assign(found, torch.tensor([0.5, 0.22, 0.28]).log().expand(2, -1))
+    assert {int(number) % 3 for number in chosen} == {0, 2}
+
+
 def test_a_part_for_which_no_place_is_left_keeps_its_own_answer():
     found = hypotheses((0.4, 0.0), (-0.4, 0.0), n=3)
     chosen = assign(found, torch.tensor([0.6, 0.4]).log().expand(3, -1))
