@@ -2,7 +2,7 @@
 
 Renders procedural objects that the demo does not have, as `stages/pretrain.py` does, with the depth
 of each pixel, trains on them and writes the weights in half precision with a checksum and the
-figures of the training. Interrupted, the same command goes on where it stopped. Minutes on a large
+figures of the training. Interrupted, the same command goes on where it stopped. Made for a
 GPU, hours on two cores; no stage of the pipeline runs it.
 
 Reads   params.yaml (pretrain, seed, demo.image_size, data.read_size)
