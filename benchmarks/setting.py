@@ -35,7 +35,8 @@ MODEL = {
     "mlp_hidden_dim": 512,
     "match_size": 48,
     "depth_maps": True,
-    "hypotheses": 8,
+    "hypotheses": 16,
+    "training_hypotheses": 8,
 }
 TRAIN = {
     "use_amp": True,

@@ -91,7 +91,8 @@ class ModelConfig(Group):
     mlp_hidden_dim: Count = 512
     match_size: Annotated[int, Field(ge=0, le=256)] = 48
     depth_maps: bool = True
-    hypotheses: Annotated[int, Field(ge=1, le=64)] = 8
+    hypotheses: Annotated[int, Field(ge=1, le=64)] = 16
+    training_hypotheses: Annotated[int, Field(ge=1, le=64)] = 8
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")

@@ -164,8 +164,11 @@ class PartLocator(nn.Module):
 
     @property
     def hypotheses(self) -> int:
-        """How many it gives for a pair."""
-        return self.config.hypotheses if self.match is not None else 1
+        """How many it gives for a pair; fewer while it learns, see `training_hypotheses`."""
+        if self.match is None:
+            return 1
+        count = self.config.hypotheses
+        return min(count, self.config.training_hypotheses) if self.training else count
 
     def confidence(self, log_odds: Tensor) -> Tensor:
         """The probability, calibrated, that a hypothesis is right: its translation nearer than
@@ -248,7 +251,7 @@ class PartLocator(nn.Module):
             log_share = torch.zeros_like(raw[..., 0])
             return Prediction(self._pose(raw), log_share, self._log_odds(found, log_share))
         pictures = (F.avg_pool2d(each, FINER) for each in (wholes.picture, part.picture))
-        match = self.match(*pictures, whole_of_part, self.config.hypotheses)
+        match = self.match(*pictures, whole_of_part, self.hypotheses)
         look = self._look(whole, part, match.proposals)
         hypotheses, merit, found = self._answer(
             whole, part, evidence, match.proposals, match.log_share, look

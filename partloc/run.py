@@ -192,11 +192,8 @@ def refuse_edited_parameters(at_start: Config, at_end: Config) -> None:
 
 def write_outputs(trainer: Trainer, models: Path, metrics: Path) -> None:
     """The weights and the history, last of all, without any value of a clock."""
-    start = {f"val_{key}": value for key, value in trainer.start.items()}
-    records = [*trainer.history, *([{"epoch": 0, **start}] if start else [])]
-    best = next(record for record in records if record["epoch"] == trainer.best_epoch)
+    best = next(record for record in trainer.history if record["epoch"] == trainer.best_epoch)
     info = {"best_epoch": trainer.best_epoch, "torch": str(torch.__version__)}
     save_model(models / "best_model.pth", trainer.model, info)
     figures = {f"best_{key}": value for key, value in best.items()}
-    figures |= {f"start_{key}": value for key, value in start.items()}
     write_json(metrics / "train.json", {**figures, "history": trainer.history})

@@ -31,6 +31,7 @@ from partloc.data import (
     PairDataset,
     make_loader,
 )
+from partloc.history import Record, best_epoch, line_of, record_of, write_scalars
 from partloc.losses import LossParts, targets_of, training_loss
 from partloc.memory import Planner
 from partloc.metrics import (
@@ -47,7 +48,7 @@ from partloc.team import Team, generator_states, peak_memory_gb, restore_generat
 from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 6
+STATE_FORMAT = 7
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -120,8 +121,7 @@ class Trainer:
             model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.dtype == torch.float16)
         self.knows_view = model.knows_view
-        self.epoch, self.history = 0, []
-        self.start: dict[str, float] = {}  # figures before the first epoch, of weights that compete
+        self.epoch, self.history = 0, list[Record]()
         self.parallel = DistributedDataParallel(model) if team.size > 1 else model
         self.train_batches = PlannedBatches(train_table, team.rank, team.size)
         self.val_batches = PlannedBatches(val_table, team.rank, team.size)
@@ -286,8 +286,12 @@ class Trainer:
             self.model.confidence_offset.fill_(fit[1])
         means = losses.mean(0).tolist()
         self._require_finite("validation loss", means[0])
+        parts = LossParts(*means)
+        weights = self.config.train
+        pose = weights.w_trans * parts.translation_loss + weights.w_scale * parts.scale_loss
         return {
-            **dict(zip(LossParts._fields, means, strict=True)),
+            **parts._asdict(),
+            "pose_loss": pose,
             "translation_error": translation.mean().item(),
             "twin_aware_error": twin_aware.mean().item(),
             "relative_scale_error": scale.mean().item(),
@@ -316,41 +320,46 @@ class Trainer:
             if self.team.leads
             else None
         )
-        if self.config.model.start_from and self.epoch == 0:
+        if self.config.model.start_from and not self.history and len(self.val_table):
             # They know the task already; few models may teach them nothing, or worse.
-            self.start = self.validate()
-            if self.start and self.team.leads:
-                folder.save_best(0, self.model.state_dict())
-                tqdm.write(f"at the start  {_told(self.start)}", file=sys.stderr)
+            self._keep(folder, writer, record_of(0, {}, self.validate()))
         while self.epoch < self.config.train.num_epochs:
             start = time.perf_counter()
             train = self.train_epoch()
             speed = len(self.train_table) / (time.perf_counter() - start)
             val = self.validate()
             self.epoch += 1
-            record = {"epoch": self.epoch, "learning_rate": self._rate()}
-            record |= {f"train_{key}": value for key, value in train.items()}
-            record |= {f"val_{key}": value for key, value in val.items()}
-            self.history.append(record)
-            state = self.state()
-            if self.team.leads:
-                if self.best_epoch == self.epoch:
-                    folder.save_best(self.epoch, state["model"])
-                folder.save_state(self.epoch, state)
-                self._report(writer, record, speed)  # last: what is told is safe
+            record = record_of(self.epoch, train, val, learning_rate=self._rate())
+            self._keep(folder, writer, record, speed)
         if writer:
             writer.close()
 
+    def _keep(
+        self, folder: RunFolder, writer: SummaryWriter | None, record: Record, speed: float = 0.0
+    ) -> None:
+        """Enter the record and put the state on the disk; last, since what is told is safe, tell.
+
+        speed: pairs a second, 0 where none were learned from.
+        """
+        self.history.append(record)
+        state = self.state()
+        if writer is None:
+            return
+        if self.best_epoch == self.epoch:
+            folder.save_best(self.epoch, state["model"])
+        folder.save_state(self.epoch, state)
+        line, figures = line_of(record, self.config.train.num_epochs), {}
+        if speed:
+            memory = peak_memory_gb(self.team.device)
+            line += f"  {speed:.1f} pairs/s  {memory:.1f} GB"
+            figures = {"samples_per_s": speed, "peak_memory_gb": memory}
+        write_scalars(writer, record, **figures)
+        tqdm.write(line, file=sys.stderr)
+
     @property
     def best_epoch(self) -> int:
-        """The epoch with the lowest validation loss, 0 for a model file's weights as they came;
-        the last one without a validation set."""
-        if not len(self.val_table):
-            return self.epoch
-        losses = {record["epoch"]: record["val_loss"] for record in self.history}
-        if self.start:
-            losses[0] = self.start["loss"]
-        return min(losses, key=losses.get)
+        """See `history.best_epoch`; 0 for a model file's weights as they came."""
+        return best_epoch(self.history)
 
     def load_best(self, folder: RunFolder) -> None:
         """Give the model the weights of the best epoch. Raises: CheckpointError if damaged."""
@@ -358,26 +367,6 @@ class Trainer:
 
     def _rate(self) -> float:
         return max(group["lr"] for group in self.optimizer.param_groups)
-
-    def _report(self, writer: SummaryWriter, record: dict[str, float], speed: float) -> None:
-        figures = {
-            **record,
-            "samples_per_s": speed,
-            "peak_memory_gb": peak_memory_gb(self.team.device),
-        }
-        for key, value in figures.items():
-            if key != "epoch":
-                group, _, name = key.partition("_")
-                tag = f"{group}/{name}" if group in ("train", "val") else f"run/{key}"
-                writer.add_scalar(tag, value, record["epoch"])
-        writer.flush()
-        line = f"epoch {self.epoch:>3}/{self.config.train.num_epochs}"
-        line += f"  train loss {record['train_loss']:.3f}"
-        val = {key.removeprefix("val_"): record[key] for key in record if key.startswith("val_")}
-        if val:
-            line += f"  {_told(val)}"
-        line += f"  {speed:.1f} pairs/s  {figures['peak_memory_gb']:.1f} GB"
-        tqdm.write(line, file=sys.stderr)
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -390,7 +379,6 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
-            "start": self.start,
             "history": self.history,
             "generators": self.team.gather(generator_states(self.team.device)),
         }
@@ -401,14 +389,6 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty when written where no fp16 was used
             self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.start, self.history = state["epoch"], state["start"], state["history"]
+        self.epoch, self.history = state["epoch"], state["history"]
         if self.team.rank < len(state["generators"]):
             restore_generators(state["generators"][self.team.rank], self.team.device)
-
-
-def _told(val: dict[str, float]) -> str:
-    return (
-        f"val loss {val['loss']:.3f}  translation error {val['translation_error']:.3f}"
-        f" (twin-aware {val['twin_aware_error']:.3f})"
-        f"  scale error {val['relative_scale_error']:.1%}"
-    )

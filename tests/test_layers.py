@@ -13,7 +13,8 @@ LAYERS = (
     *("command", "config", "files", "pose", "images", "labels", "index", "split", "plan", "data"),
     *("view", "backbone", "crop", "depth", "fusion", "matching", "overlay", "calibration"),
     *("prediction", "model", "memory", "tokens", "losses", "metrics", "checkpoint", "schedule"),
-    *("team", "train", "run", "assign", "evaluate", "report", "infer", "folder", "summary"),
+    *("team", "history", "train", "run", "assign", "evaluate", "report", "infer"),
+    *("folder", "summary"),
 )
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
 BESIDE = (

@@ -238,6 +238,17 @@ def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera
     assert found.misread is not None and flat.misread is None
 
 
+def test_fewer_hypotheses_are_learned_from_than_are_answered():
+    model = small_model(hypotheses=4, training_hypotheses=2)
+    pictures = torch.randn(2, 1, 3, SIDE, SIDE)
+    pair = *pictures, torch.zeros(1, dtype=torch.long)
+    answered = model(*pair)
+    learned = model.train()(*pair)
+    assert answered.log_share.shape == (1, 4) and learned.log_share.shape == (1, 2)
+    # The most probable places are proposed first, however many there are.
+    assert_close(learned.proposals, answered.proposals[:, :2])
+
+
 def test_guides_are_answered_beside_the_hypotheses_and_change_none_of_them():
     model = small_model()
     let_speak(model, std=1.0)

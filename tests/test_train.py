@@ -233,7 +233,7 @@ def test_training_learns_to_tell_two_parts_apart(tables, toy_split):
 def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):
     trainer = make_trainer(tiny_config(train={"num_epochs": 4}), *tables)
     validate, wanted = trainer.validate, iter((0.4, 0.2, 0.3, 0.3))
-    trainer.validate = lambda: validate() | {"loss": next(wanted)}
+    trainer.validate = lambda: validate() | {"pose_loss": next(wanted)}
     folder = RunFolder(tmp_path / "runs", "f" * 16)
     trainer.fit(folder)
     assert trainer.best_epoch == 2
@@ -252,7 +252,7 @@ def test_starting_weights_that_no_epoch_betters_are_exported(tables, tmp_path):
     config = tiny_config(model={"start_from": str(begin)}, train={"num_epochs": 3})
     trainer = make_trainer(config, *tables)
     validate, wanted = trainer.validate, iter((0.1, 0.4, 0.3, 0.2))
-    trainer.validate = lambda: validate() | {"loss": next(wanted)}
+    trainer.validate = lambda: validate() | {"pose_loss": next(wanted)}
     folder = RunFolder(tmp_path / "runs", "f" * 16)
     trainer.fit(folder)
     assert trainer.best_epoch == 0
@@ -263,10 +263,11 @@ def test_starting_weights_that_no_epoch_betters_are_exported(tables, tmp_path):
     resumed.load_best(folder)
     write_outputs(resumed, tmp_path / "models", tmp_path / "metrics")
     figures = json.loads((tmp_path / "metrics" / "train.json").read_text())
-    assert figures["best_epoch"] == 0 and figures["best_val_loss"] == 0.1
-    assert figures["start_val_loss"] == 0.1
+    assert figures["best_epoch"] == 0 and figures["best_val_pose_loss"] == 0.1
+    assert [record["epoch"] for record in figures["history"]] == [0, 1, 2, 3]
     trainer.model = load_model(tmp_path / "models" / "best_model.pth")
-    assert validate()["translation_error"] == pytest.approx(trainer.start["translation_error"])
+    error = trainer.history[0]["val_translation_error"]
+    assert validate()["translation_error"] == pytest.approx(error)
 
 
 def test_without_a_validation_set_the_last_epoch_is_exported(tables, tmp_path):
