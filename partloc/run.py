@@ -192,8 +192,11 @@ def refuse_edited_parameters(at_start: Config, at_end: Config) -> None:
 
 def write_outputs(trainer: Trainer, models: Path, metrics: Path) -> None:
     """The weights and the history, last of all, without any value of a clock."""
+    # DVC draws no curve of which a record lacks a point, as that before the first epoch does.
+    learned = [record for record in trainer.history if record["epoch"]]
+    start = {} if learned == trainer.history else {"start": trainer.history[0]}
     best = next(record for record in trainer.history if record["epoch"] == trainer.best_epoch)
     info = {"best_epoch": trainer.best_epoch, "torch": str(torch.__version__)}
     save_model(models / "best_model.pth", trainer.model, info)
     figures = {f"best_{key}": value for key, value in best.items()}
-    write_json(metrics / "train.json", {**figures, "history": trainer.history})
+    write_json(metrics / "train.json", {**figures, **start, "history": learned})

@@ -264,7 +264,9 @@ def test_starting_weights_that_no_epoch_betters_are_exported(tables, tmp_path):
     write_outputs(resumed, tmp_path / "models", tmp_path / "metrics")
     figures = json.loads((tmp_path / "metrics" / "train.json").read_text())
     assert figures["best_epoch"] == 0 and figures["best_val_pose_loss"] == 0.1
-    assert [record["epoch"] for record in figures["history"]] == [0, 1, 2, 3]
+    assert figures["start"]["val_pose_loss"] == 0.1 and "train_loss" not in figures["start"]
+    assert [record["epoch"] for record in figures["history"]] == [1, 2, 3]
+    assert all("train_loss" in record for record in figures["history"])  # or no curve is drawn
     trainer.model = load_model(tmp_path / "models" / "best_model.pth")
     error = trainer.history[0]["val_translation_error"]
     assert validate()["translation_error"] == pytest.approx(error)
