@@ -78,7 +78,7 @@ def write_weights(config: Config, trainer: Trainer) -> None:
         "models": config.pretrain.num_models,
         "pairs": {"train": len(trainer.train_table), "val": len(trainer.val_table)},
         "families_left_out": list(HELD_OUT),
-        "history": trainer.history,
+        "history": [record for record in trainer.history if record["epoch"]],
     }
     write_json(path.with_suffix(".json"), figures)
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
