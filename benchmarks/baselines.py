@@ -265,7 +265,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        *("--output", "-o"), type=Path, default=Path("metrics/baselines.json"), metavar="FILE"
+    )
     args = parser.parse_args()
     bench = Bench(load_config(args.config))
     truth = PartPose(bench.test.translation, bench.test.scale)
@@ -278,8 +280,7 @@ def main() -> None:
         milliseconds = 1000 * (time.perf_counter() - start) / len(bench.test)
         errors = errors_of(found, truth, twins)
         results[name] = summarize(errors) | {"ms_per_part": milliseconds}
-    if args.output:
-        write_json(args.output, results)
+    write_json(args.output, results)
     print(f"{len(bench.test)} parts of {len(set(bench.test.models))} models; {bench.device},")
     print(f"{platform.machine()}, {torch.get_num_threads()} threads\n")
     print(

@@ -20,11 +20,13 @@ import torch
 
 from partloc.config import ModelConfig
 from partloc.data import Preprocessing
+from partloc.depth import WEIGHTS as DEPTH
+from partloc.depth import load_depth_net
 from partloc.files import hash_file, is_whole, replacing, write_hash
 from partloc.model import PartLocator
 
 KEPT_STATES = 2
-MODEL_FORMAT = "partloc-model-6"
+MODEL_FORMAT = "partloc-model-7"
 # The parameters of a model that its weights' shapes depend on.
 SHAPING = (
     *("backbone_name", "cross_attention_layers", "cross_attention_dim", "cross_attention_heads"),
@@ -70,13 +72,20 @@ def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool 
     """Write the model file: weights, architecture and preprocessing; nothing else is needed.
 
     half: weights in half precision, and the file's SHA-256 beside it: for starting weights, which
-    travel with the code.
+    travel with the code. A depth network that does so too is left out, and named by its SHA-256.
     """
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    depth_net = None
     if half:
         weights = {key: value.half() for key, value in weights.items()}
+        if model.depth_net is not None:
+            ours = {key: value.half() for key, value in _depth_weights().items()}
+            if all(torch.equal(weights[key], value) for key, value in ours.items()):
+                weights = {key: value for key, value in weights.items() if key not in ours}
+                depth_net = hash_file(DEPTH).read_text()
     content = {
         "format": MODEL_FORMAT,
+        "depth_net": depth_net,
         "model": model.config.model_dump(),
         "preprocessing": asdict(model.preprocessing),
         "weights": weights,
@@ -97,8 +106,7 @@ def load_model(path: Path) -> PartLocator:
     beginning = {"pretrained": False, "weights": None, "start_from": None}
     config = ModelConfig(**content["model"] | beginning)
     model = PartLocator(config, Preprocessing(**content["preprocessing"]), blank=True)
-    weights = {key: value.float() for key, value in content["weights"].items()}
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(_weights_of(content, path), assign=True)
     return model.eval()
 
 
@@ -121,10 +129,32 @@ def start_from(model: PartLocator, path: Path) -> None:
     ]
     if unlike:
         raise CheckpointError(f"{path}: weights of another architecture; {'; '.join(unlike)}")
-    weights = {key: value.float() for key, value in content["weights"].items()}
+    weights = _weights_of(content, path)
     table = "backbone.vit.pos_embed"
     weights[table] = model.backbone.fit_position_table(weights[table], str(path))
     model.load_state_dict(weights)
+
+
+def _weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """All of a model file's, in single precision.
+
+    Raises: CheckpointError when the depth network that it was made beside is not the code's.
+    """
+    weights = {key: value.float() for key, value in content["weights"].items()}
+    if content["depth_net"] is None:
+        return weights
+    weights |= _depth_weights()
+    ours = hash_file(DEPTH).read_text()
+    if content["depth_net"] != ours:
+        raise CheckpointError(
+            f"{path}: expected {DEPTH.name} of SHA-256 {content['depth_net'][:12]}... beside the "
+            f"code, found {ours[:12]}...; get both again, or make both (make pretrain)"
+        )
+    return weights
+
+
+def _depth_weights() -> dict[str, torch.Tensor]:
+    return load_depth_net().state_dict(prefix="depth_net.")
 
 
 def _load_content(path: Path) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class TrainConfig(Group):
     warmup_epochs: NonNegative = 1.0
     weight_decay: NonNegative = 0.05
     grad_clip: Positive = 1.0
+    crop_jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
     w_trans: NonNegative = 1.0
     w_scale: NonNegative = 0.8
     w_match: NonNegative = 0.2
@@ -160,7 +161,7 @@ class TrainConfig(Group):
 class PretrainConfig(Group):
     """`make pretrain`: the starting weights of the small encoder, from procedural objects."""
 
-    depth_models: Annotated[int, Field(ge=50)] = 28_000
+    depth_models: Annotated[int, Field(ge=50)] = 100_000
     depth_steps: Count = 9000
     num_models: Annotated[int, Field(ge=50)] = 36_000
     num_epochs: Count = 5

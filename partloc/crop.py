@@ -37,7 +37,7 @@ def content_crops(pictures: Tensor) -> Tensor:
 
     Where nothing stands out from the corners it is the whole picture.
     """
-    smooth = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)  # against noise
+    smooth = _smoothed(pictures)  # against noise
     shown = foreground(smooth)[:, 0] > 0.5  # (B, S, S)
     side = pictures.shape[-1]
     edges = torch.arange(side + 1, device=pictures.device) * (2 / side) - 1  # (S + 1,)
@@ -51,6 +51,25 @@ def content_crops(pictures: Tensor) -> Tensor:
     half = torch.where(shown.flatten(1).any(1, keepdim=True), half, 1.0)  # (B, 1)
     centre = ((low + high) / 2).clamp(half - 1, 1 - half)
     return torch.cat([centre, half.log()], 1)
+
+
+def _smoothed(pictures: Tensor) -> Tensor:
+    """(B, 3, S, S), the mean over 3 x 3 pixels; sums of slices take a quarter of the time that
+    pooling does."""
+    framed = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    rows = framed[:, :, :-2] + framed[:, :, 1:-1] + framed[:, :, 2:]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+
+
+@torch.no_grad()
+def jittered(crops: Tensor, chance: Tensor, strength: float) -> Tensor:
+    """Every second crop (B, 3), by chance, up to `strength` wider and moved by as much at most as
+    keeps in it what it showed. chance: (B, 4), evenly from [0, 1)."""
+    half = crops[:, 2:].exp()  # (B, 1)
+    wide = (half * (1 + strength * chance[:, :1])).clamp(max=1)
+    moved = crops[:, :2] + (wide - half) * (2 * chance[:, 1:3] - 1)
+    other = torch.cat([moved.clamp(wide - 1, 1 - wide), wide.log()], 1)
+    return torch.where(chance[:, 3:] < 0.5, other, crops)
 
 
 @torch.no_grad()

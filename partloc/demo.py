@@ -221,6 +221,18 @@ def draw_model(seed: int, number: int, recipe: Recipe = DEMO) -> DemoModel:
     raise AssertionError(f"{name}: no drawing in {ATTEMPTS} shows {least} to {most} parts")
 
 
+def draw_variants(seed: int, number: int, recipe: Recipe, count: int) -> Iterator[list[Part]]:
+    """The parts of one model of the set, disguised `count` times; all of them, however hidden."""
+    kit = Kit(np.random.default_rng([seed, recipe.stream, number]))
+    build, _ = recipe.families[named(number, recipe)[0]]
+    build(kit)
+    built = kit.parts
+    for _ in range(count):
+        kit.parts = built
+        disguise(kit)
+        yield normalised(kit.turned())
+
+
 def named(number: int, recipe: Recipe) -> tuple[str, str]:
     """Family and name of model `number`."""
     family = list(recipe.families)[number % len(recipe.families)]

@@ -19,7 +19,9 @@ from partloc.crop import pixel_centres
 from partloc.files import hash_file, is_whole
 
 SIDE = 48  # of a depth map, pixels
-WIDTHS = (32, 64, 112, 160)  # channels at SIDE, SIDE / 2 and so on
+WIDTHS = (48, 96, 160, 224)  # channels at SIDE, SIDE / 2 and so on
+ATTENTION = (0, 2, 2)  # layers of it at SIDE / 2 and so on
+HEAD = 32  # channels of one of its heads
 LOG_ERRORS = (-5.0, 3.0)  # smallest and largest log of an expected error
 WEIGHTS = Path(__file__).with_name("weights") / "depth.pth"
 # Squared difference of colour, in units of normalised pixels, at which whole and part hardly show
@@ -32,8 +34,9 @@ class DepthNet(nn.Module):
 
     Depth runs away from the camera, from the middle of the thing shown, in half sides of the crop,
     as long as they are in the middle. Beside it stands the log of the error to expect.
-    Source: U-Net (arXiv:1505.04597), its skips added instead of stacked; the expected error as in
-    Kendall and Gal (arXiv:1703.04977).
+    Source: U-Net (arXiv:1505.04597), its skips added instead of stacked, with self-attention
+    (arXiv:1706.03762) where it is coarse; the expected error as in Kendall and Gal
+    (arXiv:1703.04977).
     """
 
     def __init__(self) -> None:
@@ -43,8 +46,10 @@ class DepthNet(nn.Module):
         self.down = nn.ModuleList(
             nn.Sequential(_block(fine, coarse, 2), _block(coarse, coarse)) for fine, coarse in pairs
         )
-        # From here each pixel sees the whole picture, and so where the thing's middle is.
-        self.middle = nn.Sequential(*(_block(WIDTHS[-1], WIDTHS[-1]) for _ in range(2)))
+        # With it each pixel sees the whole picture, and so where the thing's middle is.
+        self.attention = nn.ModuleList(
+            SelfAttention(*each) for each in zip(WIDTHS[1:], ATTENTION, strict=True)
+        )
         self.across = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(_block(width, width) for width in WIDTHS[:-1])
         self.end = nn.Conv2d(WIDTHS[0], 2, 1)
@@ -58,16 +63,37 @@ class DepthNet(nn.Module):
         where = self.grid + centre / log_half.exp()  # from the middle of the frame
         size = log_half.expand(-1, 1, SIDE, SIDE)
         seen = self.begin(torch.cat([F.pixel_unshuffle(pictures, 2), where, size], 1))
-        finer = [seen]
-        for down in self.down:
-            finer.append(down(finer[-1]))
-        seen = finer.pop()
-        seen = seen + self.middle(seen)
+        finer = []
+        for down, attention in zip(self.down, self.attention, strict=True):
+            finer.append(seen)
+            seen = attention(down(seen))
         for across, up in zip(reversed(self.across), reversed(self.up), strict=True):
             seen = F.interpolate(across(seen), scale_factor=2, mode="bilinear", align_corners=False)
             seen = up(seen + finer.pop())
         depth, log_error = self.end(seen).split(1, 1)
         return torch.cat([depth, log_error.clamp(*LOG_ERRORS)], 1)
+
+
+class SelfAttention(nn.Module):
+    """From each place of a map (B, C, h, w) to all of them, in `layers` layers; none: the map."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    *(width, width // HEAD, 2 * width),
+                    dropout=0.0,
+                    activation="gelu",
+                    batch_first=True,
+                    norm_first=True,
+                )
+                for _ in range(layers)
+            )
+        )
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.layers(seen.flatten(2).mT).mT.reshape(seen.shape)
 
 
 def _block(seen: int, out: int, stride: int = 1) -> nn.Sequential:

@@ -4,6 +4,7 @@ Shapes: N pictures, S side of a depth map, B pictures of a batch.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ from tqdm import tqdm
 from partloc.camera import DISTANCE, HALF_WIDTH
 from partloc.checkpoint import RunFolder, save_atomically
 from partloc.config import AugmentConfig, Config, TrainConfig, digest
-from partloc.crop import content_crops, pixel_centres, resample
+from partloc.crop import content_crops, jittered, pixel_centres, resample
 from partloc.data import Augmentation, Preprocessing
-from partloc.demo import PRETRAINING, draw_model, each, scene, triangles_alone
+from partloc.demo import PRETRAINING, draw_variants, each, scene, triangles_alone
 from partloc.depth import SIDE, DepthNet
 from partloc.files import replacing, write_hash, write_json
 from partloc.render import depth_map, picture
@@ -30,11 +31,12 @@ from partloc.schedule import make_optimizer
 from partloc.team import Team, seed_everything
 
 STREAMS = {"models": 11, "parts": 9, "batches": 10}  # of chance, as in plan and demo
-STATE_FORMAT = 2  # raise it when the meaning of a state changes
-PARTS = 3  # drawn alone of a model, at most
+STATE_FORMAT = 3  # raise it when the meaning of a state changes
+VARIANTS = 3  # of a model, in other proportions and colours, seen from another side
 MAP_SIDE = 128  # of the depth maps before they are cropped, pixels
 CHUNK = 100  # models in a file
-BATCH = 256  # pictures, half of them of wholes
+BATCH = 512  # pictures
+WHOLES = 0.75  # of them show wholes, whose depth is harder to tell than that of parts
 LIT_TOGETHER = 4  # pictures in one light
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05  # AdamW's; share of all steps
 EPOCH = 1000  # steps from one saved state to the next
@@ -81,24 +83,26 @@ def _draw_chunk(folder: Path, size: int, read_size: int, seed: int, numbers: ran
 
 
 def _draw_study(number: int, size: int, read_size: int, seed: int) -> Studies:
-    """One model and some of its parts, each alone."""
-    model = draw_model(seed, number, RECIPE)
+    """Variants of one model, and a part of each, alone."""
     chance = np.random.default_rng([seed, STREAMS["parts"], number])
-    meshes = list({id(part.mesh): part.mesh for part in model.written}.values())
-    chosen = [meshes[i] for i in chance.permutation(len(meshes))[:PARTS]]
-    alone = [(triangles_alone(mesh), mesh.colours) for mesh in chosen]
-    shown = [scene(model.parts)[:2], *alone]
+    shown = []
+    for parts in draw_variants(seed, number, RECIPE, VARIANTS):
+        meshes = list({id(part.mesh): part.mesh for part in parts}.values())
+        mesh = meshes[chance.integers(len(meshes))]
+        shown += [scene(parts)[:2], (triangles_alone(mesh), mesh.colours)]
     preprocessing = Preprocessing(read_size)
     images = [Image.fromarray(picture(*drawn, size)) for drawn in shown]
     pixels = torch.stack([preprocessing.resize(image) for image in images])
     crops = content_crops(preprocessing.normalize(pixels))
+    steps = torch.from_numpy(chance.random((len(shown), 4), dtype=np.float32))
+    crops = jittered(crops, steps, TrainConfig().crop_jitter)
     maps = np.stack([depth_map(triangles, MAP_SIDE) for triangles, _ in shown])
     return Studies(
         resample(pixels.float(), crops, 2 * SIDE).round().byte().numpy(),
         crops.numpy(),
         targets_of(torch.from_numpy(maps), crops).half().numpy(),
         np.full(len(shown), number),
-        np.arange(len(shown)) == 0,
+        np.arange(len(shown)) % 2 == 0,
     )
 
 
@@ -114,8 +118,22 @@ def targets_of(maps: Tensor, crops: Tensor) -> Tensor:
 
 
 def read_studies(folder: Path) -> Studies:
+    """All of them, in memory: 65 kB for each whole and its part."""
     files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
-    return Studies(*(np.concatenate([file[name] for file in files]) for name in Studies._fields))
+    fields = ((file[name] for file in files) for name in Studies._fields)
+    counts = [len(file["models"]) for file in files]
+    return Studies(*(_joined(field, counts) for field in fields))
+
+
+def _joined(arrays: Iterator[np.ndarray], counts: list[int]) -> np.ndarray:
+    """Like np.concatenate, with one array at a time beside the whole."""
+    start = 0
+    for array, count in zip(arrays, counts, strict=True):
+        if not start:
+            whole = np.empty((sum(counts), *array.shape[1:]), array.dtype)
+        whole[start : start + count] = array
+        start += count
+    return whole
 
 
 def loss_of(found: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +219,11 @@ class DepthTrainer:
 
     def _move(self) -> Tensor:
         chance = np.random.default_rng([self.seed, STREAMS["batches"], self.step])
-        rows = np.concatenate([chance.choice(kind, BATCH // 2) for kind in self.learned.values()])
+        wholes = round(WHOLES * BATCH)
+        counts = {"wholes": wholes, "parts": BATCH - wholes}
+        rows = np.concatenate(
+            [chance.choice(self.learned[name], count) for name, count in counts.items()]
+        )
         lights = np.repeat(chance.integers(2**31, size=BATCH // LIT_TOGETHER), LIT_TOGETHER)
         cameras = chance.integers(2**31, size=BATCH)
         mine = np.array_split(chance.permutation(BATCH), self.team.size)[self.team.rank]

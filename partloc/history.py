@@ -32,6 +32,11 @@ def best_epoch(history: list[Record]) -> int:
     return min(history, key=lambda record: record["val_pose_loss"])["epoch"]
 
 
+def learned(history: list[Record]) -> list[Record]:
+    """Those of epochs that something was learned in."""
+    return [record for record in history if record["epoch"]]
+
+
 def line_of(record: Record, num_epochs: int) -> str:
     """For people who watch."""
     told = [f"epoch {record['epoch']:>3}/{num_epochs}"]

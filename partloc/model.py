@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.backbone import build_backbone
-from partloc.crop import content_crops, into_crops, out_of_crops, resample
+from partloc.crop import content_crops, into_crops, jittered, out_of_crops, resample
 from partloc.data import Preprocessing
 from partloc.depth import SIDE, DepthReading, fit_depth, load_depth_net
 from partloc.fusion import (
@@ -207,13 +207,21 @@ class PartLocator(nn.Module):
         """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log size."""
         return self._view.place(pose)
 
-    def encode(self, images: Tensor, precision: torch.dtype | None = None) -> Tokens:
+    def encode(
+        self, images: Tensor, precision: torch.dtype | None = None, jitter: float = 0.0
+    ) -> Tokens:
         """(B, 3, H, W), normalised -> tokens in float32.
 
         precision: of the encoder's arithmetic, None for the weights' own. What reads the answer
         off the tokens always has the full one, since three significant digits would show in it.
+        jitter: of the crops, see `crop.jittered`; the chance is torch's global one.
         """
-        crop = content_crops(images) if self.config.crop else images.new_zeros(len(images), 3)
+        crop = images.new_zeros(len(images), 3)
+        if self.config.crop:
+            crop = content_crops(images)
+            if jitter:
+                chance = torch.rand(len(images), 4, device=images.device)
+                crop = jittered(crop, chance, jitter)
         seen = resample(images, crop, self.preprocessing.image_size)
         with torch.autocast(images.device.type, precision, enabled=precision is not None):
             cls, patches = self.backbone(seen)
@@ -359,13 +367,14 @@ class PartLocator(nn.Module):
         whole_of_part: Tensor,
         guides: PartPose | None = None,
         precision: torch.dtype | None = None,
+        jitter: float = 0.0,
     ) -> Prediction:
         """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts.
 
         Tokens of both, where they are known, save their encoding.
         """
         if not isinstance(wholes, Tokens):
-            tokens = self.encode(torch.cat([wholes, parts]), precision)
+            tokens = self.encode(torch.cat([wholes, parts]), precision, jitter)
             wholes, parts = (
                 Tokens(*(field[half] for field in tokens))
                 for half in (slice(len(wholes)), slice(len(wholes), None))

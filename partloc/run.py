@@ -17,7 +17,9 @@ import torch
 from partloc.checkpoint import RunFolder, save_model, start_from
 from partloc.config import Config, ConfigError, digest
 from partloc.data import Preprocessing
+from partloc.depth import WEIGHTS as DEPTH
 from partloc.files import write_json
+from partloc.history import learned
 from partloc.model import PartLocator
 from partloc.plan import PairTable
 from partloc.split import read_manifest
@@ -60,6 +62,8 @@ def fingerprint_of(config: Config, split_dir: Path) -> str:
     files = [split_dir / "train.csv", split_dir / "val.csv"]
     begin = (config.model.weights, config.model.start_from)
     files += [Path(path) for path in begin if path]
+    if config.model.match_size and config.model.depth_maps:
+        files.append(DEPTH)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return digest([STATE_FORMAT, training_parameters(config), hashes])
 
@@ -193,10 +197,10 @@ def refuse_edited_parameters(at_start: Config, at_end: Config) -> None:
 def write_outputs(trainer: Trainer, models: Path, metrics: Path) -> None:
     """The weights and the history, last of all, without any value of a clock."""
     # DVC draws no curve of which a record lacks a point, as that before the first epoch does.
-    learned = [record for record in trainer.history if record["epoch"]]
-    start = {} if learned == trainer.history else {"start": trainer.history[0]}
+    epochs = learned(trainer.history)
+    start = {} if epochs == trainer.history else {"start": trainer.history[0]}
     best = next(record for record in trainer.history if record["epoch"] == trainer.best_epoch)
     info = {"best_epoch": trainer.best_epoch, "torch": str(torch.__version__)}
     save_model(models / "best_model.pth", trainer.model, info)
     figures = {f"best_{key}": value for key, value in best.items()}
-    write_json(metrics / "train.json", {**figures, **start, "history": learned})
+    write_json(metrics / "train.json", {**figures, **start, "history": epochs})

@@ -48,7 +48,7 @@ from partloc.team import Team, generator_states, peak_memory_gb, restore_generat
 from partloc.tokens import StoredPairs, TokenStore
 
 # Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 7
+STATE_FORMAT = 8
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -229,7 +229,8 @@ class Trainer:
         wholes, parts = batch.wholes, batch.parts
         if self.frozen:
             wholes, parts = self._frozen_tokens(wholes), self._frozen_tokens(parts)
-        found = model(wholes, parts, batch.whole_of_part, guides, self.dtype)
+        jitter = self.config.train.crop_jitter if self.model.training else 0.0
+        found = model(wholes, parts, batch.whole_of_part, guides, self.dtype, jitter)
         return found.pick(batch.part_of_pair)
 
     @torch.no_grad()
@@ -335,11 +336,15 @@ class Trainer:
             writer.close()
 
     def _keep(
-        self, folder: RunFolder, writer: SummaryWriter | None, record: Record, speed: float = 0.0
+        self,
+        folder: RunFolder,
+        writer: SummaryWriter | None,
+        record: Record,
+        speed: float | None = None,
     ) -> None:
         """Enter the record and put the state on the disk; last, since what is told is safe, tell.
 
-        speed: pairs a second, 0 where none were learned from.
+        speed: pairs a second; None where none were learned from.
         """
         self.history.append(record)
         state = self.state()
@@ -349,7 +354,7 @@ class Trainer:
             folder.save_best(self.epoch, state["model"])
         folder.save_state(self.epoch, state)
         line, figures = line_of(record, self.config.train.num_epochs), {}
-        if speed:
+        if speed is not None:
             memory = peak_memory_gb(self.team.device)
             line += f"  {speed:.1f} pairs/s  {memory:.1f} GB"
             figures = {"samples_per_s": speed, "peak_memory_gb": memory}

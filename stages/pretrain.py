@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.checkpoint import save_model  # noqa: E402
 from partloc.command import run_command  # noqa: E402
-from partloc.config import AugmentConfig, Config, load_config  # noqa: E402
+from partloc.config import AugmentConfig, Config, TrainConfig, load_config  # noqa: E402
 from partloc.demo import HELD_OUT, PRETRAINING, write_demo  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
+from partloc.history import learned  # noqa: E402
 from partloc.index import build_index  # noqa: E402
 from partloc.run import run_training, runs_root  # noqa: E402
 from partloc.split import split_models  # noqa: E402
@@ -48,6 +49,7 @@ def pretraining_of(config: Config, begin: Path | None) -> Config:
     train = {"num_epochs": chosen.num_epochs, "batch_size": chosen.batch_size}
     # The depth network has learned from every pixel's depth, of which poses say less.
     train |= {"learning_rate": chosen.learning_rate, "backbone_lr_factor": 1.0, "w_depth": 0.0}
+    train |= {"use_amp": True, "crop_jitter": TrainConfig().crop_jitter}
     data = {"data_dir": "data/pretrain", "output_dir": "outputs/pretrain"}
     return config.model_copy(
         update={
@@ -78,7 +80,7 @@ def write_weights(config: Config, trainer: Trainer) -> None:
         "models": config.pretrain.num_models,
         "pairs": {"train": len(trainer.train_table), "val": len(trainer.val_table)},
         "families_left_out": list(HELD_OUT),
-        "history": [record for record in trainer.history if record["epoch"]],
+        "history": learned(trainer.history),
     }
     write_json(path.with_suffix(".json"), figures)
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
