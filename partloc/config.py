@@ -162,7 +162,7 @@ class PretrainConfig(Group):
     """`make pretrain`: the starting weights of the small encoder, from procedural objects."""
 
     depth_models: Annotated[int, Field(ge=50)] = 100_000
-    depth_steps: Count = 9000
+    depth_steps: Count = 11_000
     num_models: Annotated[int, Field(ge=50)] = 36_000
     num_epochs: Count = 5
     batch_size: Count = 384

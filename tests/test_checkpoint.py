@@ -22,6 +22,7 @@ from partloc.checkpoint import (
 )
 from partloc.config import load_config
 from partloc.data import Preprocessing
+from partloc.depth import load_depth_net
 from partloc.model import PartLocator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +86,30 @@ def test_weights_in_half_precision_are_computed_with_in_full(model, tmp_path):
     save_model(tmp_path / "model.pth", model, {}, half=True)
     kinds = {value.dtype for value in load_model(tmp_path / "model.pth").state_dict().values()}
     assert kinds == {torch.float32}
+
+
+def test_a_depth_network_that_comes_with_the_code_is_not_written_again(model, tmp_path):
+    path = tmp_path / "model.pth"
+    save_model(path, model, {}, half=True)
+    assert not any(key.startswith("depth_net.") for key in load(path)["weights"])
+    found, theirs = load_model(path).depth_net.state_dict(), load_depth_net().state_dict()
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
+
+    weight = next(model.depth_net.parameters())
+    with torch.no_grad():
+        weight.add_(1.0)
+    save_model(path, model, {}, half=True)
+    kept = next(load_model(path).depth_net.parameters())
+    assert_close(kept, weight, atol=1e-2, rtol=0)
+
+
+def test_weights_made_beside_another_depth_network_are_refused(model, tmp_path):
+    path = tmp_path / "model.pth"
+    save_model(path, model, {}, half=True)
+    content = load(path)
+    save_atomically(path, content | {"depth_net": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"model.pth: expected depth.pth of SHA-256 0000"):
+        load_model(path)
 
 
 def test_the_bytes_of_a_model_file_do_not_depend_on_its_name(model, tmp_path):

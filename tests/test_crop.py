@@ -9,7 +9,14 @@ from torch.testing import assert_close
 from toys import sure_of, tiny_config
 
 from partloc.config import TrainConfig
-from partloc.crop import MARGIN, content_crops, into_crops, out_of_crops, resample
+from partloc.crop import (
+    MARGIN,
+    content_crops,
+    into_crops,
+    jittered,
+    out_of_crops,
+    resample,
+)
 from partloc.data import Preprocessing
 from partloc.losses import training_loss
 from partloc.model import PartLocator
@@ -49,6 +56,34 @@ def test_a_picture_that_shows_nothing_or_has_no_plain_ground_is_kept_whole():
     pictures = torch.cat([torch.ones(1, 3, 64, 64), 3 * torch.rand(1, 3, 64, 64)])
     assert_close(content_crops(pictures)[0], torch.zeros(3))
     assert content_crops(pictures)[1, 2] > -0.05
+
+
+def test_a_jittered_crop_holds_what_the_crop_held_and_stays_inside_the_picture():
+    torch.manual_seed(0)
+    half = 0.1 + 0.9 * torch.rand(500, 1)
+    crops = torch.cat([(2 * torch.rand(500, 2) - 1) * (1 - half), half.log()], 1)
+    found = jittered(crops, torch.rand(500, 4), 0.3)
+    wide = found[:, 2:].exp()
+    assert ((found[:, :2] - crops[:, :2]).abs() <= wide - half + 1e-6).all()
+    assert (found[:, :2].abs() + wide <= 1 + 1e-6).all()
+    growth = (wide / half)[:, 0]
+    assert (growth <= 1.3 + 1e-6).all() and growth.max() > 1.25
+    same = (found == crops).all(1)
+    assert 0.4 < same.float().mean() < 0.6
+    moved = (found[:, :2] - crops[:, :2])[~same & (crops[:, :2].abs().amax(1) < 0.3)]
+    assert moved.mean(0).abs().max() < 0.01 and moved.abs().max() > 0.03
+
+
+def test_only_a_training_sees_jittered_crops():
+    pictures = torch.cat(boxes())
+    model = PartLocator(CONFIG, Preprocessing(56, 128))
+    tight = model.encode(pictures).crop
+    assert_close(tight, content_crops(pictures))
+    torch.manual_seed(0)
+    crops = torch.stack([model.encode(pictures, jitter=0.3).crop for _ in range(8)])
+    assert (crops[..., 2] >= tight[:, 2] - 1e-6).all() and (crops != tight).any((0, 2)).all()
+    model.config = CONFIG.model_copy(update={"crop": False})
+    assert not model.encode(pictures, jitter=0.3).crop.any()
 
 
 def test_seen_whole_and_in_its_own_size_a_picture_is_itself():

@@ -17,6 +17,7 @@ from partloc.demo import DEMO, PRETRAINING, draw_model, scene
 from partloc.depth import SIDE, DepthReading, fit_depth, load_depth_net, read_depth
 from partloc.depth_training import (
     RECIPE,
+    VARIANTS,
     DepthTrainer,
     draw_studies,
     loss_of,
@@ -253,13 +254,15 @@ def test_depth_is_learned_from_other_models_than_poses():
     assert RECIPE.families == PRETRAINING.families
 
 
-def test_studies_are_drawn_once_and_show_each_whole_and_some_of_its_parts(studies_dir):
+def test_studies_are_drawn_once_and_show_variants_of_each_whole_and_a_part_of_each(studies_dir):
     (file,) = studies_dir.iterdir()
     before = file.stat().st_mtime_ns
     draw_studies(studies_dir, CONFIG, workers=0)
     assert file.stat().st_mtime_ns == before
     studies = read_studies(studies_dir)
-    assert studies.wholes.sum() == 50 and 100 < len(studies.models) <= 200
+    assert studies.wholes.sum() == 50 * VARIANTS and len(studies.models) == 2 * 50 * VARIANTS
+    first = studies.pictures[studies.wholes][:VARIANTS].astype(int)
+    assert all(np.abs(first[i] - first[i - 1]).mean() > 2 for i in range(VARIANTS))
     assert studies.pictures.shape[1:] == (3, 2 * SIDE, 2 * SIDE)
     shown = ~np.isnan(studies.depths)
     assert 0.1 < shown.mean() < 0.9

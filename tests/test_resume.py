@@ -17,10 +17,10 @@ from toys import tiny_config, write_params, write_split
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 5
-# All that draws from a generator is on: dropout, augmentation, workers, a shuffled plan.
+# All that draws from a generator is on: dropout, jitter, augmentation, workers, a shuffled plan.
 CHANGES = {
     "model": {"dropout": 0.2},
-    "train": {"num_epochs": EPOCHS, "batch_size": 1, "learning_rate": 1e-3},
+    "train": {"num_epochs": EPOCHS, "batch_size": 1, "learning_rate": 1e-3, "crop_jitter": 0.3},
     "machine": {"num_workers": 2},
 }
 CONFIG = tiny_config(**CHANGES)

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 from toys import be_sure, let_speak, make_trainer, tiny_config
 
+from partloc import run
 from partloc.backbone import Kept
 from partloc.checkpoint import RunFolder, load_model, save_model
 from partloc.plan import PairTable
@@ -230,6 +231,25 @@ def test_training_learns_to_tell_two_parts_apart(tables, toy_split):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize(("frozen", "jitters"), [(False, {0.3}), (True, {0.0})])
+def test_crops_are_jittered_while_an_encoder_learns(tables, frozen, jitters):
+    trainer = make_trainer(
+        tiny_config(train={"crop_jitter": 0.3, "freeze_backbone": frozen}), *tables
+    )
+    encode, seen = trainer.model.encode, []
+
+    def watched(images, precision=None, jitter=0.0):
+        seen.append(jitter)
+        return encode(images, precision, jitter)
+
+    trainer.model.encode = watched
+    trainer.train_epoch()
+    assert set(seen) == jitters
+    seen.clear()
+    trainer.validate()
+    assert set(seen) == {0.0}
+
+
 def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):
     trainer = make_trainer(tiny_config(train={"num_epochs": 4}), *tables)
     validate, wanted = trainer.validate, iter((0.4, 0.2, 0.3, 0.3))
@@ -321,17 +341,20 @@ def test_the_fingerprint_holds_what_determines_the_weights_and_nothing_else(toy_
     assert len({plain, *(fingerprint(**change) for change in changes)}) == 1 + len(changes)
 
 
-def test_the_fingerprint_holds_the_split_and_the_starting_weights(toy_split, tmp_path):
+def test_the_fingerprint_holds_the_split_and_the_starting_weights(toy_split, tmp_path, monkeypatch):
     for name in ("train", "val"):
         (tmp_path / f"{name}.csv").write_bytes((toy_split / f"{name}.csv").read_bytes())
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"1")
     config = tiny_config(model={"weights": str(weights)})
     found = {fingerprint_of(config, tmp_path)}
-    for path in (tmp_path / "train.csv", tmp_path / "val.csv", weights):
+    depth = tmp_path / "depth.pth"
+    depth.write_bytes(run.DEPTH.read_bytes())
+    monkeypatch.setattr(run, "DEPTH", depth)
+    for path in (tmp_path / "train.csv", tmp_path / "val.csv", weights, depth):
         path.write_bytes(path.read_bytes() + b"\n")
         found.add(fingerprint_of(config, tmp_path))
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_nothing_to_train_on_is_told_with_the_file(toy_split, tmp_path):

@@ -50,6 +50,7 @@ TINY = {
         "batch_size": 4,
         "num_epochs": 2,
         "warmup_epochs": 0.5,
+        "crop_jitter": 0.0,
         "backbone_lr_factor": 1.0,
         "use_gradient_checkpointing": False,
     },
