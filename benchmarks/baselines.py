@@ -10,8 +10,7 @@
 - partloc: models/best_model.pth
 
     $ pip install -r benchmarks/requirements.txt
-    $ python benchmarks/baselines.py                 # after dvc repro; prints a Markdown table
-    $ python benchmarks/baselines.py --output metrics/baselines.json
+    $ python benchmarks/baselines.py    # after dvc repro; a Markdown table, metrics/baselines.json
 """
 
 import argparse
@@ -265,9 +264,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument(
-        *("--output", "-o"), type=Path, default=Path("metrics/baselines.json"), metavar="FILE"
-    )
+    parser.add_argument("--output", type=Path, default=Path("metrics/baselines.json"))
     args = parser.parse_args()
     bench = Bench(load_config(args.config))
     truth = PartPose(bench.test.translation, bench.test.scale)
