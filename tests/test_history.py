@@ -1,6 +1,6 @@
 """What a training tells of each epoch, and which one it takes."""
 
-from partloc.history import best_epoch, line_of, record_of
+from partloc.history import best_epoch, learned, line_of, record_of
 
 
 def test_the_best_epoch_is_that_of_the_best_answers_whatever_else_is_learned():
@@ -16,6 +16,11 @@ def test_of_equal_epochs_the_first_and_of_epochs_without_validation_the_last_is_
     same = [record_of(epoch, {}, {"pose_loss": 0.2}) for epoch in range(3)]
     assert best_epoch(same) == 0
     assert best_epoch([record_of(epoch, {"loss": 0.2}, {}) for epoch in (1, 2)]) == 2
+
+
+def test_before_the_first_epoch_nothing_was_learned():
+    history = [record_of(epoch, {}, {"loss": 0.2}) for epoch in range(3)]
+    assert learned(history) == history[1:] == learned(history[1:])
 
 
 def test_a_line_tells_what_there_is():
