@@ -24,6 +24,7 @@ from partloc.demo import (
     VISIBLE_SIZE,
     DemoModel,
     draw_model,
+    draw_variants,
     label,
     part_mask,
     part_picture,
@@ -350,3 +351,22 @@ def test_an_interrupted_drawing_is_gone_on_with_and_an_other_one_is_not(tmp_path
     assert hashes(made) == before and len(drawn) == 1
     write_demo(made, 4, SIZE, 1, 0, PRETRAINING, resume=True)  # another seed
     assert len(drawn) == 5 and hashes(made) != before
+
+
+def test_variants_of_a_model_have_its_parts_in_other_proportions_paints_and_turns():
+    def slender(part):
+        """Height over width, whichever way it is turned."""
+        low, high = part.mesh.box()
+        corners = part.mesh.points[:300, :2]
+        return (high - low)[2] / np.linalg.norm(corners[:, None] - corners, axis=-1).max()
+
+    differ = {"proportions": 0, "paints": 0, "turns": 0}
+    for number in range(12):
+        variants = list(draw_variants(0, number, PRETRAINING, 3))
+        names = [[part.name for part in parts] for parts in variants]
+        assert names[0] == names[1] == names[2]
+        first = [parts[0] for parts in variants]
+        differ["proportions"] += len({round(slender(part), 3) for part in first}) > 1
+        differ["paints"] += len({tuple(part.mesh.colours[0]) for part in first}) > 1
+        differ["turns"] += len({tuple(np.round(part.at, 2)) for part in first}) > 1
+    assert min(differ.values()) > 6, differ
