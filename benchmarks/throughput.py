@@ -37,8 +37,9 @@ from partloc.train import Trainer  # noqa: E402
 
 def small_config(backbone: str, image_size: int, batch_size: int) -> Config:
     """The full-size configuration with another encoder, size and batch; random weights, float32,
-    no dropout, everything kept for the backward pass."""
+    no dropout or jitter, everything kept for the backward pass."""
     still = {"use_amp": False, "use_gradient_checkpointing": False, "backbone_lr_factor": 1.0}
+    still["crop_jitter"] = 0.0
     return Config.model_validate(
         {
             "data": {"image_size": image_size},
