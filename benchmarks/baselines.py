@@ -264,7 +264,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument("--output", type=Path, default=Path("metrics/baselines.json"))
+    where = Path("metrics/baselines.json")
+    parser.add_argument("--output", type=Path, default=where, metavar="FILE", help="the figures")
     args = parser.parse_args()
     bench = Bench(load_config(args.config))
     truth = PartPose(bench.test.translation, bench.test.scale)
