@@ -163,9 +163,9 @@ class PretrainConfig(Group):
 
     depth_models: Annotated[int, Field(ge=50)] = 100_000
     depth_steps: Count = 11_000
-    num_models: Annotated[int, Field(ge=50)] = 36_000
+    num_models: Annotated[int, Field(ge=50)] = 150_000
     num_epochs: Count = 5
-    batch_size: Count = 384
+    batch_size: Count = 768
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2.0e-3
 
 

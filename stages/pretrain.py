@@ -1,11 +1,10 @@
 """Make partloc/weights: what the small encoder starts from, as others start from DINOv2's weights.
 
 Renders procedural objects that the demo does not have (other drawings, proportions and colours,
-and objects of no known kind; three of the demo's families are left out), trains on them, and
-writes the weights in half precision with a checksum and the figures of the training. Interrupted,
-the same command goes on where it stopped. Made for a GPU, more than a day on two cores; no stage of
-the pipeline runs it. It begins from chance, or with --start-from where an earlier pretraining has
-ended.
+and objects of no known kind; two of the demo's families are left out), trains on them, and writes
+the weights in half precision with a checksum and the figures of the training. Interrupted, the same
+command goes on where it stopped. Made for a GPU, and a week or more on two cores; no stage of the
+pipeline runs it. It begins from chance, or with --start-from where an earlier pretraining has ended.
 
 Reads   params.yaml (pretrain, and of the rest what is not about the demo's own training)
 Writes  data/pretrain, outputs/pretrain, runs/pretrain, and partloc/weights/{encoder}.pth with
