@@ -20,8 +20,7 @@ import torch
 
 from partloc.config import ModelConfig
 from partloc.data import Preprocessing
-from partloc.depth import WEIGHTS as DEPTH
-from partloc.depth import load_depth_net
+from partloc.depth import DEPTH_WEIGHTS, load_depth_net
 from partloc.files import hash_file, is_whole, replacing, write_hash
 from partloc.model import PartLocator
 
@@ -82,7 +81,7 @@ def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool 
             ours = {key: value.half() for key, value in _depth_weights().items()}
             if all(torch.equal(weights[key], value) for key, value in ours.items()):
                 weights = {key: value for key, value in weights.items() if key not in ours}
-                depth_net = hash_file(DEPTH).read_text()
+                depth_net = hash_file(DEPTH_WEIGHTS).read_text()
     content = {
         "format": MODEL_FORMAT,
         "depth_net": depth_net,
@@ -144,11 +143,11 @@ def _weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     if content["depth_net"] is None:
         return weights
     weights |= _depth_weights()
-    ours = hash_file(DEPTH).read_text()
+    ours = hash_file(DEPTH_WEIGHTS).read_text()
     if content["depth_net"] != ours:
         raise CheckpointError(
-            f"{path}: expected {DEPTH.name} of SHA-256 {content['depth_net'][:12]}... beside the "
-            f"code, found {ours[:12]}...; get both again, or make both (make pretrain)"
+            f"{path}: expected {DEPTH_WEIGHTS.name} of SHA-256 {content['depth_net'][:12]}... "
+            f"beside the code, found {ours[:12]}...; get both again, or make both (make pretrain)"
         )
     return weights
 

@@ -23,7 +23,7 @@ WIDTHS = (48, 96, 160, 224)  # channels at SIDE, SIDE / 2 and so on
 ATTENTION = (0, 2, 2)  # layers of it at SIDE / 2 and so on
 HEAD = 32  # channels of one of its heads
 LOG_ERRORS = (-5.0, 3.0)  # smallest and largest log of an expected error
-WEIGHTS = Path(__file__).with_name("weights") / "depth.pth"
+DEPTH_WEIGHTS = Path(__file__).with_name("weights") / "depth.pth"
 # Squared difference of colour, in units of normalised pixels, at which whole and part hardly show
 # the same surface.
 UNLIKE = 0.3
@@ -108,12 +108,12 @@ def load_depth_net(blank: bool = False) -> DepthNet:
     """
     net = DepthNet()
     if not blank:
-        if not is_whole(WEIGHTS):
+        if not is_whole(DEPTH_WEIGHTS):
             raise ValueError(
-                f"{WEIGHTS}: missing, or not the file that {hash_file(WEIGHTS).name} was written "
-                "for; get both again"
+                f"{DEPTH_WEIGHTS}: missing, or not the file that "
+                f"{hash_file(DEPTH_WEIGHTS).name} was written for; get both again"
             )
-        weights = torch.load(WEIGHTS, weights_only=True)
+        weights = torch.load(DEPTH_WEIGHTS, weights_only=True)
         net.load_state_dict({name: value.float() for name, value in weights.items()})
     return net
 

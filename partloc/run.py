@@ -17,7 +17,7 @@ import torch
 from partloc.checkpoint import RunFolder, save_model, start_from
 from partloc.config import Config, ConfigError, digest
 from partloc.data import Preprocessing
-from partloc.depth import WEIGHTS as DEPTH
+from partloc.depth import DEPTH_WEIGHTS
 from partloc.files import write_json
 from partloc.history import learned
 from partloc.model import PartLocator
@@ -63,7 +63,7 @@ def fingerprint_of(config: Config, split_dir: Path) -> str:
     begin = (config.model.weights, config.model.start_from)
     files += [Path(path) for path in begin if path]
     if config.model.match_size and config.model.depth_maps:
-        files.append(DEPTH)
+        files.append(DEPTH_WEIGHTS)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return digest([STATE_FORMAT, training_parameters(config), hashes])
 

@@ -2,9 +2,10 @@
 
 Renders procedural objects that the demo does not have (other drawings, proportions and colours,
 and objects of no known kind; two of the demo's families are left out), trains on them, and writes
-the weights in half precision with a checksum and the figures of the training. Interrupted, the same
-command goes on where it stopped. Made for a GPU, and a week or more on two cores; no stage of the
-pipeline runs it. It begins from chance, or with --start-from where an earlier pretraining has ended.
+the weights in half precision with a checksum and the figures of the training. Interrupted, the
+same command goes on where it stopped. Made for a GPU, and a week or more on two cores; no stage of
+the pipeline runs it. It begins from chance, or with --start-from where an earlier pretraining has
+ended.
 
 Reads   params.yaml (pretrain, and of the rest what is not about the demo's own training)
 Writes  data/pretrain, outputs/pretrain, runs/pretrain, and partloc/weights/{encoder}.pth with

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.command import run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
-from partloc.depth import WEIGHTS  # noqa: E402
+from partloc.depth import DEPTH_WEIGHTS  # noqa: E402
 from partloc.depth_training import draw_studies, train_depth  # noqa: E402
 from partloc.run import runs_root  # noqa: E402
 from partloc.team import join_team  # noqa: E402
@@ -35,7 +35,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FILE")
+    parser.add_argument("--out", type=Path, default=DEPTH_WEIGHTS, metavar="FILE")
     args = parser.parse_args()
     config = load_config(args.config)
     team = join_team(config.machine.device, timedelta(hours=12))  # of which most is drawing

@@ -116,9 +116,10 @@ def test_a_crop_s_depths_are_in_its_own_half_sides():
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
     damaged = tmp_path / "depth.pth"
-    damaged.write_bytes(depth.WEIGHTS.read_bytes()[:-1])
-    damaged.with_suffix(".sha256").write_text(depth.WEIGHTS.with_suffix(".sha256").read_text())
-    monkeypatch.setattr(depth, "WEIGHTS", damaged)
+    whole = depth.DEPTH_WEIGHTS
+    damaged.write_bytes(whole.read_bytes()[:-1])
+    damaged.with_suffix(".sha256").write_text(whole.with_suffix(".sha256").read_text())
+    monkeypatch.setattr(depth, "DEPTH_WEIGHTS", damaged)
     with pytest.raises(ValueError, match=r"depth\.pth: missing, or not the file"):
         load_depth_net()
     load_depth_net(blank=True)

@@ -349,8 +349,8 @@ def test_the_fingerprint_holds_the_split_and_the_starting_weights(toy_split, tmp
     config = tiny_config(model={"weights": str(weights)})
     found = {fingerprint_of(config, tmp_path)}
     depth = tmp_path / "depth.pth"
-    depth.write_bytes(run.DEPTH.read_bytes())
-    monkeypatch.setattr(run, "DEPTH", depth)
+    depth.write_bytes(run.DEPTH_WEIGHTS.read_bytes())
+    monkeypatch.setattr(run, "DEPTH_WEIGHTS", depth)
     for path in (tmp_path / "train.csv", tmp_path / "val.csv", weights, depth):
         path.write_bytes(path.read_bytes() + b"\n")
         found.add(fingerprint_of(config, tmp_path))
