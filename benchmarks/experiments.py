@@ -36,8 +36,7 @@ from partloc.command import run_command  # noqa: E402
 from partloc.files import figure_at, write_json  # noqa: E402
 
 SMALL = ("data.max_train_models=100", "train.num_epochs=2")
-# At so high a rate the depth network, which has learned before, is left as it comes.
-CHANCE = ("model.start_from=null", "train.learning_rate=1.0e-3", "train.w_depth=0.0")
+CHANCE = ("model.start_from=null", "train.learning_rate=1.0e-3")
 SCRATCH = (*SMALL, *CHANCE)
 # 32 x 32 patches, so that tokens can be pooled to 8, to 16, or not at all.
 FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_models=30")
@@ -64,7 +63,7 @@ ABLATIONS = {
     "shipped, freeze_backbone: true": (*SMALL, "train.freeze_backbone=true"),
     "shipped, hypotheses: 1": (*SMALL, "model.hypotheses=1"),
     "shipped, w_rank: 0": (*SMALL, "train.w_rank=0.0"),
-    "shipped, w_depth: 0": (*SMALL, "train.w_depth=0.0"),
+    "shipped, w_depth: 0.1": (*SMALL, "train.w_depth=0.1"),
     "shipped, accumulation_steps: 4": (*SMALL, "train.accumulation_steps=4"),
     "shipped, batch_size: 2": (*SMALL, "train.batch_size=2"),
     "448 px, downsample_size: 8": FINE,
@@ -75,7 +74,7 @@ SMALL_DATA = {
     f"{count} models": (f"data.max_train_models={count}",) for count in (5, 10, 20, 50, 100)
 } | {
     "all models": (),
-    "all models, w_depth: 0": ("train.w_depth=0.0",),
+    "all models, w_depth: 0.1": ("train.w_depth=0.1",),
     "all models, from random weights": CHANCE,
     "all models, from random weights, w_rank: 0": (*CHANCE, "train.w_rank=0.0"),
 }
