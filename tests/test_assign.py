@@ -2,7 +2,7 @@
 
 import torch
 
-from partloc.assign import APART, assign
+from partloc.assign import APART, WELL_APART, assign
 from partloc.pose import PartPose
 
 
@@ -30,6 +30,22 @@ def test_what_is_nearly_the_same_place_is_one_place():
     found = hypotheses((0.4, 0.0), (near, 0.0), (-0.4, 0.0), n=2)
     chosen = assign(found, torch.tensor([0.5, 0.4, 0.1]).log().expand(2, -1))
     assert {int(number) % 3 for number in chosen} == {0, 2}
+
+
+def test_long_parts_may_lie_side_by_side():
+    beside = 1.1 * WELL_APART  # less than APART of their own size
+    found = hypotheses((0.0, 0.0), (beside, 0.0), (0.0, 0.4), n=2, size=0.9)
+    chosen = assign(found, torch.tensor([0.5, 0.4, 0.1]).log().expand(2, -1))
+    assert {int(number) % 3 for number in chosen} == {0, 1}
+
+
+def test_equal_parts_are_of_one_size_if_nothing_else_is_far_more_probable():
+    found = hypotheses((0.4, 0.0), (-0.4, 0.0), (0.0, 0.4), n=2)
+    found.scale[:, 1] = 0.1
+    chosen = assign(found, torch.tensor([0.6, 0.3, 0.1]).log().expand(2, -1))
+    assert {int(number) % 3 for number in chosen} == {0, 2}
+    chosen = assign(found, torch.tensor([0.6, 0.395, 0.005]).log().expand(2, -1))
+    assert {int(number) % 3 for number in chosen} == {0, 1}
 
 
 def test_a_place_does_not_gain_by_a_likely_one_beside_it():
