@@ -9,6 +9,7 @@ Shapes: n equal parts of one model, K hypotheses of each, C places to be had.
 import torch
 from torch import Tensor
 
+from partloc.depth import weighted_median
 from partloc.pose import PartPose
 
 # Two places nearer than this share of the parts' own size are one place, unless they are further
@@ -63,9 +64,7 @@ def _odd_size(offered: PartPose, share: Tensor) -> Tensor:
     """(C,): what the size of each place counts against it. Pictures of parts tell nothing of their
     size, but parts that look the same nearly always have the same, as most of the places have."""
     size = offered.scale.log().squeeze(1)  # (C,)
-    order = size.argsort(stable=True)
-    below = share[order].cumsum(0)
-    middle = size[order][(below >= below[-1] / 2).int().argmax()]  # the weighted median
+    middle = weighted_median(size[None], share[None]).squeeze(0)  # (1,)
     return ((size - middle).abs() / UNEQUAL).clamp(max=MOST)
 
 

@@ -167,10 +167,15 @@ def fit_depth(reading: DepthReading, mask: Tensor) -> DepthFit:
     left, mask = reading.depth, mask.flatten(1)  # (Q, n * n)
     trust = reading.trust + 1e-4 * mask + 1e-8
     weight = trust / reading.expected
-    order = left.argsort(dim=1, stable=True)
-    below = weight.gather(1, order).cumsum(1)
-    middle = (below >= below[:, -1:] / 2).int().argmax(1, keepdim=True)  # the first such
-    depth = left.gather(1, order.gather(1, middle))  # (Q, 1)
+    depth = weighted_median(left, weight)  # (Q, 1)
     residual = (weight * (left - depth).abs()).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
     shown = trust.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1e-3)
     return DepthFit(depth, residual, shown)
+
+
+def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
+    """(Q, N), (Q, N) -> (Q, 1): of each row the smallest value up to which half the weight lies."""
+    order = values.argsort(dim=1, stable=True)
+    below = weights.gather(1, order).cumsum(1)
+    middle = (below >= below[:, -1:] / 2).int().argmax(1, keepdim=True)  # the first such
+    return values.gather(1, order.gather(1, middle))
