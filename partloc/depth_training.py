@@ -174,7 +174,6 @@ def train_depth(config: Config, folder: Path, root: Path, team: Team, out: Path)
             figures |= {"unit": "half sides of a crop", "history": trainer.history}
             write_json(out.with_suffix(".json"), figures)
             print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
-    team.leave()
 
 
 class DepthTrainer:

@@ -216,9 +216,11 @@ class PartLocator(nn.Module):
         off the tokens always has the full one, since three significant digits would show in it.
         jitter: of the crops, see `crop.jittered`; the chance is torch's global one.
         """
-        crop = content_crops(images) if self.config.crop else images.new_zeros(len(images), 3)
-        if self.config.crop and jitter:
-            crop = jittered(crop, torch.rand(len(images), 4, device=images.device), jitter)
+        crop = images.new_zeros(len(images), 3)
+        if self.config.crop:
+            crop = content_crops(images)
+            if jitter:
+                crop = jittered(crop, torch.rand(len(images), 4, device=images.device), jitter)
         seen = resample(images, crop, self.preprocessing.image_size)
         with torch.autocast(images.device.type, precision, enabled=precision is not None):
             cls, patches = self.backbone(seen)

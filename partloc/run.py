@@ -90,7 +90,7 @@ def run_training(
     finish: Callable[[Trainer], None],
 ) -> None:
     """Train on the tables of `split_dir`, state under `root`; then finish(trainer), which has the
-    best epoch's weights. The team parts at the end.
+    best epoch's weights.
 
     Raises: ValueError, OSError, FloatingPointError, MemoryError for what a user can put right.
     """
@@ -124,7 +124,6 @@ def run_training(
             trainer.load_best(folder)
             finish(trainer)
             folder.mark_finished()
-    team.leave()
 
 
 def start_from_data(model: PartLocator, table: PairTable, config: Config) -> str:

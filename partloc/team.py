@@ -39,7 +39,8 @@ class Team:
             dist.barrier()
 
     def leave(self) -> None:
-        """At the end, once everybody is here."""
+        """At the end, once everybody is here. Call it where no DistributedDataParallel can be
+        reached any more: one that outlives the group now and then never ends."""
         if self.size > 1:
             self.wait()
             dist.destroy_process_group()

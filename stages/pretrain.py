@@ -101,6 +101,7 @@ def main() -> None:
     team.wait()
     finish = partial(write_weights, config)
     run_training(config, team, split_dir, runs_root("pretrain"), True, finish)
+    team.leave()
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def main() -> None:
         draw_studies(STUDIES, config, config.machine.num_processes or os.cpu_count())
     team.wait()
     train_depth(config, STUDIES, runs_root("pretrain-depth"), team, args.out)
+    team.leave()
 
 
 if __name__ == "__main__":

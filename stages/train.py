@@ -50,6 +50,7 @@ def main() -> None:
 
     team, split_dir = join_team(config.machine.device), Path(config.data.output_dir, "split")
     run_training(config, team, split_dir, runs_root(), args.resume, finish)
+    team.leave()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,20 @@ from toys import TORCHRUN, tiny_config, write_params, write_split
 from partloc.checkpoint import load
 
 ROOT = Path(__file__).resolve().parents[1]
-# The stage, but for the end, where a finished training drops its state.
+# The stage, but for the end, where a finished training drops its state; and it fails if the group
+# of processes ends before what talks through it, which now and then hangs.
 STAGE = f"""\
-import runpy
+import gc, runpy
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from partloc.checkpoint import RunFolder
 RunFolder.mark_finished = lambda self: None
+end_group = dist.destroy_process_group
+def end_alone():
+    left = [each for each in gc.get_objects() if type(each) is DistributedDataParallel]
+    assert not left, "a DistributedDataParallel outlives its group"
+    end_group()
+dist.destroy_process_group = end_alone
 runpy.run_path({str(ROOT / "stages" / "train.py")!r}, run_name="__main__")
 """
 # 11 samples in batches of 5: the last one has a single pair, fewer than there are processes.
