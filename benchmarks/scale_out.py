@@ -72,8 +72,7 @@ def prepare(root: Path, samples: int) -> list[Work]:
     values = config.model_dump()
     values["data"] |= {"data_dir": str(root / "images"), "output_dir": str(root / "outputs")}
     values["model"] |= {"start_from": str(WEIGHTS)}
-    # Each process draws its own jitter, as it would dropout.
-    values["train"] |= {"num_epochs": 1, "crop_jitter": 0.0}
+    values["train"] |= {"num_epochs": 1}
     values["machine"] |= {"device": "cpu", "num_workers": 0}
     (root / "params.yaml").write_text(json.dumps(values, indent=1))  # JSON is YAML
     (root / "timed.py").write_text(TIMED)

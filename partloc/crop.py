@@ -62,14 +62,14 @@ def _smoothed(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def jittered(crops: Tensor, chance: Tensor, strength: float) -> Tensor:
-    """Every second crop (B, 3), by chance, up to `strength` wider and moved by as much at most as
-    keeps in it what it showed. chance: (B, 4), evenly from [0, 1)."""
+def jittered(crops: Tensor, jitter: Tensor) -> Tensor:
+    """Crops (B, 3) wider and moved as `data.jitter_of` says, (B, 3): they still show what they
+    showed, and nothing outside the picture."""
     half = crops[:, 2:].exp()  # (B, 1)
-    wide = (half * (1 + strength * chance[:, :1])).clamp(max=1)
-    moved = crops[:, :2] + (wide - half) * (2 * chance[:, 1:3] - 1)
+    wide = (half * (1 + jitter[:, :1])).clamp(max=1)
+    moved = crops[:, :2] + (wide - half) * jitter[:, 1:]
     other = torch.cat([moved.clamp(wide - 1, 1 - wide), wide.log()], 1)
-    return torch.where(chance[:, 3:] < 0.5, other, crops)
+    return torch.where(jitter.any(1, keepdim=True), other, crops)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-AUGMENT_STREAM = 2  # of chance, as in plan
+AUGMENT_STREAM, JITTER_STREAM = 2, 12  # of chance, as in plan
 BLUR = (0.3, 1.5)  # standard deviations of the narrowest and of the widest, pixels
 # Luma, and two axes of chroma that hue turns and saturation stretches. Source: NTSC's YIQ, which
 # takes a twentieth of the time of HSV.
@@ -130,10 +130,21 @@ class Augmentation:
         return linear.float(), (1 + contrast) * (1 + brightness), -contrast / 2
 
 
+def jitter_of(chance: Tensor, strength: float) -> Tensor:
+    """What `crop.jittered` does to crops, (B, 3): growth, from 0 to `strength`; and moves right and
+    down, from -1 to 1, in units of the room won by it. Every second one is left alone, zeros.
+
+    chance: (B, 4), evenly from [0, 1).
+    """
+    steps = torch.cat([strength * chance[:, :1], 2 * chance[:, 1:3] - 1], 1)
+    return steps * (chance[:, 3:] < 0.5)
+
+
 class Batch(NamedTuple):
     """wholes (W, 3, H, W); parts (U, 3, H, W); whole_of_part (U,) index into wholes.
 
     Of a frozen encoder, wholes and parts may be their tokens instead of images, W and U of them.
+    jitter: (W + U, 3), of the crops of wholes and parts, see `jitter_of`.
     Of equal pictures in one whole there is one: part_of_pair (P,) index into parts, pair_of_part
     (U,) the first pair of each.
     pose: the truth, (P, 3) and (P, 1); twins: (P, K, 3) and (P, K, 1); rows: (P,) of the table.
@@ -141,6 +152,7 @@ class Batch(NamedTuple):
 
     wholes: Tensor | tuple[Tensor, ...]
     parts: Tensor | tuple[Tensor, ...]
+    jitter: Tensor
     whole_of_part: Tensor
     part_of_pair: Tensor
     pair_of_part: Tensor
@@ -174,12 +186,14 @@ class Shot(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """images: (1 + U, 3, H, W), the whole, then its parts; rows: P of the table.
+    """images: (1 + U, 3, H, W), the whole, then its parts, and the jitter of their crops,
+    (1 + U, 3); rows: P of the table.
 
     picture_of_row: P numbers of parts, from 0; equal pictures are one part.
     """
 
     images: Tensor
+    jitter: Tensor
     rows: tuple[int, ...]
     picture_of_row: list[int]
 
@@ -189,6 +203,7 @@ class PairDataset(Dataset):
 
     variants: how often each picture is augmented anew, in turns, epoch by epoch; None: always.
         What a variant looks like depends on the pictures alone, not on the table or the plan.
+    jitter: strength of that of the crops, drawn anew in each epoch.
     """
 
     def __init__(
@@ -199,14 +214,16 @@ class PairDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         variants: int | None = None,
+        jitter: float = 0.0,
     ) -> None:
         self.table, self.preprocessing, self.max_pixels = table, preprocessing, max_pixels
         self.augmentation, self.seed, self.variants = augmentation, seed, variants
+        self.jitter = jitter
 
     def __getitem__(self, draw: Draw) -> Drawn:
         pictures = self._pictures(draw)
         of_rows = [pictures.index(self.table.pictures[row]) for row in draw.rows]
-        return Drawn(self.show(self.shots(draw)), draw.rows, of_rows)
+        return Drawn(self.show(self.shots(draw)), self._jitter(draw, pictures), draw.rows, of_rows)
 
     def shots(self, draw: Draw) -> list[Shot]:
         """Of the whole, then of each different part."""
@@ -241,6 +258,14 @@ class PairDataset(Dataset):
             images = self.augmentation(images, [shot.light for shot in shots], cameras)
         return self.preprocessing.normalize(images)
 
+    def _jitter(self, draw: Draw, pictures: list[int]) -> Tensor:
+        if not self.jitter:
+            return torch.zeros(1 + len(pictures), 3)
+        group = [self.seed, JITTER_STREAM, draw.epoch, draw.light]
+        each = (np.random.default_rng([*group, use]) for use in (0, *(1 + row for row in pictures)))
+        chance = np.stack([generator.random(4, np.float32) for generator in each])
+        return jitter_of(torch.from_numpy(chance), self.jitter)
+
     def _pictures(self, draw: Draw) -> list[int]:
         return list(dict.fromkeys(self.table.pictures[list(draw.rows)].tolist()))
 
@@ -259,6 +284,9 @@ class PairDataset(Dataset):
         return Batch(
             wholes=torch.stack([item.images[0] for item in items]),
             parts=torch.cat([item.images[1:] for item in items]),
+            jitter=torch.cat(
+                [*(item.jitter[:1] for item in items), *(i.jitter[1:] for i in items)]
+            ),
             whole_of_part=torch.repeat_interleave(torch.arange(len(items)), counts),
             part_of_pair=torch.tensor(parts),
             pair_of_part=torch.tensor([parts.index(part) for part in range(int(counts.sum()))]),

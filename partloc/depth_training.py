@@ -22,7 +22,7 @@ from partloc.camera import DISTANCE, HALF_WIDTH
 from partloc.checkpoint import RunFolder, save_atomically
 from partloc.config import AugmentConfig, Config, TrainConfig, digest
 from partloc.crop import content_crops, jittered, pixel_centres, resample
-from partloc.data import Augmentation, Preprocessing
+from partloc.data import Augmentation, Preprocessing, jitter_of
 from partloc.demo import PRETRAINING, draw_variants, each, scene, triangles_alone
 from partloc.depth import SIDE, DepthNet
 from partloc.files import replacing, write_hash, write_json
@@ -94,8 +94,8 @@ def _draw_study(number: int, size: int, read_size: int, seed: int) -> Studies:
     images = [Image.fromarray(picture(*drawn, size)) for drawn in shown]
     pixels = torch.stack([preprocessing.resize(image) for image in images])
     crops = content_crops(preprocessing.normalize(pixels))
-    steps = torch.from_numpy(chance.random((len(shown), 4), dtype=np.float32))
-    crops = jittered(crops, steps, TrainConfig().crop_jitter)
+    chances = torch.from_numpy(chance.random((len(shown), 4), dtype=np.float32))
+    crops = jittered(crops, jitter_of(chances, TrainConfig().crop_jitter))
     maps = np.stack([depth_map(triangles, MAP_SIDE) for triangles, _ in shown])
     return Studies(
         resample(pixels.float(), crops, 2 * SIDE).round().byte().numpy(),

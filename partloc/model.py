@@ -208,19 +208,22 @@ class PartLocator(nn.Module):
         return self._view.place(pose)
 
     def encode(
-        self, images: Tensor, precision: torch.dtype | None = None, jitter: float = 0.0
+        self,
+        images: Tensor,
+        precision: torch.dtype | None = None,
+        jitter: Tensor | None = None,
     ) -> Tokens:
         """(B, 3, H, W), normalised -> tokens in float32.
 
         precision: of the encoder's arithmetic, None for the weights' own. What reads the answer
         off the tokens always has the full one, since three significant digits would show in it.
-        jitter: of the crops, see `crop.jittered`; the chance is torch's global one.
+        jitter: (B, 3), of the crops, see `data.jitter_of`.
         """
         crop = images.new_zeros(len(images), 3)
         if self.config.crop:
             crop = content_crops(images)
-            if jitter:
-                crop = jittered(crop, torch.rand(len(images), 4, device=images.device), jitter)
+            if jitter is not None:
+                crop = jittered(crop, jitter)
         seen = resample(images, crop, self.preprocessing.image_size)
         with torch.autocast(images.device.type, precision, enabled=precision is not None):
             cls, patches = self.backbone(seen)
@@ -366,11 +369,11 @@ class PartLocator(nn.Module):
         whole_of_part: Tensor,
         guides: PartPose | None = None,
         precision: torch.dtype | None = None,
-        jitter: float = 0.0,
+        jitter: Tensor | None = None,
     ) -> Prediction:
         """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts.
 
-        Tokens of both, where they are known, save their encoding.
+        jitter: (W + B, 3). Tokens of both, where they are known, save their encoding.
         """
         if not isinstance(wholes, Tokens):
             tokens = self.encode(torch.cat([wholes, parts]), precision, jitter)

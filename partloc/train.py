@@ -126,13 +126,19 @@ class Trainer:
         self.train_batches = PlannedBatches(train_table, team.rank, team.size)
         self.val_batches = PlannedBatches(val_table, team.rank, team.size)
         augmentation = Augmentation(config.augment) if config.augment.changes else None
-        self.train_loader = self._loader(self.train_batches, augmentation)
-        self.val_loader = self._loader(self.val_batches, None)
+        jitter = 0.0 if frozen else config.train.crop_jitter
+        self.train_loader = self._loader(self.train_batches, augmentation, jitter)
+        self.val_loader = self._loader(self.val_batches)
 
     def _plan(self, epoch: int) -> list[list[int]]:
         return plan_epoch(self.train_table, self.config.train, self.config.seed, epoch)
 
-    def _loader(self, batches: PlannedBatches, augmentation: Augmentation | None) -> Any:
+    def _loader(
+        self,
+        batches: PlannedBatches,
+        augmentation: Augmentation | None = None,
+        jitter: float = 0.0,
+    ) -> Any:
         config = self.config
         dataset = PairDataset(
             batches.table,
@@ -141,6 +147,7 @@ class Trainer:
             augmentation,
             config.seed,
             min(config.train.cached_variants, config.train.num_epochs) if self.frozen else None,
+            jitter,
         )
         return make_loader(dataset, batches, config.machine.num_workers, self.team.device)
 
@@ -229,8 +236,7 @@ class Trainer:
         wholes, parts = batch.wholes, batch.parts
         if self.frozen:
             wholes, parts = self._frozen_tokens(wholes), self._frozen_tokens(parts)
-        jitter = self.config.train.crop_jitter if self.model.training else 0.0
-        found = model(wholes, parts, batch.whole_of_part, guides, self.dtype, jitter)
+        found = model(wholes, parts, batch.whole_of_part, guides, self.dtype, batch.jitter)
         return found.pick(batch.part_of_pair)
 
     @torch.no_grad()

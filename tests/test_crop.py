@@ -17,7 +17,7 @@ from partloc.crop import (
     out_of_crops,
     resample,
 )
-from partloc.data import Preprocessing
+from partloc.data import Preprocessing, jitter_of
 from partloc.losses import training_loss
 from partloc.model import PartLocator
 from partloc.pose import PartPose
@@ -62,7 +62,7 @@ def test_a_jittered_crop_holds_what_the_crop_held_and_stays_inside_the_picture()
     torch.manual_seed(0)
     half = 0.1 + 0.9 * torch.rand(500, 1)
     crops = torch.cat([(2 * torch.rand(500, 2) - 1) * (1 - half), half.log()], 1)
-    found = jittered(crops, torch.rand(500, 4), 0.3)
+    found = jittered(crops, jitter_of(torch.rand(500, 4), 0.3))
     wide = found[:, 2:].exp()
     assert ((found[:, :2] - crops[:, :2]).abs() <= wide - half + 1e-6).all()
     assert (found[:, :2].abs() + wide <= 1 + 1e-6).all()
@@ -74,16 +74,17 @@ def test_a_jittered_crop_holds_what_the_crop_held_and_stays_inside_the_picture()
     assert moved.mean(0).abs().max() < 0.01 and moved.abs().max() > 0.03
 
 
-def test_only_a_training_sees_jittered_crops():
+def test_a_model_sees_jittered_crops_only_where_it_is_told_how():
     pictures = torch.cat(boxes())
     model = PartLocator(CONFIG, Preprocessing(56, 128))
     tight = model.encode(pictures).crop
     assert_close(tight, content_crops(pictures))
     torch.manual_seed(0)
-    crops = torch.stack([model.encode(pictures, jitter=0.3).crop for _ in range(8)])
+    jitter = [jitter_of(torch.rand(len(pictures), 4), 0.3) for _ in range(8)]
+    crops = torch.stack([model.encode(pictures, jitter=each).crop for each in jitter])
     assert (crops[..., 2] >= tight[:, 2] - 1e-6).all() and (crops != tight).any((0, 2)).all()
     model.config = CONFIG.model_copy(update={"crop": False})
-    assert not model.encode(pictures, jitter=0.3).crop.any()
+    assert not model.encode(pictures, jitter=jitter[0]).crop.any()
 
 
 def test_seen_whole_and_in_its_own_size_a_picture_is_itself():

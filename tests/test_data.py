@@ -44,7 +44,7 @@ def as_images(*colors, side=32):
 def load_batches(table, epoch=0, rank=0, size=1, workers=0, augment=None, batch_size=5):
     """The batches of one epoch as the loader hands them out."""
     augmentation = Augmentation(augment or AugmentConfig())
-    dataset = PairDataset(table, Preprocessing(28), 10**6, augmentation, seed=3)
+    dataset = PairDataset(table, Preprocessing(28), 10**6, augmentation, seed=3, jitter=0.2)
     batches = PlannedBatches(table, rank, size)
     loader = make_loader(dataset, batches, workers, torch.device("cpu"))
     batches.set_plan(epoch, plan(table, epoch, batch_size=batch_size, pairs_per_whole=3))
@@ -318,6 +318,25 @@ def test_every_epoch_sees_other_light():
     dataset = PairDataset(table, Preprocessing(28), 10**6, Augmentation(AugmentConfig()))
     seeds = {dataset._seed(Draw(epoch, 0, (0,)), use) for epoch in range(10) for use in range(4)}
     assert len(seeds) == 40
+
+
+def test_every_picture_and_epoch_has_a_jitter_of_its_own():
+    table = table_of({"a": 40})
+    dataset = PairDataset(table, Preprocessing(28), 10**6, jitter=0.3)
+
+    def drawn(epoch, *rows):
+        return dataset._jitter(Draw(epoch, 0, rows), list(rows))
+
+    every = torch.cat([drawn(epoch, *range(40)) for epoch in range(5)])  # (205, 3)
+    still = (every == 0).all(1)
+    assert 0.4 < still.float().mean() < 0.6
+    assert len(every[~still].unique(dim=0)) == (~still).sum()
+    assert every[:, 0].min() == 0 and 0.25 < every[:, 0].max() < 0.3
+    assert -1 < every[:, 1:].min() < -0.9 and 0.9 < every[:, 1:].max() < 1
+    # Of the same picture the same, whichever are drawn beside it.
+    assert torch.equal(drawn(1, 3, 7)[2], drawn(1, 7, 5, 6)[1])
+    dataset.jitter = 0.0
+    assert not drawn(0, *range(40)).any()
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tables):

@@ -29,9 +29,10 @@ dist.destroy_process_group = end_alone
 runpy.run_path({str(ROOT / "stages" / "train.py")!r}, run_name="__main__")
 """
 # 11 samples in batches of 5: the last one has a single pair, fewer than there are processes.
-# Augmentation is on; dropout, which each process draws for itself, is off.
+# Augmentation and jitter are on; dropout, which each process draws for itself, is off.
 CONFIG = tiny_config(
-    train={"num_epochs": 2, "batch_size": 5, "accumulation_steps": 2, "learning_rate": 1e-4},
+    train={"num_epochs": 2, "batch_size": 5, "accumulation_steps": 2, "learning_rate": 1e-4}
+    | {"crop_jitter": 0.2},
 )
 
 

@@ -231,23 +231,23 @@ def test_training_learns_to_tell_two_parts_apart(tables, toy_split):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize(("frozen", "jitters"), [(False, {0.3}), (True, {0.0})])
-def test_crops_are_jittered_while_an_encoder_learns(tables, frozen, jitters):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_crops_are_jittered_while_an_encoder_learns(tables, frozen):
     trainer = make_trainer(
         tiny_config(train={"crop_jitter": 0.3, "freeze_backbone": frozen}), *tables
     )
     encode, seen = trainer.model.encode, []
 
-    def watched(images, precision=None, jitter=0.0):
-        seen.append(jitter)
+    def watched(images, precision=None, jitter=None):
+        seen.append(jitter is not None and jitter.any().item())
         return encode(images, precision, jitter)
 
     trainer.model.encode = watched
     trainer.train_epoch()
-    assert set(seen) == jitters
+    assert any(seen) is not frozen
     seen.clear()
     trainer.validate()
-    assert set(seen) == {0.0}
+    assert seen and not any(seen)
 
 
 def test_the_weights_of_the_best_epoch_are_exported(tables, tmp_path):
