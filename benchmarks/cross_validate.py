@@ -111,10 +111,10 @@ def network_of(
     split_dir = place / "split"
     path = place / f"{digest([fingerprint_of(config, split_dir), code_hash()])[:16]}.pth"
     if not path.exists():
-        team = join_team(config.machine.device)
-        run_training(
-            config, team, split_dir, place, True, lambda done: save_model(path, done.model, {})
-        )
+        with join_team(config.machine.device) as team:
+            run_training(
+                config, team, split_dir, place, True, lambda done: save_model(path, done.model, {})
+            )
     return load_model(path)
 
 

@@ -3,7 +3,8 @@
 import os
 import random
 import resource
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -38,13 +39,6 @@ class Team:
         if self.size > 1:
             dist.barrier()
 
-    def leave(self) -> None:
-        """At the end, once everybody is here. Call it where no DistributedDataParallel can be
-        reached any more: one that outlives the group now and then never ends."""
-        if self.size > 1:
-            self.wait()
-            dist.destroy_process_group()
-
     def led(self, hold: AbstractContextManager[None]) -> AbstractContextManager[None]:
         """`hold` for the leading process, nothing for the others."""
         return hold if self.leads else nullcontext()
@@ -66,20 +60,28 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def join_team(device_name: str, patience: timedelta | None = None) -> Team:
-    """Join the processes that torchrun started, or stand alone.
+@contextmanager
+def join_team(device_name: str, patience: timedelta | None = None) -> Iterator[Team]:
+    """Join the processes that torchrun started, or stand alone; at the end all leave together.
 
+    No DistributedDataParallel may be reached any more at the end: one that outlives the group now
+    and then never ends.
     patience: how long one waits for the others; torch's default is minutes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
     if size == 1:
-        return Team(0, 1, device)
+        yield Team(0, 1, device)
+        return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
-    return Team(dist.get_rank(), size, device)
+    team = Team(dist.get_rank(), size, device)
+    yield team
+    # Not after an error: it ends this process, and torchrun then ends the others.
+    team.wait()
+    dist.destroy_process_group()
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

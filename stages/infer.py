@@ -124,15 +124,14 @@ def answer_many(args: argparse.Namespace) -> None:
     refuse_overwriting(args.output, data_dir)
     jobs = jobs_of_table(read_manifest(args.split)) if args.split else find_jobs(data_dir)
 
-    team = join_team(args.device or config.machine.device, PATIENCE)
-    tolerance = config.data.twin_tolerance
-    predictor = Predictor(args.checkpoint, str(team.device), limit, tolerance)
-    outcomes = predict_jobs(predictor, share_of(jobs, team), data_dir, bar=team.leads)
-    tallies = team.gather(write_answers(args.output, outcomes, team, args.all))
-    if team.leads:
-        print(sum(tallies, start=Tally()), file=sys.stderr)
-        print(f"written: {args.output}", file=sys.stderr)
-    team.leave()
+    with join_team(args.device or config.machine.device, PATIENCE) as team:
+        tolerance = config.data.twin_tolerance
+        predictor = Predictor(args.checkpoint, str(team.device), limit, tolerance)
+        outcomes = predict_jobs(predictor, share_of(jobs, team), data_dir, bar=team.leads)
+        tallies = team.gather(write_answers(args.output, outcomes, team, args.all))
+        if team.leads:
+            print(sum(tallies, start=Tally()), file=sys.stderr)
+            print(f"written: {args.output}", file=sys.stderr)
 
 
 def main() -> None:

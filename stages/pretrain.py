@@ -94,14 +94,13 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, metavar="FILE", help="a model file")
     args = parser.parse_args()
     config = pretraining_of(load_config(args.config), args.start_from)
-    team = join_team(config.machine.device, timedelta(hours=12))  # of which most is drawing
-    split_dir = Path(config.data.output_dir, "split")
-    if team.leads:
-        make_tables(config, split_dir, config.machine.num_processes or os.cpu_count())
-    team.wait()
-    finish = partial(write_weights, config)
-    run_training(config, team, split_dir, runs_root("pretrain"), True, finish)
-    team.leave()
+    split_dir, finish = Path(config.data.output_dir, "split"), partial(write_weights, config)
+    patience = timedelta(hours=12)  # of which most is drawing
+    with join_team(config.machine.device, patience) as team:
+        if team.leads:
+            make_tables(config, split_dir, config.machine.num_processes or os.cpu_count())
+        team.wait()
+        run_training(config, team, split_dir, runs_root("pretrain"), True, finish)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEPTH_WEIGHTS, metavar="FILE")
     args = parser.parse_args()
     config = load_config(args.config)
-    team = join_team(config.machine.device, timedelta(hours=12))  # of which most is drawing
-    if team.leads:
-        draw_studies(STUDIES, config, config.machine.num_processes or os.cpu_count())
-    team.wait()
-    train_depth(config, STUDIES, runs_root("pretrain-depth"), team, args.out)
-    team.leave()
+    patience = timedelta(hours=12)  # of which most is drawing
+    with join_team(config.machine.device, patience) as team:
+        if team.leads:
+            draw_studies(STUDIES, config, config.machine.num_processes or os.cpu_count())
+        team.wait()
+        train_depth(config, STUDIES, runs_root("pretrain-depth"), team, args.out)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def main() -> None:
         refuse_edited_parameters(config, load_config(args.config))
         write_outputs(trainer, Path("models"), Path("metrics"))
 
-    team, split_dir = join_team(config.machine.device), Path(config.data.output_dir, "split")
-    run_training(config, team, split_dir, runs_root(), args.resume, finish)
-    team.leave()
+    split_dir = Path(config.data.output_dir, "split")
+    with join_team(config.machine.device) as team:
+        run_training(config, team, split_dir, runs_root(), args.resume, finish)
 
 
 if __name__ == "__main__":
