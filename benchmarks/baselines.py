@@ -21,12 +21,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+
+try:
+    import cv2
+except ModuleNotFoundError:
+    sys.exit("error: OpenCV is missing; pip install -r benchmarks/requirements.txt")
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -153,7 +157,7 @@ def _match(bench: Bench, table: PairTable, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-# -- the mission, read literally -------------------------------------------------------------------
+# -- plain cross-attention, mean pooling, plain L1 ------------------------------------------------
 
 
 class Literal(nn.Module):
@@ -263,7 +267,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
     where = Path("metrics/baselines.json")
     parser.add_argument("--output", type=Path, default=where, metavar="FILE", help="the figures")
     args = parser.parse_args()

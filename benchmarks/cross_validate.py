@@ -227,7 +227,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    add(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
     add("--data-dir", type=Path, required=True, metavar="DIR", help="folder of labelled models")
     add("--facts", type=Path, metavar="FILE", help="CSV with more columns about each part")
     add("--starts", nargs="+", choices=STARTS, default=list(STARTS), metavar="NAME")

@@ -6,9 +6,11 @@
 
 Each line of a table is one `dvc exp run --queue`, which --list prints; what this commit has run
 already is not run again, so an interrupted table goes on and a table of more seeds adds to one of
-fewer. A seed is one of everything: demo, split, weights, order. --report tells of what has ended
-so far and runs nothing. --lines asks for some lines only; the others stay as --output has them, if
-they were made by the command that would make them today.
+fewer. --report tells of what has ended so far and runs nothing. --lines asks for some lines only;
+the others stay as --output has them, if they were made by the command that would make them today.
+
+A seed is one of everything: demo, split, weights, order. Figures of several are means and standard
+deviations; "difference" is that from the line of one setting less, taken seed by seed.
 
     $ python benchmarks/experiments.py ablations --list
     $ python benchmarks/experiments.py ablations --output metrics/ablations.json    # hours
@@ -41,7 +43,7 @@ SCRATCH = (*SMALL, *CHANCE)
 # 32 x 32 patches, so that tokens can be pooled to 8, to 16, or not at all.
 FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_models=30")
 
-# Of the lines of a table: what is set beside each, by the name of the first of its kind.
+# What each line of a table sets; a line of one setting more than another is compared with it.
 ABLATIONS = {
     "from random weights": SCRATCH,
     "position: none": (*SCRATCH, "model.position=none"),
@@ -91,6 +93,11 @@ FIGURES = {
     "scale, mean": ("metrics/evaluate.json", "scale_error/relative_mean"),
     "scale, median": ("metrics/evaluate.json", "scale_error/relative_median"),
 }
+
+
+# Of this one, how far a line is from its reference.
+COMPARED = "nearest twin"
+DIFFERENCE = f"{COMPARED}, difference"
 
 
 class Experiment(NamedTuple):
@@ -161,16 +168,45 @@ def figures_of(commit: str, under: str = "") -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def row_of(line: str, runs: list[Experiment], commits: dict[str, str]) -> dict[str, Any]:
-    """Means over the seeds of one line, and deviations where there are several."""
-    results = [figures_of(commits[run.name]) for run in runs]
-    row = {"line": line, "seeds": len(runs), "command": shlex.join(runs[0].command())}
+def reference_of(table: str, line: str) -> str | None:
+    """The line that does without the last of its settings, if the table has it."""
+    settings = TABLES[table][line]
+    lines = (name for name in TABLES[table] if TABLES[table][name] == settings[:-1])
+    return next(lines, None) if settings else None
+
+
+def results_of(
+    table: str, line: str, planned: list[dict[str, Experiment]], done: dict[str, str]
+) -> list[dict[str, float]]:
+    """Figures of what has finished of one line, each with its difference from the reference's.
+
+    A seed is another test split, easier or harder for all lines alike: so they are compared seed
+    by seed.
+    """
+    reference = reference_of(table, line)
+    results = []
+    for by_line in planned:
+        if by_line[line].name not in done:
+            continue
+        result = figures_of(done[by_line[line].name])
+        if reference and by_line[reference].name in done:
+            theirs = figures_of(done[by_line[reference].name])
+            result[DIFFERENCE] = result[COMPARED] - theirs[COMPARED]
+        results.append(result)
+    return results
+
+
+def over_seeds(results: list[dict[str, float]]) -> dict[str, float]:
+    """Means of the figures that all have, and deviations where there are several."""
+    found = {"seeds": len(results)}
     for name in results[0]:
-        values = [result[name] for result in results]
-        row[name] = mean(values)
+        values = [result[name] for result in results if name in result]
+        if len(values) < len(results):
+            continue
+        found[name] = mean(values)
         if len(values) > 1:
-            row[f"{name}, deviation"] = stdev(values)
-    return row
+            found[f"{name}, deviation"] = stdev(values)
+    return found
 
 
 def kept_rows(path: Path | None, table: str) -> dict[str, dict[str, Any]]:
@@ -185,26 +221,38 @@ def kept_rows(path: Path | None, table: str) -> dict[str, dict[str, Any]]:
 
 def rows_of(
     table: str,
+    lines: list[str],
     planned: list[dict[str, Experiment]],
     done: dict[str, str],
     kept: dict[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """The constant answer's row, then each line's: what was run of it, or else what is kept.
 
-    planned: for each seed the experiments asked for, by line; done: as `finished` tells.
-    Raises: ValueError where none of them has finished.
+    planned: for each seed the table's experiments, by line; done: as `finished` tells.
+    Raises: ValueError where none of the lines has finished.
     """
     found = {}
-    for line in planned[0]:
-        runs = [by_line[line] for by_line in planned if by_line[line].name in done]
-        found |= {line: row_of(line, runs, done)} if runs else {}
+    for line in lines:
+        if results := results_of(table, line, planned, done):
+            command = shlex.join(planned[0][line].command())
+            found[line] = {"line": line, "command": command, **over_seeds(results)}
     if not found:
         raise ValueError("no experiment of this table has finished; see `dvc queue status`")
     if CONSTANT not in kept:
-        first = next(each.name for each in planned[0].values() if each.name in done)
-        found[CONSTANT] = {"line": CONSTANT, "seeds": 1, **figures_of(done[first], "baseline/")}
+        line = next(iter(found))
+        runs = [each[line].name for each in planned if each[line].name in done]
+        results = [figures_of(done[run], "baseline/") for run in runs]
+        found[CONSTANT] = {"line": CONSTANT, **over_seeds(results)}
     rows = kept | found
     return [rows[line] for line in (CONSTANT, *TABLES[table]) if line in rows]
+
+
+def count(text: str) -> int:
+    """Raises: ValueError below 1, which argparse turns into a message."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def main() -> None:
@@ -214,8 +262,8 @@ def main() -> None:
     add = parser.add_argument
     add("table", choices=TABLES)
     add("--lines", nargs="+", metavar="LINE", help="of the table; default all")
-    add("--seeds", type=int, default=1, metavar="N", help="0 to N - 1; default 1")
-    add("--jobs", type=int, default=1, metavar="N", help="experiments at a time; default 1")
+    add("--seeds", type=count, default=1, metavar="N", help="0 to N - 1; default 1")
+    add("--jobs", type=count, default=1, metavar="N", help="experiments at a time; default 1")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--list", action="store_true", help="print the commands, run nothing")
     only.add_argument("--report", action="store_true", help="of what has been run; run nothing")
@@ -224,9 +272,8 @@ def main() -> None:
     lines = args.lines or list(TABLES[args.table])
     if unknown := [line for line in lines if line not in TABLES[args.table]]:
         parser.error(f"no such line: {unknown[0]!r}; there are {', '.join(TABLES[args.table])}")
-    tables = (experiments_of(args.table, seed) for seed in range(args.seeds))
-    planned = [{line: by_line[line] for line in lines} for by_line in tables]
-    everything = [experiment for by_line in planned for experiment in by_line.values()]
+    planned = [experiments_of(args.table, seed) for seed in range(args.seeds)]
+    everything = [by_line[line] for by_line in planned for line in lines]
     if args.list:
         print(*(shlex.join(experiment.command()) for experiment in everything), sep="\n")
         return
@@ -234,13 +281,14 @@ def main() -> None:
         run(everything, args.jobs)
     kept = kept_rows(args.output, args.table) if args.lines else {}
     done = finished()
-    rows = rows_of(args.table, planned, done, kept)
+    rows = rows_of(args.table, lines, planned, done, kept)
     if args.output:
         write_json(args.output, {"table": args.table, "rows": rows})
-    print(f"| | seeds | {' | '.join(FIGURES)} |")
-    print("|---" * (len(FIGURES) + 2) + "|")
+    columns = (*FIGURES, DIFFERENCE)
+    print(f"| | seeds | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 2) + "|")
     for row in rows:
-        cells = [_cell(row, name) for name in FIGURES]
+        cells = [_cell(row, name) for name in columns]
         print(f"| {row['line']} | {row['seeds']} | {' | '.join(cells)} |")
     if failed := [e.name for e in everything if e.name not in done]:
         print(f"not finished: {', '.join(failed)}; see `dvc queue logs`", file=sys.stderr)
@@ -251,7 +299,7 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return ""
     form = ".1%" if name.startswith("scale") else ".3f"
     deviation = f" ± {row[f'{name}, deviation']:{form}}" if f"{name}, deviation" in row else ""
-    return f"{row[name]:{form}}{deviation}"
+    return f"{row[name]:{'+' if name == DIFFERENCE else ''}{form}}{deviation}"
 
 
 if __name__ == "__main__":

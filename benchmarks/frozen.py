@@ -107,7 +107,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config", type=Path, default=ROOT / "params.yaml", metavar="FILE")
+    add(
+        "--config",
+        type=Path,
+        default=ROOT / "params.yaml",
+        metavar="FILE",
+        help="default params.yaml",
+    )
     add("--data-dir", type=Path, metavar="DIR", help="folder of labelled models")
     add("--models", type=int, default=40, metavar="N", help="no more than these; default 40")
     add("--rounds", type=int, default=3, metavar="N", help="epochs of each side; default 3")

@@ -7,6 +7,7 @@ and the peak memory of the train stage.
     $ python benchmarks/full_step.py
 """
 
+import argparse
 import os
 import platform
 import resource
@@ -56,6 +57,9 @@ def run_stage(name: str, folder: Path) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_two_pairs(folder)

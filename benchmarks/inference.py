@@ -221,7 +221,13 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config", type=Path, default=ROOT / "params.yaml", metavar="FILE")
+    add(
+        "--config",
+        type=Path,
+        default=ROOT / "params.yaml",
+        metavar="FILE",
+        help="default params.yaml",
+    )
     add("--backbone", default="dinov2_vits14", help="of those without registers")
     add("--image-size", type=int, default=224, metavar="PX", help="a multiple of 14")
     add("--data-dir", type=Path, metavar="DIR", help="pictures; drawn if not given")

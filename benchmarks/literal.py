@@ -1,4 +1,4 @@
-"""The mission read word for word, with the pipeline's own network: the yardstick of the others.
+"""Every pair by itself, with the pipeline's own network: the yardstick of other benchmarks.
 
 For every pair both pictures are read, decoded and encoded, the whole again for each of its parts;
 every block of the encoder is checkpointed; an ordinary loader brings one pair after the other.

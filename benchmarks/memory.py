@@ -2,8 +2,8 @@
 
 Four parts a whole, as training draws them: 16 pairs are 20 pictures. Computed is what the pipeline
 reckons with when it chooses (train.use_gradient_checkpointing: auto). Measured is torch's peak
-under a hard limit of --budget GB, which a step either stays in or fails; --trial starts a new
-process for each line, so that none inherits another's fragments. On a CPU nothing is measured:
+under a hard limit of --budget GB, which a step either stays in or fails; each line is measured in
+a process of its own, so that none inherits another's fragments. On a CPU nothing is measured:
 what is shown there is only the model of the tensors that are saved. Needs no more than gpu.py.
 
     $ python benchmarks/memory.py
@@ -102,7 +102,7 @@ def main() -> None:
     add("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="PAIRS")
     add("--modes", nargs="+", choices=MODES, default=list(MODES), metavar="MODE")
     add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
-    add("--trial", action="store_true", help="run one step, print its JSON; for own use")
+    add("--trial", action="store_true", help=argparse.SUPPRESS)  # what that process is told
     args = parser.parse_args()
     config = full_size(args.backbone, args.image_size)
     budget = args.budget * 1e9

@@ -38,6 +38,7 @@ APART = {
 # The same of a row of `experiments.py`.
 ROW = {
     "nearest twin, mean": ("nearest twin", ".3f"),
+    "difference": ("nearest twin, difference", "+.3f"),
     "validation": ("nearest twin, validation", ".3f"),
     "median": ("median", ".3f"),
     "raw": ("raw", ".3f"),
@@ -133,14 +134,14 @@ def experiments(name: str, left_out: set[str]) -> list[str]:
     for row in read(name)["rows"]:
         cells = []
         for place, form in columns.values():
-            spread = cell(row, f"{place}, deviation", form)
+            spread = cell(row, f"{place}, deviation", form.lstrip("+"))
             cells.append(cell(row, place, form) + (f" ± {spread}" if spread else ""))
         rows.append([row["line"], *cells])
     return table(["", *columns], rows)
 
 
 def small_data() -> list[str]:
-    return experiments("small_data", {"validation"})
+    return experiments("small_data", {"difference", "validation"})
 
 
 def ablations() -> list[str]:

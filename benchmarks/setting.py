@@ -20,8 +20,8 @@ from partloc.pose import PartPose
 PARTS = 4  # of each whole
 
 # The full-size defaults of what the network, its loss and its optimiser read. They stand here a
-# second time, since partloc.config needs pydantic, which a machine lent for its GPU may lack; a
-# test holds them to the first.
+# second time, since partloc.config needs pydantic, which a machine with a GPU may lack; a test
+# holds them to the first.
 MODEL = {
     "weights": None,
     "start_from": None,

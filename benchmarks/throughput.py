@@ -1,4 +1,4 @@
-"""Training: the pipeline against the literal reading of the mission, side by side.
+"""Training: the pipeline against every pair by itself (literal.py), side by side.
 
 Both take optimiser steps on the same batches of the same pictures from the same weights: whole
 models of four parts, so that 4 pairs are 5 pictures for the one and 8 for the other. First the

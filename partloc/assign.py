@@ -56,8 +56,11 @@ def _log_density(hypotheses: PartPose, log_share: Tensor, offered: PartPose) -> 
     """(n, C): each part's mixture of Laplace densities, up to a constant, at each place."""
     own = torch.cat([hypotheses.translation, hypotheses.scale.log()], -1)  # (n, K, 4)
     other = torch.cat([offered.translation, offered.scale.log()], -1)  # (C, 4)
-    cost = (own[:, :, None] - other).abs().sum(-1)  # (n, K, C)
-    return (log_share[:, :, None] - cost / SPREAD).logsumexp(1)
+    densities = []
+    for each, share in zip(own, log_share, strict=True):  # a thousand at once would fill memory
+        cost = (each[:, None] - other).abs().sum(-1)  # (K, C)
+        densities.append((share[:, None] - cost / SPREAD).logsumexp(0))
+    return torch.stack(densities)
 
 
 def _odd_size(offered: PartPose, share: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
 def reason_of(error: Exception) -> str:
     """An error's message; a loader's worker hands it over as the last line of a traceback."""
     text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text or type(error).__name__
 
 
 @contextmanager

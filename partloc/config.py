@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
+from partloc.files import replacing
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -200,6 +202,8 @@ def load_config(path: Path | str = "params.yaml") -> Config:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected the pipeline's params.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if raw is None:
@@ -209,7 +213,11 @@ def load_config(path: Path | str = "params.yaml") -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        problems: dict[str, list[dict]] = {}
+        for problem in error.errors():
+            # Deeper there are only the kinds that a value of several kinds is not.
+            problems.setdefault(".".join(map(str, problem["loc"][:2])), []).append(problem)
+        lines = [_explain(name or "params", found) for name, found in problems.items()]
         raise ConfigError(f"{path}: " + "; ".join(lines)) from None
 
 
@@ -218,18 +226,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _explain(problem: dict) -> str:
-    """One line for one of pydantic's errors: key, value found, rule."""
-    *groups, key = [str(step) for step in problem["loc"]] or ["params"]
-    name = ".".join([*groups, key])
+def _explain(name: str, problems: list[dict]) -> str:
+    """One line for pydantic's errors of one key: rule, value found."""
+    problem, *others = problems
     if problem["type"] == "extra_forbidden":
+        *groups, key = name.split(".")
         known = list(_fields_of(groups))
         near = get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {name}; {hint}"
     if problem["type"] == "value_error":
         return f"{name}: {problem['ctx']['error']}"
-    return f"{name}: {problem['msg']}, found {problem['input']!r}"
+    others = "".join(f", or {other['msg'].removeprefix('Input should be ')}" for other in others)
+    return f"{name}: {problem['msg']}{others}, found {problem['input']!r}"
 
 
 def _fields_of(groups: list[str]) -> dict:
@@ -252,14 +261,20 @@ def set_full_size(path: Path) -> None:
             document.setdefault(group, {}).update(values)
         else:
             document[group] = values
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         yaml.dump(document, file)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m partloc.config", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
     parser.add_argument("--check", action="store_true", help="print the resolved configuration")
     parser.add_argument("--full-size", action="store_true", help="set every key to its default")
     args = parser.parse_args(argv)
@@ -268,6 +283,8 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not (args.full_size or args.check):
+        print(f"{args.config}: valid", file=sys.stderr)
     if args.full_size:
         set_full_size(args.config)
         print(f"{args.config}: every key is at its full-size default", file=sys.stderr)

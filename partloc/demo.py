@@ -300,7 +300,13 @@ def _claim(out_dir: Path, origin: str, resume: bool) -> None:
         if (out_dir / MARKER).exists():
             if resume and (out_dir / MARKER).read_text() == text:
                 return
-            shutil.rmtree(out_dir)
+            # The marker stays: what a kill leaves of the folder is still known as ours.
+            (out_dir / MARKER).write_text("Being removed by partloc.\n")
+            for entry in out_dir.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif entry.name != MARKER:
+                    entry.unlink()
         elif any(out_dir.iterdir()):
             raise ValueError(
                 f"{out_dir}: holds files but no {MARKER}, so it is not an earlier demo and stays "

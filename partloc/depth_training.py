@@ -62,17 +62,23 @@ class Studies(NamedTuple):
 
 def draw_studies(folder: Path, config: Config, workers: int) -> None:
     """Render pretrain.depth_models objects, CHUNK to a file; files of an interrupted call stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    count, size = config.pretrain.depth_models, config.demo.image_size
-    job = partial(_draw_chunk, folder, size, config.data.read_size, config.seed)
-    starts = range(0, count, CHUNK)
-    chunks = [range(start, min(start + CHUNK, count)) for start in starts]
+    job = partial(_draw_chunk, config.demo.image_size, config.data.read_size, config.seed)
+    chunks = _chunks(folder, config)
     for _ in tqdm(each(job, chunks, workers), "depths", len(chunks), unit="file", disable=None):
         pass
 
 
-def _draw_chunk(folder: Path, size: int, read_size: int, seed: int, numbers: range) -> None:
-    path = folder / f"{numbers.start:06d}.npz"
+def _chunks(folder: Path, config: Config) -> list[tuple[Path, range]]:
+    """Each file of studies, and the numbers of its models; others' seeds and sizes are apart."""
+    drawn = [STATE_FORMAT, config.seed, config.demo.image_size, config.data.read_size]
+    folder, count = folder / digest(drawn)[:16], config.pretrain.depth_models
+    starts = range(0, count, CHUNK)
+    numbers = [range(start, min(start + CHUNK, count)) for start in starts]
+    return [(folder / f"{each.start:06d}-{each.stop:06d}.npz", each) for each in numbers]
+
+
+def _draw_chunk(size: int, read_size: int, seed: int, chunk: tuple[Path, range]) -> None:
+    path, numbers = chunk
     if path.exists():
         return
     studies = [_draw_study(number, size, read_size, seed) for number in numbers]
@@ -117,9 +123,9 @@ def targets_of(maps: Tensor, crops: Tensor) -> Tensor:
     return cropped / (half * HALF_WIDTH * DISTANCE)[..., None, None]
 
 
-def read_studies(folder: Path) -> Studies:
-    """All of them, in memory: 65 kB for each whole and its part."""
-    files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+def read_studies(folder: Path, config: Config) -> Studies:
+    """What `draw_studies` has drawn, in memory: 65 kB for each whole and its part."""
+    files = [np.load(path) for path, _ in _chunks(folder, config)]
     fields = ((file[name] for file in files) for name in Studies._fields)
     counts = [len(file["models"]) for file in files]
     return Studies(*(_joined(field, counts) for field in fields))
@@ -154,15 +160,15 @@ def train_depth(config: Config, folder: Path, root: Path, team: Team, out: Path)
     """Train on the studies in `folder`, going on with the state in `root` where there is one, and
     write the weights, their checksum and the figures to `out` and beside it."""
     chosen = {key: getattr(config.pretrain, key) for key in ("depth_models", "depth_steps")}
-    run = RunFolder(root, digest([STATE_FORMAT, config.seed, chosen, config.demo.image_size]))
+    sizes = config.demo.image_size, config.data.read_size
+    run = RunFolder(root, digest([STATE_FORMAT, config.seed, chosen, sizes]))
     with team.led(run.locked()):
-        state = run.load_state()
-        team.wait()
+        state = team.from_leader(run.load_state() if team.leads else None)
         seed_everything(config.seed)
         net = DepthNet()
         if state is not None:
             net.load_state_dict(state["net"])
-        trainer = DepthTrainer(config, net, read_studies(folder), team)
+        trainer = DepthTrainer(config, net, read_studies(folder, config), team)
         if state is not None:
             trainer.restore(state)
         trainer.train(run)

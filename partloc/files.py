@@ -87,7 +87,8 @@ def hash_file(path: Path) -> Path:
 
 
 def write_hash(path: Path) -> None:
-    hash_file(path).write_text(_sha256(path))
+    with _naming(hash_file(path)):
+        hash_file(path).write_text(_sha256(path))
 
 
 def is_whole(path: Path) -> bool:

@@ -5,7 +5,6 @@ take a run of the models, and write their rows beside the tables; the leading on
 """
 
 import csv
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from unicodedata import normalize
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from partloc.files import replacing, write_json
 from partloc.images import EXTENSIONS, ImageError
-from partloc.index import LAYOUT, LayoutError
+from partloc.index import LAYOUT, Finding, LayoutError, find_models, pair_files
 from partloc.infer import Found, Predictor, Question
+from partloc.labels import nfc
+from partloc.split import read_manifest
 from partloc.team import Team
 
 PREDICTION_COLUMNS = (
@@ -100,41 +99,44 @@ def find_jobs(data_dir: Path) -> list[Job]:
 
     Raises: LayoutError if there is no such folder or no model in it.
     """
-    if not data_dir.is_dir():
-        raise LayoutError(f"{data_dir}: no such folder; {LAYOUT.format(root=data_dir)}")
-    folders = (path for path in data_dir.iterdir() if path.is_dir())
-    jobs = [_find_parts(folder) for folder in folders if not folder.name.startswith(".")]
-    jobs = sorted(job for job in jobs if job.parts or job.skipped)
+    folders, findings = find_models(data_dir)
+    jobs = [_find_parts(data_dir, folder) for folder in folders]
+    jobs = [job for job in jobs if job.parts or job.skipped]
     if not jobs:
         raise LayoutError(f"{data_dir}: no model in this folder; {LAYOUT.format(root=data_dir)}")
-    return jobs
+    return sorted(jobs + [Job(each.model, "", [], [_skipped(each)]) for each in findings])
 
 
-def _find_parts(folder: Path) -> Job:
-    model = normalize("NFC", folder.name)
-    files: dict[str, str] = {}
-    skipped = []
-    for name in sorted(os.listdir(folder)):
-        stem, extension = os.path.splitext(name)
-        if name.startswith(".") or extension.lower() not in EXTENSIONS:
-            continue
-        path, part = f"{folder.name}/{name}", normalize("NFC", stem).removeprefix(f"{model}-")
-        if not normalize("NFC", stem).startswith(f"{model}-") or not part:
-            rule = f"expected a name that starts with {model + '-'!r} and goes on"
-            skipped.append(Skipped(model, path, "foreign file", rule))
-        elif extension.lower() != ".png":
-            detail = f"extension {extension!r}, expected .png"
-            skipped.append(Skipped(model, path, "foreign file", detail))
-        elif part in files:
-            skipped.append(Skipped(model, path, "duplicate name", f"{files[part]} is used"))
+def _find_parts(data_dir: Path, folder: str) -> Job:
+    model = nfc(folder)
+    findings: list[Finding] = []
+    pictures, _ = pair_files(data_dir, folder, findings)
+    # Of what is odd, labels and texts are nobody's loss here.
+    lost = (
+        each
+        for each in findings
+        if each.reason == "unreadable folder" or Path(each.file).suffix.lower() in EXTENSIONS
+    )
+    skipped = [_skipped(each) for each in lost]
+    wholes, parts = pictures.pop("whole", []), []
+    trouble = None
+    if not wholes:
+        trouble = "whole missing", f"{folder}-whole.png is not there"
+    elif len(wholes) > 1:
+        trouble = "whole unusable", f"{' and '.join(wholes)} are both the whole"
+    for part, names in sorted(pictures.items()):
+        if trouble:
+            skipped += [Skipped(model, f"{folder}/{name}", *trouble) for name in names]
+        elif len(names) > 1:
+            detail = f"{' and '.join(names)} name the same part"
+            skipped += [Skipped(model, f"{folder}/{names[0]}", "duplicate name", detail)]
         else:
-            files[part] = path
-    whole = files.pop("whole", None)
-    if whole is None:
-        detail = f"{folder.name}/{folder.name}-whole.png is not there"
-        skipped += [Skipped(model, path, "whole missing", detail) for path in files.values()]
-        files = {}
-    return Job(model, whole or "", sorted(files.items()), skipped)
+            parts.append((part, f"{folder}/{names[0]}"))
+    return Job(model, f"{folder}/{wholes[0]}" if parts else "", parts, skipped)
+
+
+def _skipped(finding: Finding) -> Skipped:
+    return Skipped(finding.model, finding.file, finding.reason, finding.detail)
 
 
 def refuse_overwriting(output: Path, data_dir: Path) -> None:
@@ -149,10 +151,11 @@ def refuse_overwriting(output: Path, data_dir: Path) -> None:
         )
 
 
-def jobs_of_table(table: pd.DataFrame) -> list[Job]:
-    """The models of a split table, sorted. Raises: ValueError if it has no rows."""
+def jobs_of_table(path: Path) -> list[Job]:
+    """The models of a split table, sorted. Raises: ValueError if it is none or has no rows."""
+    table = read_manifest(path)
     if table.empty:
-        raise ValueError("the split table has no samples; raise its ratio in params.yaml")
+        raise ValueError(f"{path}: no samples; raise the ratio of this set in params.yaml")
     return [
         Job(str(model), str(whole), sorted(zip(rows.part, rows.part_path, strict=True)))
         for (model, whole), rows in table.groupby(["model", "whole_path"])

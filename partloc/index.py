@@ -105,7 +105,7 @@ def build_index(settings: DataConfig, workers: int = 0) -> Index:
     Raises: LayoutError if there is no such folder, or no usable sample in it.
     """
     root = Path(settings.data_dir)
-    folders, findings = _find_models(root)
+    folders, findings = find_models(root)
     job = partial(_scan_model, root, settings)
     samples = []
     for rows, found in tqdm(
@@ -134,7 +134,7 @@ def _spread(job: partial, folders: list[str], workers: int) -> Iterator:
         yield from pool.map(job, folders, chunksize=4)
 
 
-def _find_models(root: Path) -> tuple[list[str], list[Finding]]:
+def find_models(root: Path) -> tuple[list[str], list[Finding]]:
     """The model folders' names as the disk has them, and what else lies beside them."""
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
@@ -165,7 +165,7 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
     """One model: its manifest rows and findings. Holds the thumbnails of this model only."""
     model = nfc(folder)
     findings: list[Finding] = []
-    pictures, labels = _pair_files(root, folder, findings)
+    pictures, labels = pair_files(root, folder, findings)
     whole_files = pictures.pop("whole", [])
     for name in labels.pop("whole", []):
         _note(findings, model, f"{folder}/{name}", "label of the whole", "ignored")
@@ -201,7 +201,7 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
     return rows, findings
 
 
-def _pair_files(
+def pair_files(
     root: Path, folder: str, findings: list[Finding]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """The images' and the labels' file names by part; more than one name is a duplicate."""

@@ -50,7 +50,8 @@ class Question(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded file. pixels: (3, S, S) uint8; digest: the same for equal pictures."""
+    """A decoded file. pixels: (3, S, S) uint8, S of `Preprocessing.read_size`; digest: the same
+    for equal pictures."""
 
     pixels: Tensor
     thumbnail: np.ndarray

@@ -16,6 +16,7 @@ LABEL_FAULTS = (
 )
 LABEL_REMARKS = ("non-identity rotation", "missing rotation", "label names another part")
 
+SMALLEST = 1e-6  # scale; below, nothing is left of it in single precision
 UNIFORM_TOLERANCE = 1e-3  # of the largest of the three scales
 ROTATION_TOLERANCE = 1e-3  # of each quaternion component (w, x, y, z)
 
@@ -44,12 +45,13 @@ def read_label(
     translation, scales = _numbers(raw, "translation"), _numbers(raw, "scale")
     low, scale, high = sorted(scales)
     tolerance = settings.translation_tolerance
-    if low <= 0:
-        raise LabelError("scale not positive", f"scale {scales}, expected > 0")
+    if low < SMALLEST:
+        raise LabelError("scale not positive", f"scale {scales}, expected at least {SMALLEST:g}")
     if high - low > UNIFORM_TOLERANCE * high:
         raise LabelError("non-uniform scale", f"scale {scales}, expected three equal numbers")
     if scale > 1 + tolerance:
-        raise LabelError("scale above 1", f"scale {scale:g}, expected at most 1")
+        rule = f"expected at most 1, tolerance {tolerance:g}"
+        raise LabelError("scale above 1", f"scale {scale:g}, {rule}")
     if max(map(abs, translation)) > 0.5 + tolerance:
         rule = f"expected within [-0.5, 0.5], tolerance {tolerance:g}"
         raise LabelError("translation out of range", f"translation {translation}, {rule}")

@@ -43,7 +43,11 @@ class LossParts(NamedTuple):
 
 
 def training_loss(
-    prediction: Prediction, targets: PartPose, target_places: Tensor | None, config: "TrainConfig"
+    prediction: Prediction,
+    targets: PartPose,
+    target_places: Tensor | None,
+    config: "TrainConfig",
+    guides: PartPose | None = None,
 ) -> LossParts:
     """The likelihood of the hypotheses, and of the places that were matched.
 
@@ -55,6 +59,7 @@ def training_loss(
     Args:
         targets: the places that would be right, (B, K, 3) and (B, K, 1).
         target_places: where they appear in the image, (B, K, 3); None leaves matching out.
+        guides: as targets, of the guided answers, where others than the pair's own.
     Source: the mixture density of Bishop (1994), with Laplace components.
     """
     translation, scale = hypotheses_loss(prediction.hypotheses, targets, config)  # (B, hypotheses)
@@ -70,7 +75,7 @@ def training_loss(
         total = total + config.w_match * match + config.w_rank * rank
     if prediction.guided is not None:
         one = PartPose(*(field[:, None] for field in prediction.guided))
-        moved, sized = hypotheses_loss(one, targets, config)
+        moved, sized = hypotheses_loss(one, guides or targets, config)
         guided = (config.w_trans * moved + config.w_scale * sized).squeeze(1)
         total = total + guided
     if prediction.misread is not None:

@@ -40,7 +40,9 @@ def assigned_errors(placed: PartPose, truth: PartPose, groups: Sequence[np.ndarr
     """
     errors = torch.empty(len(truth.translation))
     for rows in groups:
-        distances = torch.cdist(placed.translation[rows], truth.translation[rows])
+        # By products of matrices, as from 26 rows on, equal places would be apart.
+        exact = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(placed.translation[rows], truth.translation[rows], 2.0, exact)
         answers, places = linear_sum_assignment(distances.double().numpy())
         errors[rows[answers]] = distances[answers, places]
     return errors

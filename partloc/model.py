@@ -160,7 +160,7 @@ class PartLocator(nn.Module):
         self.place_center.copy_(torch.cat([view.place(middle), view.depth(middle.translation)]))
         across = (view.slope.square() @ self.spread[:3].square()).sqrt()
         along = (view.forward * self.spread[:3]).norm(dim=0, keepdim=True)
-        self.place_spread.copy_(torch.cat([across, self.spread[3:], along]))
+        self.place_spread.copy_(torch.cat([across, self.spread[3:], along]).clamp(min=1e-3))
 
     @property
     def hypotheses(self) -> int:

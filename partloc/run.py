@@ -58,10 +58,16 @@ def training_parameters(config: Config) -> dict[str, Any]:
 
 
 def fingerprint_of(config: Config, split_dir: Path) -> str:
-    """SHA-256 over all that determines the weights: parameters, split tables, starting weights."""
+    """SHA-256 over all that determines the weights: parameters, split tables, starting weights.
+
+    Raises: FileNotFoundError naming the parameter whose file is not there.
+    """
     files = [split_dir / "train.csv", split_dir / "val.csv"]
-    begin = (config.model.weights, config.model.start_from)
-    files += [Path(path) for path in begin if path]
+    for key in ("weights", "start_from"):
+        if path := getattr(config.model, key):
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"model.{key}: {path}: no such file")
+            files.append(Path(path))
     if config.model.match_size and config.model.depth_maps:
         files.append(DEPTH_WEIGHTS)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
@@ -141,7 +147,7 @@ def start_from_data(model: PartLocator, table: PairTable, config: Config) -> str
         return ""
     view = fit_view(table, config.data.max_image_pixels, config.seed, model.view)
     if view is None or view.inliers < MIN_INLIERS:
-        found = "too few parts" if view is None else f"only {view.inliers:.0%} of them agree"
+        found = f"only {view.inliers:.0%} of them agree" if view else "too few, or all in a plane"
         so = "template matching learns from the pose alone"
         if model.knows_view:
             so = "that of the starting weights is taken"
@@ -154,10 +160,13 @@ def start_from_data(model: PartLocator, table: PairTable, config: Config) -> str
 
 
 def take_up(folder: RunFolder, team: Team, resume: bool) -> dict[str, Any] | None:
-    """The unfinished state to go on from; or None, and the folder is cleared. Tells which."""
-    state = None if folder.finished or not resume else folder.load_state()
-    team.wait()  # everybody has read before the leader clears
+    """The unfinished state to go on from; or None, and the folder is cleared. Tells which.
+
+    The leading process writes it, perhaps on another machine's disk, so it is the one that reads.
+    """
+    state = None
     if team.leads:
+        state = None if folder.finished or not resume else folder.load_state()
         if state is None:
             folder.clear()
             folder.write_note("code", code_hash())
@@ -177,8 +186,7 @@ def take_up(folder: RunFolder, team: Team, resume: bool) -> dict[str, Any] | Non
                 "--no-resume it starts afresh",
                 file=sys.stderr,
             )
-    team.wait()
-    return state
+    return team.from_leader(state)
 
 
 def refuse_edited_parameters(at_start: Config, at_end: Config) -> None:

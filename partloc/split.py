@@ -149,11 +149,17 @@ def summary(counts: dict, shared: Shared) -> str:
 def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -> pd.DataFrame:
     """Read a manifest or a split table; names such as "01", "NA" or "1e5" stay text.
 
-    Raises: ValueError naming the file if a column is missing or a number is none.
+    Raises: FileNotFoundError; ValueError naming the file if it is no table, a column is missing or
+        a number is none.
     """
-    table = pd.read_csv(
-        path, dtype=str, usecols=lambda name: name in columns, keep_default_na=False
-    )
+    try:
+        table = pd.read_csv(
+            path, dtype=str, usecols=lambda name: name in columns, keep_default_na=False
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; run the stages before this one") from None
+    except ValueError as error:  # empty, cut, or not UTF-8
+        raise ValueError(f"{path}: not a table: {error}") from None
     missing = [column for column in columns if column not in table]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; expected the index's manifest")

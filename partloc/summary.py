@@ -54,7 +54,7 @@ def count_flops(model: PartLocator) -> tuple[int, int]:
 
 def summarize_model(config: "Config") -> dict[str, str]:
     """The figures of one training pair (two images) and of a batch, name -> text."""
-    # Weights are not needed, so none are fetched or read.
+    # No encoder's weights are needed, so none are fetched or read.
     blank = config.model.model_copy(update={"pretrained": False, "weights": None})
     model = PartLocator(blank, Preprocessing.of(config.data))
     backbone = model.backbone
@@ -62,14 +62,24 @@ def summarize_model(config: "Config") -> dict[str, str]:
     gigaflops = (2 * an_image + a_pair) / 1e9
     total = sum(parameter.numel() for parameter in model.parameters())
     encoder = sum(parameter.numel() for parameter in backbone.parameters())
+    frozen = config.train.freeze_backbone
+    if frozen:
+        backbone.requires_grad_(False)
+        if model.depth_net is not None:
+            model.depth_net.requires_grad_(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         memory = measure_step(model, torch.bfloat16 if config.train.use_amp else None)
     pairs, blocks = config.train.batch_size, backbone.num_blocks
     plan = (Kept.INPUT if config.train.use_gradient_checkpointing else Kept.EVERYTHING,) * blocks
     if config.train.use_gradient_checkpointing == "auto":
         plan = memory.plan(2 * pairs, pairs, config.machine.memory_budget_gb * 1e9)
-    forwards = 3 + memory.again(plan) / blocks  # backward costs two
+    training = (3 + memory.again(plan) / blocks) * gigaflops  # backward costs two
+    peak = memory.peak(2 * pairs, pairs, plan)
     kept = ", ".join(f"{plan.count(how)} keep {how}" for how in Kept if how in plan)
+    kept = f"of {blocks} blocks {kept}"
+    if frozen:
+        training, peak = 3 * a_pair / 1e9, memory.constant + memory.pair * pairs
+        kept = "the encoder's tokens are read"
     side = model.pool.weights.shape[0]
     return {
         "encoder": f"{config.model.backbone_name}, {encoder / 1e6:.1f} M parameters",
@@ -77,9 +87,8 @@ def summarize_model(config: "Config") -> dict[str, str]:
         "patches of an image": f"{backbone.grid} x {backbone.grid}",
         "tokens after pooling": f"{side} x {side}",
         "forward, a pair": f"{gigaflops:.1f} GFLOP",
-        "training, a pair": f"{forwards * gigaflops:.1f} GFLOP",
-        "memory, computed": f"{memory.peak(2 * pairs, pairs, plan) / 1e9:.1f} GB to train with "
-        f"batches of {pairs}; of {blocks} blocks {kept}",
+        "training, a pair": f"{training:.1f} GFLOP",
+        "memory, computed": f"{peak / 1e9:.1f} GB to train with batches of {pairs}; {kept}",
     }
 
 
@@ -89,7 +98,13 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
     parser.add_argument("--full-size", action="store_true", help="the defaults, not a file")
     args = parser.parse_args(argv)
     from partloc.config import Config, ConfigError, load_config

@@ -34,6 +34,14 @@ class Team:
         dist.all_gather_object(values, value)
         return values
 
+    def from_leader(self, value: Any) -> Any:
+        """The leading process's value, on every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
     def wait(self) -> None:
         """Until everybody is here."""
         if self.size > 1:
@@ -54,9 +62,16 @@ def choose_device(name: str) -> torch.device:
     torch.set_flush_denormal(True)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"machine.device: {name}, but torch finds no CUDA device here")
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch's text lists devices that partloc does not know
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if (device.index or 0) >= found:
+            raise ValueError(f"device {name!r}: torch finds {found} CUDA devices here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r}: torch finds no such device here")
     return device
 
 

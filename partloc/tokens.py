@@ -207,7 +207,6 @@ class Pictures(Dataset):
 
     def __getitem__(self, place: int) -> tuple[int, Tensor]:
         data, shot = self.shown[place]
-        (image,) = data.show([shot])
         path = data.table.data_dir / shot.path
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != shot.sha256:
@@ -215,6 +214,7 @@ class Pictures(Dataset):
                 f"{path}: expected the picture that was indexed, SHA-256 {shot.sha256[:12]}..., "
                 f"found {found[:12]}...; run the stages index and split again"
             )
+        (image,) = data.show([shot])
         return place, image
 
     @staticmethod

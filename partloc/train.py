@@ -249,7 +249,10 @@ class Trainer:
     def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:
         targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
         places = self.model.place_of(targets) if self.knows_view else None
-        return training_loss(predicted, targets, places, self.config.train)
+        # Equal pictures are asked once, at the place of the first of them.
+        asked = batch.pair_of_part[batch.part_of_pair]
+        guides = PartPose(*(field[asked] for field in targets))
+        return training_loss(predicted, targets, places, self.config.train, guides)
 
     def _step(self) -> dict[str, Tensor]:
         """Move the weights. Returns the norm of the gradient where it must be finite."""

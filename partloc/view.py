@@ -26,6 +26,7 @@ SCALES = (0.25, 0.8)  # smaller parts fit anywhere, larger ones nowhere else
 FOREGROUND = 0.04  # difference from the corners' colour, of 1, that counts as the part
 INLIER = 0.1  # residual, in half image sides
 FREE = 4  # parts that a camera of nine numbers can be made to agree with
+FLAT = 0.05  # labels that spread so much less across a plane than in it tell no camera
 # Of `View.fading`: a camera nearer than 1.25 would be inside the sphere round some wholes.
 NEAREST = 0.8
 
@@ -85,7 +86,8 @@ class View(NamedTuple):
 def fit_view(
     table: PairTable, max_pixels: int, seed: int, known: View | None = None
 ) -> View | None:
-    """Fit the camera on up to SAMPLES parts without twins; None when there are too few.
+    """Fit the camera on up to SAMPLES parts without twins; None when there are too few, or when
+    all lie about in one plane.
 
     known: a camera to come back to unless the fitted one agrees with more parts by FREE; so many
         agree with any fit, and of a few parts these are a large share.
@@ -99,6 +101,9 @@ def fit_view(
     if len(found) < 8:
         return None
     labels, seen = table.translation[found], torch.tensor([places[row] for row in found])
+    extents = torch.linalg.svdvals(labels - labels.mean(0))  # (3,), the largest first
+    if extents[2] <= FLAT * extents[0]:
+        return None
     poses = PartPose(labels, table.scale[found])
 
     def judged(view: View) -> View:

@@ -22,8 +22,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument("--out", type=Path, default=Path("data/demo"), metavar="DIR")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo"
+    )
     args = parser.parse_args()
     config = load_config(args.config)
     demo, workers = config.demo, config.machine.num_processes or os.cpu_count()

@@ -41,9 +41,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="params.yaml", metavar="FILE")
-    parser.add_argument("--split", choices=SETS, default="test")
-    parser.add_argument("--checkpoint", type=Path, default=PIPELINE_MODEL, metavar="FILE")
+    parser.add_argument(
+        "--config", default="params.yaml", metavar="FILE", help="default params.yaml"
+    )
+    parser.add_argument("--split", choices=SETS, default="test", help="default test")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=PIPELINE_MODEL,
+        metavar="FILE",
+        help=f"default {PIPELINE_MODEL}",
+    )
     return parser.parse_args()
 
 

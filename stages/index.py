@@ -23,7 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="params.yaml", metavar="FILE")
+    parser.add_argument(
+        "--config", default="params.yaml", metavar="FILE", help="default params.yaml"
+    )
     config = load_config(parser.parse_args().config)
 
     index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())

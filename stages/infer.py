@@ -52,10 +52,19 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="OUT", help="folder for the answers of many models")
     add("--all", action="store_true", help="every hypothesis, beside the best")
     add("--config", type=Path, metavar="FILE", help="with --split only; default params.yaml")
-    add("--checkpoint", type=Path, metavar="FILE", default=Path("models/best_model.pth"))
+    model = Path("models/best_model.pth")
+    add("--checkpoint", type=Path, metavar="FILE", default=model, help=f"default {model}")
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
-    add("--max-image-pixels", type=int, metavar="N", help="refuse larger pictures; 64,000,000")
+    add("--max-image-pixels", type=count, metavar="N", help="refuse larger pictures; 64,000,000")
     return parser
+
+
+def count(text: str) -> int:
+    """Raises: ValueError below 1, which argparse turns into a message."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def check(args: argparse.Namespace) -> str | None:
@@ -115,14 +124,13 @@ def answer_many(args: argparse.Namespace) -> None:
         write_answers,
     )
     from partloc.infer import Predictor
-    from partloc.split import read_manifest
     from partloc.team import join_team
 
     config = load_config(args.config or "params.yaml") if args.split else Config()
     data_dir = args.data_dir or Path(config.data.data_dir)
     limit = args.max_image_pixels or config.data.max_image_pixels
     refuse_overwriting(args.output, data_dir)
-    jobs = jobs_of_table(read_manifest(args.split)) if args.split else find_jobs(data_dir)
+    jobs = jobs_of_table(args.split) if args.split else find_jobs(data_dir)
 
     with join_team(args.device or config.machine.device, PATIENCE) as team:
         tolerance = config.data.twin_tolerance

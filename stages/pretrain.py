@@ -90,9 +90,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
     parser.add_argument("--start-from", type=Path, metavar="FILE", help="a model file")
     args = parser.parse_args()
+    if args.start_from and not args.start_from.is_file():
+        raise FileNotFoundError(f"--start-from {args.start_from}: no such file")
     config = pretraining_of(load_config(args.config), args.start_from)
     split_dir, finish = Path(config.data.output_dir, "split"), partial(write_weights, config)
     patience = timedelta(hours=12)  # of which most is drawing

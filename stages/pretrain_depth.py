@@ -34,8 +34,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
-    parser.add_argument("--out", type=Path, default=DEPTH_WEIGHTS, metavar="FILE")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEPTH_WEIGHTS,
+        metavar="FILE",
+        help=f"default {DEPTH_WEIGHTS.name} beside the code",
+    )
     args = parser.parse_args()
     config = load_config(args.config)
     patience = timedelta(hours=12)  # of which most is drawing

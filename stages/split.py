@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="params.yaml", metavar="FILE")
+    parser.add_argument(
+        "--config", default="params.yaml", metavar="FILE", help="default params.yaml"
+    )
     config = load_config(parser.parse_args().config)
     data, output_dir = config.data, Path(config.data.output_dir)
 

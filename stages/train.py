@@ -30,7 +30,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="default params.yaml",
+    )
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,

@@ -190,6 +190,7 @@ DAMAGES = {
     "stretched": Damage(_fields(scale=[0.3, 0.3, 0.4]), "non-uniform scale"),
     "zero": Damage(_fields(scale=[0, 0, 0]), "scale not positive"),
     "negative": Damage(_fields(scale=[-0.3] * 3), "scale not positive"),
+    "speck": Damage(_fields(scale=[1e-46] * 3), "scale not positive"),  # 0 in single precision
     "giant": Damage(_fields(scale=[1.2] * 3), "scale above 1"),
     "outside": Damage(_fields(translation=[0, 0.7, 0]), "translation out of range"),
     "outside-below": Damage(_fields(translation=[0, 0, -0.56]), "translation out of range"),

@@ -1,5 +1,7 @@
 """Equal parts on distinct places."""
 
+import resource
+
 import torch
 
 from partloc.assign import APART, WELL_APART, assign
@@ -71,3 +73,16 @@ def test_each_part_prefers_the_place_that_it_finds_more_probable_itself():
 def test_a_single_part_gets_its_best():
     found = hypotheses((0.4, 0.0), (-0.4, 0.0), n=1)
     assert assign(found, torch.tensor([[0.2, 0.8]]).log()).tolist() == [1]
+
+
+def test_a_thousand_equal_screws_fit_in_memory():
+    """Not what they need at once for all, four times n * K * n * K numbers: 4 GB of these."""
+    count, places = 1000, 8
+    chance = torch.Generator().manual_seed(0)
+    found = PartPose(
+        torch.rand(count, places, 3, generator=chance) - 0.5, torch.full((count, places, 1), 0.01)
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chosen = assign(found, torch.zeros(count, places))
+    assert len(set(chosen.tolist())) == count
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 1e9

@@ -19,7 +19,7 @@ from partloc.config import Config
 from partloc.view import View
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a machine lent for its GPU need not have.
+# What the benchmarks of a GPU do without.
 ABSENT = (
     *("dvc", "matplotlib", "pydantic", "pyvista", "ruamel", "scipy", "tensorboard", "vtk"),
     "partloc.config",
@@ -208,6 +208,56 @@ def test_a_report_tells_of_what_has_ended_and_runs_nothing(monkeypatch, tmp_path
     with pytest.raises(SystemExit):
         experiments.main()
     assert "no such line: '6 models'; there are 5 models, 10 models" in capsys.readouterr().err
+
+
+def test_lines_are_compared_with_the_line_of_one_setting_less_seed_by_seed(monkeypatch):
+    """A hard test split is hard for both: the lines are further apart than from their like."""
+    first, other, shipped = "from random weights", "position: none", "from the shipped weights"
+    errors = {first: (0.25, 0.5, 0.75), other: (0.3125, 0.5, 0.8125), shipped: (0.125,)}
+    planned = [experiments.experiments_of("ablations", seed) for seed in range(3)]
+    done = {
+        by_line[line].name: f"{line}/{seed}"
+        for seed, by_line in enumerate(planned)
+        for line in errors
+        if seed < len(errors[line])
+    }
+
+    def figures_of(commit: str, under: str = "") -> dict[str, float]:
+        line, seed = commit.split("/")
+        return {"nearest twin": int(seed) if under else errors[line][int(seed)]}
+
+    monkeypatch.setattr(experiments, "figures_of", figures_of)
+    rows = experiments.rows_of("ablations", list(errors), planned, done, {})
+    constant, *lines = rows
+    assert constant["nearest twin"] == 1.0 and constant["seeds"] == 3
+    assert [row["line"] for row in lines] == [first, other, shipped]
+    assert experiments.DIFFERENCE not in lines[0] | lines[2]
+    assert lines[1]["nearest twin, deviation"] > 0.2
+    assert lines[1][experiments.DIFFERENCE] == pytest.approx(0.125 / 3)
+    assert lines[1][f"{experiments.DIFFERENCE}, deviation"] == pytest.approx(0.0361, abs=1e-4)
+    assert "nearest twin, deviation" not in lines[2]
+
+    # A seed of the other line alone: nothing to take it from.
+    del done[planned[2][first].name]
+    (_, row) = experiments.rows_of("ablations", [other], planned, done, {})
+    assert row["seeds"] == 3 and experiments.DIFFERENCE not in row
+
+
+def test_every_reference_is_the_same_but_for_one_setting():
+    """So a line that is compared says what its name says, and all but the first of a kind are."""
+    for table, lines in experiments.TABLES.items():
+        alone = [line for line in lines if experiments.reference_of(table, line) is None]
+        assert (
+            alone
+            == {
+                "ablations": [
+                    "from random weights",
+                    "from the shipped weights",
+                    "448 px, downsample_size: 8",
+                ],
+                "small-data": ["all models", "all models, from random weights"],
+            }[table]
+        )
 
 
 def test_the_readme_s_tables_are_the_committed_figures():

@@ -1,12 +1,13 @@
 """Configuration: typed, complete, and strict in a friendly way."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from partloc.config import Config, ConfigError, digest, load_config, main
+from partloc.config import Config, ConfigError, digest, load_config, main, set_full_size
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 # One comment is for several keys: it stands above the first of them.
@@ -100,6 +101,10 @@ def test_a_misspelt_key_is_answered_with_the_right_one(load, text, answer):
         ("train:\n  sampling: fair", "train.sampling", "'uniform' or 'balanced'", "'fair'"),
         ("model:\n  backbone_name: resnet", "model.backbone_name", "dinov2_vitb14", "'resnet'"),
         ("machine:\n  device: gpu", "machine.device", "pattern", "'gpu'"),
+        (
+            *("train:\n  use_gradient_checkpointing: never", "train.use_gradient_checkpointing"),
+            *("should be a valid boolean, or 'auto'", "'never'"),
+        ),
         ("seed: -1", "seed", "greater than or equal to 0", "-1"),
         ("data: 3", "data", "dictionary", "3"),
     ],
@@ -152,6 +157,27 @@ def test_what_is_no_params_file_is_refused_with_its_name(load, text, answer):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_bytes(b"seed: 1 # caf\xe9\n")
+    for path in (params, tmp_path):
+        with pytest.raises(ConfigError, match=f"{path}: cannot be read: "):
+            load_config(path)
+
+
+def test_a_full_disk_leaves_the_params_file_as_it_was(tmp_path, monkeypatch):
+    params = tmp_path / "params.yaml"
+    params.write_bytes(PARAMS.read_bytes())
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"params\.yaml: cannot be written: .*No space left"):
+        set_full_size(params)
+    assert params.read_bytes() == PARAMS.read_bytes()
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys():

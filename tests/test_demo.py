@@ -353,6 +353,34 @@ def test_an_interrupted_drawing_is_gone_on_with_and_an_other_one_is_not(tmp_path
     assert len(drawn) == 5 and hashes(made) != before
 
 
+def test_a_kill_while_an_earlier_demo_is_removed_leaves_what_the_next_call_removes(
+    tmp_path, monkeypatch
+):
+    made = tmp_path / "made"
+    write_demo(made, 4, SIZE, 0, 0, PRETRAINING)
+    before = hashes(made)
+    remove = shutil.rmtree
+    calls = []
+
+    def killed(*asked, **options) -> None:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(remove(*asked, **options))
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_demo(made, 4, SIZE, 1, 0, PRETRAINING, resume=True)
+    monkeypatch.undo()
+    # Also where the old arguments come back: what is left is not taken for an unfinished drawing.
+    drawn = []
+    draw = demo_module.draw_model
+    monkeypatch.setattr(
+        demo_module, "draw_model", lambda *asked: drawn.append(asked) or draw(*asked)
+    )
+    write_demo(made, 4, SIZE, 0, 0, PRETRAINING, resume=True)
+    assert hashes(made) == before and len(drawn) == 4
+
+
 def test_variants_of_a_model_have_its_parts_in_other_proportions_paints_and_turns():
     def slender(part):
         """Height over width, whichever way it is turned."""

@@ -256,11 +256,11 @@ def test_depth_is_learned_from_other_models_than_poses():
 
 
 def test_studies_are_drawn_once_and_show_variants_of_each_whole_and_a_part_of_each(studies_dir):
-    (file,) = studies_dir.iterdir()
+    (file,) = studies_dir.rglob("*.npz")
     before = file.stat().st_mtime_ns
     draw_studies(studies_dir, CONFIG, workers=0)
     assert file.stat().st_mtime_ns == before
-    studies = read_studies(studies_dir)
+    studies = read_studies(studies_dir, CONFIG)
     assert studies.wholes.sum() == 50 * VARIANTS and len(studies.models) == 2 * 50 * VARIANTS
     first = studies.pictures[studies.wholes][:VARIANTS].astype(int)
     assert all(np.abs(first[i] - first[i - 1]).mean() > 2 for i in range(VARIANTS))
@@ -293,3 +293,23 @@ def test_an_interrupted_training_of_depth_goes_on_to_the_same_weights(
 def _stop_at(step: int, trainer: DepthTrainer) -> None:
     if trainer.step == step:
         raise KeyboardInterrupt
+
+
+def test_studies_of_another_seed_size_or_number_are_not_taken_for_these(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth_training, "CHUNK", 40)
+    few = {"depth_models": 50, "depth_steps": 6}
+    config = tiny_config(demo={"image_size": 64}, pretrain=few)
+    draw_studies(tmp_path, config, workers=0)
+    first = read_studies(tmp_path, config)
+    assert first.models.max() == 49
+    more = tiny_config(demo={"image_size": 64}, pretrain=few | {"depth_models": 51})
+    draw_studies(tmp_path, more, workers=0)  # the last file was a short one
+    assert read_studies(tmp_path, more).models.max() == 50
+    assert read_studies(tmp_path, config).models.max() == 49
+    for group, change in (("data", {"read_size": 72}), ("demo", {"image_size": 72}), ("seed", 1)):
+        old = getattr(config, group)
+        new = change if group == "seed" else old.model_copy(update=change)
+        other = config.model_copy(update={group: new})
+        draw_studies(tmp_path, other, workers=0)
+        assert not np.array_equal(read_studies(tmp_path, other).pictures, first.pictures)
+    assert np.array_equal(read_studies(tmp_path, config).pictures, first.pictures)

@@ -1,6 +1,7 @@
 """A folder of models: answered as it is read, written as it is answered."""
 
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator
@@ -208,3 +209,34 @@ def test_answers_never_replace_the_labels(data_dir):
         with pytest.raises(ValueError, match="replace the labels"):
             refuse_overwriting(inside, data_dir)
     refuse_overwriting(data_dir / "../data-out", data_dir)
+
+
+def test_odd_names_and_unreadable_folders_are_passed_over_as_the_index_does(
+    predictor, data_dir, tmp_path
+):
+    good = answers_of(predict_jobs(predictor, find_jobs(data_dir), data_dir))
+    lamp = data_dir / "lamp"
+    for name in ("lamp-sha\udcffde.png", "lamp-twice.png", "lamp-twice.PNG"):
+        shutil.copy(lamp / "lamp-foot.png", lamp / name)
+    (data_dir / "gone").symlink_to("nowhere")
+    (data_dir / "new\nline").mkdir()
+    tally = write_answers(
+        tmp_path / "out", predict_jobs(predictor, find_jobs(data_dir), data_dir), ALONE
+    )
+    assert tally.answers == len(good) and tally.models == 2
+    assert tally.reasons == {"unusable name": 2, "duplicate name": 1, "broken link": 1}
+    assert len(pd.read_csv(tmp_path / "out/skipped.csv")) == 4
+
+
+def test_a_folder_that_cannot_be_listed_costs_its_model_only(predictor, data_dir, monkeypatch):
+    def listdir(path):
+        if str(path).endswith("lamp"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", listdir)
+    outcomes = list(predict_jobs(predictor, find_jobs(data_dir), data_dir))
+    assert len(answers_of(outcomes)) == len(PARTS)
+    (lost,) = [item for outcome in outcomes for item in outcome.skipped]
+    assert lost == Skipped("lamp", "lamp", "unreadable folder", "Permission denied")

@@ -227,6 +227,7 @@ def test_the_stage_answers_the_rows_of_a_split_table(run_stage, checkpoint, data
         (["--data-dir", "d"], "--output is missing"),
         (["--split", "t.csv"], "--output is missing"),
         (["--data-dir", "d", "--output", "o", "--config", "c.yaml"], "--config goes with --split"),
+        (["--max-image-pixels", "-5"], "invalid count value: '-5'"),
         (["--whole", "w.png", "--part", "p.png"], "models/best_model.pth: no such file; train it"),
     ],
 )

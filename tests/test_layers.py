@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Left to right; a module imports only from its left.
 LAYERS = (
-    *("command", "config", "files", "pose", "images", "labels", "index", "split", "plan", "data"),
+    *("command", "files", "config", "pose", "images", "labels", "index", "split", "plan", "data"),
     *("view", "backbone", "crop", "depth", "fusion", "matching", "overlay", "calibration"),
     *("prediction", "model", "memory", "tokens", "losses", "metrics", "checkpoint", "schedule"),
     *("team", "history", "train", "run", "assign", "evaluate", "report", "infer"),

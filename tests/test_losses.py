@@ -170,3 +170,12 @@ def test_the_proposals_near_a_right_place_shall_be_the_probable_ones():
     assert wrong > right + 1.5
     far = torch.tensor([[[0.0, 2.0, 0]]])  # no proposal is near it, so their order does not count
     assert rank_loss(proposals, sure_right, far).item() < 1e-6
+
+
+def test_the_guided_answer_is_compared_with_the_place_it_was_asked_at():
+    """Of two equal pictures, only one is asked, at the first one's place."""
+    first, second = [0.3, 0.0, 0.0, 0.2], [-0.3, 0.0, 0.0, 0.2]
+    targets, guides = places([first], [second]), places([first], [first])
+    guided = sure_of(poses(first, second))._replace(guided=poses(first, first))
+    config = tiny_config(train={"twin_aware": False}).train
+    assert_close(training_loss(guided, targets, None, config, guides).guided_loss, torch.zeros(2))

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from partloc.files import figure_at, write_json
-from partloc.metrics import constant_answer, errors_of, summarize
+from partloc.metrics import assigned_errors, constant_answer, errors_of, summarize
 from partloc.pose import PartPose
 
 
@@ -80,3 +80,9 @@ def test_a_figure_is_found_by_its_place_and_zero_is_one():
     assert figure_at(figures, "error/within") == 0.0
     for nowhere in ("error/median", "scale/mean", "error/mean/more"):
         assert figure_at(figures, nowhere) is None
+
+
+def test_many_equal_parts_in_their_places_have_no_error():
+    truth = PartPose(torch.rand(40, 3), torch.full((40, 1), 0.1))
+    errors = assigned_errors(truth, truth, [torch.arange(40).numpy()])
+    assert errors.tolist() == [0.0] * 40

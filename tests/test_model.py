@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from toys import let_speak
+from toys import let_speak, tiny_config
 
 from partloc.config import Config, ModelConfig
 from partloc.data import Preprocessing
@@ -324,7 +324,7 @@ def test_an_answer_lies_in_the_whole_but_learns_from_beyond_it():
     assert (raw.grad > 0).all()
 
 
-def test_the_summary_of_the_full_size_states_what_the_mission_says(capsys):
+def test_the_summary_of_the_full_size_states_its_patches_tokens_and_flops(capsys):
     figures = summarize_model(Config())
     assert figures["patches of an image"] == "73 x 73"
     assert figures["tokens after pooling"] == "32 x 32"
@@ -354,3 +354,14 @@ def test_a_network_computes_after_its_flops_were_counted_on_tensors_without_valu
     found = model(images, images, torch.tensor([0]))
     found.pose.translation.sum().backward()
     assert type(found.pose.translation.detach()) is torch.Tensor
+
+
+def test_the_summary_of_a_frozen_encoder_counts_what_learns_alone():
+    tuned, frozen = (
+        summarize_model(tiny_config(model={"match_size": 8}, train={"freeze_backbone": each}))
+        for each in (False, True)
+    )
+    assert "tokens are read" in frozen["memory, computed"]
+    for line in ("training, a pair", "memory, computed"):
+        assert float(frozen[line].split()[0]) < 0.8 * float(tuned[line].split()[0]), line
+    assert frozen["forward, a pair"] == tuned["forward, a pair"]

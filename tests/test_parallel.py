@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from toys import TORCHRUN, tiny_config, write_params, write_split
 
 from partloc.checkpoint import load
+from partloc.team import choose_device
 
 ROOT = Path(__file__).resolve().parents[1]
 # The stage, but for the end, where a finished training drops its state; and it fails if the group
@@ -104,3 +106,34 @@ def test_two_processes_leave_the_bytes_that_one_leaves(data_dir, checkpoint, tmp
     assert len(alone) == 2 + 10 and alone == together
     assert two.stderr.count("10 parts of 2 models answered") == 1
     assert "2 skipped: unreadable image; e.g. lamp/lamp-foot.png" in two.stderr
+
+
+# Each of two processes has a disk of its own, as two machines with a clone each have.
+CLONES = """\
+import sys
+from pathlib import Path
+from partloc.checkpoint import RunFolder
+from partloc.run import take_up
+from partloc.team import join_team
+with join_team("cpu") as team:
+    folder = RunFolder(Path(sys.argv[1], str(team.rank)), "0123")
+    if team.leads:
+        folder.path.mkdir(parents=True)
+        folder.save_state(3, {"epoch": 3})
+        folder.write_note("code", "other")
+    state = take_up(folder, team, resume=True)
+    print(f"{team.rank}:{state['epoch']}", flush=True)
+"""
+
+
+def test_a_process_on_another_disk_goes_on_from_the_leader_s_state(tmp_path):
+    (tmp_path / "clones.py").write_text(CLONES)
+    done = run(tmp_path, *TORCHRUN, "clones.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["0:3", "1:3"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "xpu:", "cuda:99", "mps:99"])
+def test_a_device_that_is_none_is_told_in_words(name):
+    with pytest.raises(ValueError, match=f"^device '{name}': (expected auto, cpu|torch finds)"):
+        choose_device(name)

@@ -62,3 +62,10 @@ def test_weights_are_made_with_checksum_and_figures_and_start_a_training(tmp_pat
     assert "starting weights" in further.stderr and "starting weights" not in done.stderr
     later = json.loads(path.with_suffix(".json").read_text())
     assert later["history"][0]["train_loss"] < figures["history"][0]["train_loss"]
+
+
+def test_weights_to_start_from_that_are_not_there_are_told_before_anything_is_drawn(tmp_path):
+    write_params(tmp_path, CONFIG)
+    done = pretrain(tmp_path, ("--start-from", "nope.pth"))
+    assert done.returncode == 2 and "--start-from nope.pth: no such file" in done.stderr
+    assert not (tmp_path / "data").exists()

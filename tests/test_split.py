@@ -210,3 +210,15 @@ def test_a_table_of_something_else_is_refused(tmp_path):
     (tmp_path / "m.csv").write_text("model,part\na,b\n")
     with pytest.raises(ValueError, match="m.csv: no column whole_path"):
         read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"), [(b"", "not a table: No columns"), (b"model\n\xff\n", "codec can't")]
+)
+def test_what_is_no_table_is_named(tmp_path, content, answer):
+    path = tmp_path / "train.csv"
+    with pytest.raises(FileNotFoundError, match=r"train.csv: no such file; run the stages before"):
+        read_manifest(path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"train\.csv: not a table: .*{answer.split(': ')[-1]}"):
+        read_manifest(path)

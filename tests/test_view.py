@@ -133,3 +133,24 @@ def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp
     few, remark = begun(table_of(write_folder(tmp_path / "images")))
     assert "that of the starting weights is taken" in remark
     assert torch.allclose(few.view_slope, first.view_slope, atol=1e-2)
+
+
+def test_labels_in_one_plane_tell_no_camera(tmp_path):
+    """Any direction off it fits them, and all depths would be read along a wrong one."""
+    write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
+    table = table_of(tmp_path / "demo")
+    assert fit_view(table, max_pixels=10_000_000, seed=0).inliers > 0.4
+    table.translation[:, 1] *= 1e-3
+    assert fit_view(table, max_pixels=10_000_000, seed=0) is None
+    model = PartLocator(tiny_config(model={"match_size": 8}).model, Preprocessing(28))
+    remark = start_from_data(model, table, tiny_config(model={"match_size": 8}))
+    assert "too few, or all in a plane" in remark and not model.knows_view
+
+
+def test_a_camera_that_sees_all_parts_in_one_place_still_gives_numbers(tmp_path):
+    model = PartLocator(tiny_config(model={"match_size": 8}).model, Preprocessing(28))
+    model.set_prior(table_of(write_folder(tmp_path / "images")))
+    slope = torch.tensor([[1e-4, 0.0, 0.0], [2e-4, 0.0, 0.0]])  # of no direction of depth
+    model.set_view(View(slope, torch.zeros(2), torch.tensor(0.0), 1.0))
+    found = model(torch.rand(1, 3, 28, 28), torch.rand(1, 3, 28, 28), torch.tensor([0]))
+    assert all(field.isfinite().all() for field in (*found.hypotheses, found.log_share))
