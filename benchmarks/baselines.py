@@ -13,7 +13,6 @@
     $ python benchmarks/baselines.py    # after dvc repro; a Markdown table, metrics/baselines.json
 """
 
-import argparse
 import math
 import platform
 import sys
@@ -37,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from partloc.backbone import build_backbone  # noqa: E402
 from partloc.checkpoint import load_model  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
 from partloc.data import PairDataset, Preprocessing, make_loader  # noqa: E402
 from partloc.evaluate import answer_models, read_split  # noqa: E402
@@ -264,16 +263,7 @@ METHODS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
+    parser = make_parser(__doc__)
     where = Path("metrics/baselines.json")
     parser.add_argument("--output", type=Path, default=where, metavar="FILE", help="the figures")
     args = parser.parse_args()

@@ -18,7 +18,6 @@ table. State is in runs/cross-validate; an interrupted run goes on.
           --starts fine-tuned scratch --metrics metrics/cross_validation.json
 """
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from partloc.checkpoint import load_model, save_model  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import Config, digest, load_config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.evaluate import (  # noqa: E402
@@ -223,17 +222,8 @@ def line_of(name: str, figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
     add("--data-dir", type=Path, required=True, metavar="DIR", help="folder of labelled models")
     add("--facts", type=Path, metavar="FILE", help="CSV with more columns about each part")
     add("--starts", nargs="+", choices=STARTS, default=list(STARTS), metavar="NAME")

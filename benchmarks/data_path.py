@@ -15,7 +15,6 @@ real, but no picture is opened.
     $ python benchmarks/data_path.py --no-pictures --index --unread 1000000 --output scale.json
 """
 
-import argparse
 import json
 import os
 import platform
@@ -36,7 +35,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.demo import write_demo  # noqa: E402
 from partloc.files import write_json  # noqa: E402
@@ -247,9 +246,7 @@ def told(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("--index", type=int, nargs="*", default=[10_000], metavar="N", help="samples; 10000")
     add("--unread", type=int, nargs="*", default=[], metavar="N", help="samples, no picture opened")

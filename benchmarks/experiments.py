@@ -20,11 +20,11 @@ deviations; "difference" is that from the line of one setting less, taken seed b
     $ python benchmarks/experiments.py small-data --output metrics/small_data.json
 """
 
-import argparse
 import json
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ import dvc.api
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import count, make_parser, run_command  # noqa: E402
 from partloc.files import figure_at, write_json  # noqa: E402
 
 SMALL = ("data.max_train_models=100", "train.num_epochs=2")
@@ -93,8 +93,6 @@ FIGURES = {
     "scale, mean": ("metrics/evaluate.json", "scale_error/relative_mean"),
     "scale, median": ("metrics/evaluate.json", "scale_error/relative_median"),
 }
-
-
 # Of this one, how far a line is from its reference.
 COMPARED = "nearest twin"
 DIFFERENCE = f"{COMPARED}, difference"
@@ -159,6 +157,7 @@ def run(experiments: list[Experiment], jobs: int) -> None:
         subprocess.run([sys.executable, "-m", "dvc", *work_off], cwd=ROOT)
 
 
+@cache  # a reference is asked for by every line that is compared with it
 def figures_of(commit: str, under: str = "") -> dict[str, float]:
     """Of a finished experiment; those that its metrics files have. under: "baseline/" for those
     of the constant answer."""
@@ -188,7 +187,7 @@ def results_of(
     for by_line in planned:
         if by_line[line].name not in done:
             continue
-        result = figures_of(done[by_line[line].name])
+        result = dict(figures_of(done[by_line[line].name]))
         if reference and by_line[reference].name in done:
             theirs = figures_of(done[by_line[reference].name])
             result[DIFFERENCE] = result[COMPARED] - theirs[COMPARED]
@@ -247,18 +246,8 @@ def rows_of(
     return [rows[line] for line in (CONSTANT, *TABLES[table]) if line in rows]
 
 
-def count(text: str) -> int:
-    """Raises: ValueError below 1, which argparse turns into a message."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("table", choices=TABLES)
     add("--lines", nargs="+", metavar="LINE", help="of the table; default all")

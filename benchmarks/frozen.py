@@ -9,7 +9,6 @@ boxes, four parts a whole.
     $ python benchmarks/frozen.py --data-dir my/renders --output metrics/frozen.json
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.setting import machine, pairs_of_four  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.files import write_json  # noqa: E402
@@ -103,17 +102,8 @@ def compare(config: Config, tables: list[PairTable], rounds: int, folder: Path) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, ROOT / "params.yaml")
     add = parser.add_argument
-    add(
-        "--config",
-        type=Path,
-        default=ROOT / "params.yaml",
-        metavar="FILE",
-        help="default params.yaml",
-    )
     add("--data-dir", type=Path, metavar="DIR", help="folder of labelled models")
     add("--models", type=int, default=40, metavar="N", help="no more than these; default 40")
     add("--rounds", type=int, default=3, metavar="N", help="epochs of each side; default 3")

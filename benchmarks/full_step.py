@@ -7,7 +7,6 @@ and the peak memory of the train stage.
     $ python benchmarks/full_step.py
 """
 
-import argparse
 import os
 import platform
 import resource
@@ -21,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.demo import write_demo  # noqa: E402
 
 PARAMS = """\
@@ -57,9 +56,7 @@ def run_stage(name: str, folder: Path) -> float:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    make_parser(__doc__, config=None).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_two_pairs(folder)

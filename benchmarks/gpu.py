@@ -39,7 +39,7 @@ from benchmarks.setting import (  # noqa: E402
     pairs_of_four,
     synthetic_batch,
 )
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.data import Batch, PairDataset, Preprocessing, make_loader  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 from partloc.memory import Planner  # noqa: E402
@@ -264,9 +264,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("--backbone", default="dinov2_vitb14", metavar="NAME")
     add("--image-size", type=int, default=1024, metavar="PX")

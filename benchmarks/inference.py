@@ -38,7 +38,7 @@ from literal import answer, literal_loader  # noqa: E402
 
 from partloc.backbone import Backbone  # noqa: E402
 from partloc.checkpoint import save_model  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.demo import write_demo  # noqa: E402
@@ -217,17 +217,8 @@ def encoder(args: argparse.Namespace, model: PartLocator, device: torch.device) 
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, ROOT / "params.yaml")
     add = parser.add_argument
-    add(
-        "--config",
-        type=Path,
-        default=ROOT / "params.yaml",
-        metavar="FILE",
-        help="default params.yaml",
-    )
     add("--backbone", default="dinov2_vits14", help="of those without registers")
     add("--image-size", type=int, default=224, metavar="PX", help="a multiple of 14")
     add("--data-dir", type=Path, metavar="DIR", help="pictures; drawn if not given")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.setting import full_size, machine, synthetic_batch  # noqa: E402
 from partloc.backbone import Kept  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.files import write_json  # noqa: E402
 from partloc.memory import StepMemory, measure_step  # noqa: E402
@@ -92,9 +92,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("--backbone", default="dinov2_vitb14", metavar="NAME")
     add("--image-size", type=int, default=1024, metavar="PX")

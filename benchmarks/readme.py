@@ -6,7 +6,6 @@
 To be run when metrics/ has changed; a test holds the README to it.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.files import figure_at  # noqa: E402
 
 # Heading -> path in one summary of errors, and how its cells look; see `metrics.summarize`.
@@ -194,9 +193,7 @@ def written(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     parser.add_argument("--write", action="store_true", help="into README.md")
     args = parser.parse_args()
     if args.write:

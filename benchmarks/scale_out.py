@@ -9,7 +9,6 @@ are apart: the weights after one epoch, and every byte of the answers by the sam
     $ python benchmarks/scale_out.py --samples 60 --turns 1
 """
 
-import argparse
 import json
 import os
 import re
@@ -28,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.data_path import write_linked  # noqa: E402
 from benchmarks.setting import machine  # noqa: E402
 from partloc.checkpoint import load_model  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.index import build_index  # noqa: E402
@@ -142,9 +141,7 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("--samples", type=int, default=240, metavar="N", help="a multiple of 10; default 240")
     add("--turns", type=int, default=3, metavar="N", help="default 3")

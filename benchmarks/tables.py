@@ -14,7 +14,6 @@ memory, chosen by the file's name.
 `benchmarks/data_path.py` runs it for folders of many sizes.
 """
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -34,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from partloc import index  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import Config, DataConfig  # noqa: E402
 from partloc.files import write_pieces, write_table  # noqa: E402
 from partloc.images import THUMBNAIL_PX  # noqa: E402
@@ -139,9 +138,7 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     parser.add_argument("stage", choices=("index", "split", "train", "evaluate"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--unread", action="store_true", help="take the pictures as read")

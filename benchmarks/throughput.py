@@ -9,7 +9,6 @@ times is told.
     $ python benchmarks/throughput.py --backbone dinov2_vitb14 --image-size 1024    # on a GPU
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import literal  # noqa: E402
 from benchmarks.setting import machine, pairs_of_four  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import Config  # noqa: E402
 from partloc.data import Preprocessing  # noqa: E402
 from partloc.files import write_json  # noqa: E402
@@ -122,9 +121,7 @@ def largest_difference(ours: Ours, theirs: Literal) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("--backbone", default="dinov2_vits14", metavar="NAME")
     add("--image-size", type=int, default=448, metavar="PX")

@@ -1,5 +1,7 @@
-"""How every command ends: with its result, or with one line that says what to put right."""
+"""How every command begins, with its arguments, and how it ends: with its result, or with one line
+that says what to put right."""
 
+import argparse
 import gc
 import os
 import signal
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 # What a user can put right; all else is a mistake of ours, and shows its traceback.
@@ -23,6 +26,28 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+def make_parser(
+    description: str | None, config: Path | None = Path("params.yaml"), prog: str | None = None
+) -> argparse.ArgumentParser:
+    """A script's docstring as its help, and --config, which this file is unless another is given;
+    None: no such option."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if config:
+        help_text = f"default {config.name}"
+        parser.add_argument("--config", type=Path, default=config, metavar="FILE", help=help_text)
+    return parser
+
+
+def count(text: str) -> int:
+    """An argument's type. Raises: ValueError below 1, which argparse turns into a message."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:

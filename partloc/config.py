@@ -6,7 +6,6 @@
 YAML 1.2 is read, as DVC does: `1e-05`, which `dvc exp run -S` writes, is a number there.
 """
 
-import argparse
 import hashlib
 import json
 import sys
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
+from partloc.command import make_parser
 from partloc.files import replacing
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -266,15 +266,7 @@ def set_full_size(path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m partloc.config", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
+    parser = make_parser(__doc__, prog="python -m partloc.config")
     parser.add_argument("--check", action="store_true", help="print the resolved configuration")
     parser.add_argument("--full-size", action="store_true", help="set every key to its default")
     args = parser.parse_args(argv)

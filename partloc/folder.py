@@ -18,9 +18,17 @@ from tqdm import tqdm
 
 from partloc.files import replacing, write_json
 from partloc.images import EXTENSIONS, ImageError
-from partloc.index import LAYOUT, Finding, LayoutError, find_models, pair_files
+from partloc.index import (
+    LAYOUT,
+    Finding,
+    LayoutError,
+    find_models,
+    only,
+    only_whole,
+    pair_files,
+)
 from partloc.infer import Found, Predictor, Question
-from partloc.labels import nfc
+from partloc.labels import LabelError, nfc
 from partloc.split import read_manifest
 from partloc.team import Team
 
@@ -118,21 +126,19 @@ def _find_parts(data_dir: Path, folder: str) -> Job:
         if each.reason == "unreadable folder" or Path(each.file).suffix.lower() in EXTENSIONS
     )
     skipped = [_skipped(each) for each in lost]
-    wholes, parts = pictures.pop("whole", []), []
-    trouble = None
-    if not wholes:
-        trouble = "whole missing", f"{folder}-whole.png is not there"
-    elif len(wholes) > 1:
-        trouble = "whole unusable", f"{' and '.join(wholes)} are both the whole"
+    try:
+        whole = only_whole(folder, pictures.pop("whole", []))
+    except LabelError as error:
+        paths = (f"{folder}/{name}" for names in pictures.values() for name in names)
+        skipped += [Skipped(model, path, error.reason, str(error)) for path in paths]
+        return Job(model, "", [], skipped)
+    parts = []
     for part, names in sorted(pictures.items()):
-        if trouble:
-            skipped += [Skipped(model, f"{folder}/{name}", *trouble) for name in names]
-        elif len(names) > 1:
-            detail = f"{' and '.join(names)} name the same part"
-            skipped += [Skipped(model, f"{folder}/{names[0]}", "duplicate name", detail)]
-        else:
-            parts.append((part, f"{folder}/{names[0]}"))
-    return Job(model, f"{folder}/{wholes[0]}" if parts else "", parts, skipped)
+        try:
+            parts.append((part, f"{folder}/{only(names)}"))
+        except LabelError as error:
+            skipped.append(Skipped(model, f"{folder}/{names[0]}", error.reason, str(error)))
+    return Job(model, f"{folder}/{whole}", parts, skipped)
 
 
 def _skipped(finding: Finding) -> Skipped:

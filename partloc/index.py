@@ -239,21 +239,33 @@ def _check_pair(images: list[str], labels: list[str]) -> None:
     if not images:
         raise LabelError("JSON without part", "no image of the same name beside it")
     for names in (images, labels):
-        if len(names) > 1:
-            raise LabelError("duplicate name", f"{' and '.join(names)} name the same part")
+        only(names)
+
+
+def only(names: list[str]) -> str:
+    """The one file of a part. Raises: LabelError where there are several."""
+    if len(names) > 1:
+        raise LabelError("duplicate name", f"{' and '.join(names)} name the same part")
+    return names[0]
+
+
+def only_whole(folder: str, names: list[str]) -> str:
+    """The one picture of the whole. Raises: LabelError where there is none, or several."""
+    if not names:
+        raise LabelError("whole missing", f"{folder}-whole.png is not there")
+    if len(names) > 1:
+        raise LabelError("whole unusable", f"{' and '.join(names)} are both the whole")
+    return names[0]
 
 
 def _read_whole(
     root: Path, folder: str, files: list[str], settings: DataConfig
 ) -> tuple[Picture | None, LabelError | None]:
     """The whole's picture, or the reason why none of the model's samples can be used."""
-    expected = f"{folder}-whole.png"
-    if not files:
-        return None, LabelError("whole missing", f"{expected} is not there")
-    if len(files) > 1:
-        return None, LabelError("whole unusable", f"{' and '.join(files)} are both the whole")
     try:
-        return _read_picture(root, f"{folder}/{files[0]}", settings), None
+        return _read_picture(root, f"{folder}/{only_whole(folder, files)}", settings), None
+    except LabelError as error:
+        return None, error
     except ImageError as error:
         return None, LabelError("whole unusable", f"{error.reason}: {error}")
 

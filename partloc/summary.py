@@ -6,9 +6,7 @@
 Shapes: B pairs, each of two images; N patches and D width of the encoder.
 """
 
-import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from partloc.backbone import Kept
+from partloc.command import make_parser
 from partloc.data import Preprocessing
 from partloc.memory import measure_step
 from partloc.model import PartLocator
@@ -93,18 +92,7 @@ def summarize_model(config: "Config") -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m partloc.summary",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
+    parser = make_parser(__doc__, prog="python -m partloc.summary")
     parser.add_argument("--full-size", action="store_true", help="the defaults, not a file")
     args = parser.parse_args(argv)
     from partloc.config import Config, ConfigError, load_config

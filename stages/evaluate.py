@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.checkpoint import load_model  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.evaluate import (  # noqa: E402
     PIPELINE_MODEL,
@@ -38,12 +38,7 @@ from partloc.team import choose_device  # noqa: E402
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config", default="params.yaml", metavar="FILE", help="default params.yaml"
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--split", choices=SETS, default="test", help="default test")
     parser.add_argument(
         "--checkpoint",

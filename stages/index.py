@@ -6,26 +6,20 @@ Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.
     $ python stages/index.py --config params.yaml
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.index import build_index, count_findings, summary  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config", default="params.yaml", metavar="FILE", help="default params.yaml"
-    )
+    parser = make_parser(__doc__)
     config = load_config(parser.parse_args().config)
 
     index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())

@@ -33,17 +33,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.command import loading, run_command  # noqa: E402
+from partloc.command import count, loading, make_parser, run_command  # noqa: E402
 
 PATIENCE = timedelta(days=7)  # of a process that has answered its share, for the others
 
 # What needs torch is imported after the arguments are checked: a mistake is answered at once.
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser_of_infer() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, config=None)
     add = parser.add_argument
     add("--whole", type=Path, metavar="FILE", help="picture of the whole")
     add("--part", type=Path, metavar="FILE", action="append", help="of a part; repeatable")
@@ -57,14 +55,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
     add("--max-image-pixels", type=count, metavar="N", help="refuse larger pictures; 64,000,000")
     return parser
-
-
-def count(text: str) -> int:
-    """Raises: ValueError below 1, which argparse turns into a message."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def check(args: argparse.Namespace) -> str | None:
@@ -143,7 +133,7 @@ def answer_many(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = make_parser()
+    parser = parser_of_infer()
     args = parser.parse_args()
     mistake = check(args)
     if mistake:

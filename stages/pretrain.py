@@ -16,7 +16,6 @@ Writes  data/pretrain, outputs/pretrain, runs/pretrain, and partloc/weights/{enc
     $ torchrun --nproc-per-node 2 stages/pretrain.py --config params.yaml
 """
 
-import argparse
 import os
 import sys
 from datetime import timedelta
@@ -26,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from partloc.checkpoint import save_model  # noqa: E402
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import AugmentConfig, Config, TrainConfig, load_config  # noqa: E402
 from partloc.demo import HELD_OUT, PRETRAINING, write_demo  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
@@ -87,16 +86,7 @@ def write_weights(config: Config, trainer: Trainer) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--start-from", type=Path, metavar="FILE", help="a model file")
     args = parser.parse_args()
     if args.start_from and not args.start_from.is_file():

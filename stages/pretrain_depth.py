@@ -12,7 +12,6 @@ Writes  data/pretrain-depth, runs/pretrain-depth, and OUT with .sha256 and .json
     $ torchrun --nproc-per-node 2 stages/pretrain_depth.py --config params.yaml
 """
 
-import argparse
 import os
 import sys
 from datetime import timedelta
@@ -20,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.depth import DEPTH_WEIGHTS  # noqa: E402
 from partloc.depth_training import draw_studies, train_depth  # noqa: E402
@@ -31,16 +30,7 @@ STUDIES = Path("data/pretrain-depth")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,

@@ -6,13 +6,12 @@ Writes  {output_dir}/split/{train,val,test}.csv, metrics/split.json
     $ python stages/split.py --config params.yaml
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
 from partloc.split import (  # noqa: E402
@@ -27,12 +26,7 @@ from partloc.split import (  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config", default="params.yaml", metavar="FILE", help="default params.yaml"
-    )
+    parser = make_parser(__doc__)
     config = load_config(parser.parse_args().config)
     data, output_dir = config.data, Path(config.data.output_dir)
 

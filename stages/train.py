@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from partloc.command import run_command  # noqa: E402
+from partloc.command import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
 from partloc.run import (  # noqa: E402
     refuse_edited_parameters,
@@ -27,16 +27,7 @@ from partloc.train import Trainer  # noqa: E402
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="default params.yaml",
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,

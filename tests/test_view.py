@@ -22,15 +22,21 @@ from partloc.run import start_from_data
 from partloc.view import View, _robust_view, fit_view
 
 
+@pytest.fixture(scope="module")
+def demo_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("view") / "demo"
+    write_demo(folder, num_models=40, image_size=96, seed=0, workers=0)
+    return folder
+
+
 def table_of(folder: Path) -> PairTable:
     manifest = build_index(DataConfig(data_dir=str(folder)), workers=0).manifest
     numbers = ["tx", "ty", "tz", "scale"]
     return PairTable(manifest.astype(dict.fromkeys(numbers, float)), folder)
 
 
-def test_the_demo_s_camera_is_found_from_a_few_dozen_models(tmp_path):
-    write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
-    table = table_of(tmp_path / "demo")
+def test_the_demo_s_camera_is_found_from_a_few_dozen_models(demo_dir):
+    table = table_of(demo_dir)
     view = fit_view(table, max_pixels=10_000_000, seed=0)
     places = view.place(PartPose(table.translation, table.scale))
     uv, distance = project(table.translation.numpy())
@@ -89,9 +95,8 @@ def test_labels_that_have_nothing_to_do_with_the_pictures_do_not_agree(tmp_path)
     assert fit_view(table, max_pixels=10_000_000, seed=0).inliers < 0.25
 
 
-def test_a_few_parts_do_not_overrule_a_known_camera(tmp_path):
-    write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
-    table = table_of(tmp_path / "demo")
+def test_a_few_parts_do_not_overrule_a_known_camera(tmp_path, demo_dir):
+    table = table_of(demo_dir)
     known = fit_view(table, max_pixels=10_000_000, seed=0)
     write_demo(tmp_path / "few", num_models=8, image_size=96, seed=5, workers=0)
     few = table_of(tmp_path / "few")
@@ -105,9 +110,8 @@ def test_a_few_parts_do_not_overrule_a_known_camera(tmp_path):
     assert not torch.allclose(other.slope, known.slope, atol=0.1)
 
 
-def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp_path):
-    write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
-    table = table_of(tmp_path / "demo")
+def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp_path, demo_dir):
+    table = table_of(demo_dir)
     config = tiny_config(model={"match_size": 8})
     first = PartLocator(config.model, Preprocessing(28))
     start_from_data(first, table, config)
@@ -135,10 +139,9 @@ def test_a_model_to_start_from_keeps_its_camera_where_the_data_s_is_the_same(tmp
     assert torch.allclose(few.view_slope, first.view_slope, atol=1e-2)
 
 
-def test_labels_in_one_plane_tell_no_camera(tmp_path):
+def test_labels_in_one_plane_tell_no_camera(demo_dir):
     """Any direction off it fits them, and all depths would be read along a wrong one."""
-    write_demo(tmp_path / "demo", num_models=40, image_size=96, seed=0, workers=0)
-    table = table_of(tmp_path / "demo")
+    table = table_of(demo_dir)
     assert fit_view(table, max_pixels=10_000_000, seed=0).inliers > 0.4
     table.translation[:, 1] *= 1e-3
     assert fit_view(table, max_pixels=10_000_000, seed=0) is None
