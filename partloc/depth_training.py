@@ -195,7 +195,7 @@ class DepthTrainer:
         rates = TrainConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.optimizer = make_optimizer(self.net, rates)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, LEARNING_RATE, self.steps, pct_start=WARMUP
+            self.optimizer, LEARNING_RATE, self.steps, pct_start=max(WARMUP, 2 / self.steps)
         )
         kept_apart = studies.models >= (1 - HELD_BACK) * (studies.models[-1] + 1)
         kinds = {"wholes": studies.wholes, "parts": ~studies.wholes}

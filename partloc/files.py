@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises: OSError naming the file, when the disk is full for example; the old file stays.
     """
-    with _naming(path), _draft_of(path) as file:
+    with naming(path), _draft_of(path) as file:
         yield file
 
 
@@ -32,7 +32,7 @@ def _draft_of(path: Path) -> Iterator[BinaryIO]:
     try:
         with draft.open("wb") as file:
             yield file
-            with _naming(path):
+            with naming(path):
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(draft, path)
@@ -42,7 +42,7 @@ def _draft_of(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors of the disk, which name no file, come out with this one's name."""
     try:
         yield
@@ -70,7 +70,7 @@ def write_pieces(path: Path, pieces: Iterable["pd.DataFrame"]) -> None:
     """
     with _draft_of(path) as file:
         for number, piece in enumerate(pieces):
-            with _naming(path):
+            with naming(path):
                 piece.to_csv(
                     file,
                     mode="wb",
@@ -87,7 +87,7 @@ def hash_file(path: Path) -> Path:
 
 
 def write_hash(path: Path) -> None:
-    with _naming(hash_file(path)):
+    with naming(hash_file(path)):
         hash_file(path).write_text(_sha256(path))
 
 

@@ -7,7 +7,7 @@ take a run of the models, and write their rows beside the tables; the leading on
 import csv
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from partloc.files import replacing, write_json
+from partloc.files import naming, replacing, write_json
 from partloc.images import EXTENSIONS, ImageError
 from partloc.index import (
     LAYOUT,
@@ -228,11 +228,11 @@ def write_answers(
         for outcome in outcomes:
             for answer in outcome.answers:
                 best = answer.found.best
-                predictions.writerow([*answer[:4], *best.pose, best.confidence])
+                predictions([[*answer[:4], *best.pose, best.confidence]])
                 write_json(
                     output / Path(answer.path).with_suffix(".json"), _label(answer, everything)
                 )
-            passed_over.writerows(outcome.skipped)
+            passed_over(outcome.skipped)
             tally.count(outcome)
     return tally
 
@@ -245,16 +245,26 @@ def _label(answer: Answer, everything: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def joint_table(path: Path, columns: Sequence[str], team: Team) -> Iterator[Any]:
+def joint_table(
+    path: Path, columns: Sequence[str], team: Team
+) -> Iterator[Callable[[Iterable[Iterable]], None]]:
     """A CSV table to which each process of the team writes a run of rows, those of rank 0 first.
 
-    The table is replaced, whole, when all have ended well; folders are made. Yields a csv.writer.
+    The table is replaced, whole, when all have ended well; folders are made. Yields what writes
+    rows; it raises OSError naming the table where it cannot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     runs = [path.with_name(f"{path.name}.{rank}") for rank in range(team.size)]
+    own = runs[team.rank]
+
+    def write(rows: Iterable[Iterable]) -> None:
+        with naming(path), own.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
     try:
-        with runs[team.rank].open("w", encoding="utf-8", newline="") as file:
-            yield csv.writer(file, lineterminator="\n")
+        own.unlink(missing_ok=True)  # of a call that was killed
+        write([])
+        yield write
         team.wait()  # until every run is complete
         if team.leads:
             with replacing(path) as table:
@@ -264,4 +274,4 @@ def joint_table(path: Path, columns: Sequence[str], team: Team) -> Iterator[Any]
                         shutil.copyfileobj(rows, table)
         team.wait()  # until they are joined
     finally:
-        runs[team.rank].unlink(missing_ok=True)
+        own.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from partloc.camera import DISTANCE, VIEW_ANGLE_DEG, project
 from partloc.crop import content_crops, resample
 from partloc.data import Preprocessing
 from partloc.demo import DEMO, PRETRAINING, draw_model, scene
-from partloc.depth import SIDE, DepthReading, fit_depth, load_depth_net, read_depth
+from partloc.depth import SIDE, DepthNet, DepthReading, fit_depth, load_depth_net, read_depth
 from partloc.depth_training import (
     RECIPE,
     VARIANTS,
@@ -288,6 +288,22 @@ def test_an_interrupted_training_of_depth_goes_on_to_the_same_weights(
     train_depth(CONFIG, studies_dir, tmp_path / "runs-2", ALONE, in_two)
     assert in_two.read_bytes() == at_once.read_bytes()
     assert in_two.with_suffix(".json").read_text() == at_once.with_suffix(".json").read_text()
+
+
+@pytest.mark.parametrize(("steps", "highest"), [(2, 1), (20, 1), (60, 2)])
+def test_steps_grow_longer_and_shorter_again_however_few(studies_dir, steps, highest):
+    pretrain = CONFIG.pretrain.model_copy(update={"depth_steps": steps})
+    config = CONFIG.model_copy(update={"pretrain": pretrain})
+    trainer = DepthTrainer(config, DepthNet(), read_studies(studies_dir, config), ALONE)
+    rates = []
+    for _ in range(steps):
+        rates += trainer.schedule.get_last_lr()[:1]
+        trainer.optimizer.step()
+        if len(rates) < steps:
+            trainer.schedule.step()
+    assert rates[highest] == pytest.approx(depth_training.LEARNING_RATE)
+    assert rates[: highest + 1] == sorted(rates[: highest + 1])
+    assert rates[highest:] == sorted(rates[highest:], reverse=True)
 
 
 def _stop_at(step: int, trainer: DepthTrainer) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator
@@ -123,6 +124,18 @@ def test_a_run_that_fails_leaves_the_tables_of_the_last_one(tmp_path):
     with pytest.raises(MemoryError, match="^too large$"):
         write_answers(tmp_path, failing(), ALONE)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_a_full_disk_is_told_with_the_table_that_it_ends(tmp_path):
+    answers = [answer(f"part-{number}") for number in range(200)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"predictions\.csv: cannot be written: .*too large"):
+            write_answers(tmp_path, [Outcome([each], []) for each in answers], ALONE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["lamp"]
 
 
 def test_processes_take_every_model_once_in_order_and_equal_numbers_of_parts():
