@@ -29,6 +29,7 @@ check: $(STAMP)
 pretrain: $(STAMP)  ## make partloc/weights; for a GPU, may be interrupted
 	$(RUN) stages/pretrain_depth.py
 	$(RUN) stages/pretrain.py
+	$(RUN) stages/pretrain_arrangement.py
 
 bench: $(STAMP)  ## figures of speed and memory on a processor, some 8 minutes
 	$(RUN) -m pip install --disable-pip-version-check -r benchmarks/requirements.txt

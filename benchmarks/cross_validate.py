@@ -133,7 +133,7 @@ def judge_all(
         constant = constant_answer(PartPose(train.translation, train.scale), 1)
         found = answer_models(model, test, config, choose_device(config.machine.device))
         answers = in_manifest(found, tables["test"].index.to_numpy())
-        pieces += judged_rows(manifest, judge, answers, constant, model.viewing)
+        pieces += judged_rows(manifest, judge, answers, constant, model.view)
     return pd.concat(pieces).sort_index()
 
 

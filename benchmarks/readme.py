@@ -58,6 +58,7 @@ DEMO = {
         ".3f",
         "assigned_error/mean",
     ),
+    "...... each place judged by itself": ("translation_error/unarranged/mean", ".3f", None),
     "relative scale error, mean": (*SCALE["scale, mean"], "relative_scale_error/mean"),
     "relative scale error, median": (*SCALE["scale, median"], "relative_scale_error/median"),
     "scale within 15 %": ("scale_error/within_15pct", ".0%", None),

@@ -164,7 +164,9 @@ class PretrainConfig(Group):
     """`make pretrain`: the starting weights of the small encoder, from procedural objects."""
 
     depth_models: Annotated[int, Field(ge=50)] = 100_000
-    depth_steps: Count = 11_000
+    depth_steps: Annotated[int, Field(ge=2)] = 11_000
+    arrangement_models: Annotated[int, Field(ge=20)] = 4000
+    arrangement_steps: Annotated[int, Field(ge=2)] = 4000
     num_models: Annotated[int, Field(ge=50)] = 150_000
     num_epochs: Count = 5
     batch_size: Count = 768

@@ -37,6 +37,7 @@ from partloc.pose import NEAR, PartPose
 from partloc.prediction import Prediction
 from partloc.schedule import encoder_dtype
 from partloc.split import SETS, read_manifest
+from partloc.view import View
 
 PAIRS_PER_BATCH = 8
 ROWS_AT_ONCE = 4096  # that are judged together, at least; one group of many widens only these
@@ -44,6 +45,8 @@ MAX_RECORDS = 500  # of a series for the plots; a chart with more says no more
 AXES = ("x", "y", "z", "scale")
 # What is told of each sample, and what has intervals and is told apart by kind.
 ERRORS = ("translation_error", "twin_aware_error", "assigned_error", "relative_scale_error")
+# Of the same answers, had each place been judged by itself.
+UNARRANGED = "unarranged_error"
 PIPELINE_MODEL = Path("models/best_model.pth")
 
 
@@ -55,8 +58,14 @@ def results_of(output_dir: Path, split: str, checkpoint: Path) -> tuple[Path, Pa
     pipelines = checkpoint.resolve() == PIPELINE_MODEL.resolve()
     if pipelines and split == "test":
         return Path("metrics/evaluate.json"), output_dir / "evaluate"
-    folder = output_dir / f"evaluate-{split if pipelines else f'{split}-{checkpoint.stem}'}"
+    folder = output_dir / "-".join(["evaluate", split, *([] if pipelines else _named(checkpoint))])
     return folder / "evaluate.json", folder
+
+
+def _named(checkpoint: Path) -> tuple[str, ...]:
+    """The steps of its path, from here where it lies below: many are called model.pth."""
+    path, here = checkpoint.resolve().with_suffix(""), Path.cwd()
+    return path.relative_to(here if path.is_relative_to(here) else path.anchor).parts
 
 
 class Answers(NamedTuple):
@@ -153,16 +162,17 @@ def _regroup(
         held, count = [tuple(field[size:] for field in fields)], count - size
 
 
-def assign_twins(found: Prediction, groups: list[np.ndarray]) -> PartPose:
+def assign_twins(found: Prediction, groups: list[np.ndarray], view: View | None) -> PartPose:
     """The answers (n, 3), (n, 1) when equal parts of a model, given as groups of rows, take
-    distinct places."""
+    distinct places; view: by which these are judged together, None: each by itself."""
     answer = PartPose(*(field.clone() for field in found.pose))
     for rows in groups:
         if len(rows) > 1:
             hypotheses = PartPose(*(field[rows] for field in found.hypotheses))
-            chosen = assign(hypotheses, found.log_share[rows])
-            for field, offered in zip(answer, hypotheses, strict=True):
-                field[rows] = offered.flatten(0, 1)[chosen]
+            told = found.log_share[rows], found.log_odds[rows]
+            placed = assign(hypotheses, *told, view and view.axes)
+            for field, values in zip(answer, placed.pose, strict=True):
+                field[rows] = values
     return answer
 
 
@@ -181,24 +191,25 @@ class Judge:
         self.shown_rows = _spread_rows(len(table), MAX_RECORDS // len(AXES))
         self.shown = torch.empty(len(self.shown_rows), len(AXES))
 
-    def enter(self, answers: Answers, constant: PartPose, viewing: Tensor | None) -> None:
+    def enter(self, answers: Answers, constant: PartPose, view: View | None) -> None:
         """Judge the answers to whole models, and the constant one, (1, 3) and (1, 1), to the same.
 
-        viewing: as `metrics.errors_of` takes it.
+        view: the model's camera, if it knows one.
         """
         rows, found, pose = answers.rows, answers.found, answers.found.pose
         truth, twins = truth_of(self.table, rows), self.table.twins(rows)
         groups = self.table.twin_groups(rows)
         same = PartPose(*(field.expand(len(rows), -1) for field in constant))
-        placed = assign_twins(found, groups)
-        for kept, answer, apart, considered in (
-            (self.errors, pose, placed, found.hypotheses),
-            (self.constant, same, same, None),
-        ):
-            errors = errors_of(answer, truth, twins, viewing)
-            errors["assigned_error"] = assigned_errors(apart, truth, groups)
-            if considered and viewing is not None:
-                errors["nearest_across"] = nearest_across(considered, twins, viewing)
+        viewing = view and view.forward
+        ours = errors_of(pose, truth, twins, viewing)
+        placed, singly = (assign_twins(found, groups, each) for each in (view, None))
+        ours["assigned_error"] = assigned_errors(placed, truth, groups)
+        ours[UNARRANGED] = assigned_errors(singly, truth, groups)
+        if viewing is not None:
+            ours["nearest_across"] = nearest_across(found.hypotheses, twins, viewing)
+        theirs = errors_of(same, truth, twins, viewing)
+        theirs["assigned_error"] = theirs[UNARRANGED] = assigned_errors(same, truth, groups)
+        for kept, errors in ((self.errors, ours), (self.constant, theirs)):
             for name, values in errors.items():
                 kept.setdefault(name, torch.full((len(self.table),), math.nan))[rows] = values
         self.confidence[rows] = answers.confidence
@@ -211,14 +222,14 @@ def judged_rows(
     judge: Judge,
     answers: Iterable[Answers],
     constant: PartPose,
-    viewing: Tensor | None,
+    view: View | None,
 ) -> Iterator[pd.DataFrame]:
     """The table of predictions, piece by piece, while the judge gets to know all answers.
 
-    samples: of the judge's table; constant, viewing: as in `Judge.enter`.
+    samples: of the judge's table; constant, view: as in `Judge.enter`.
     """
     for some in answers:
-        judge.enter(some, constant, viewing)
+        judge.enter(some, constant, view)
         yield prediction_rows(samples, judge, some)
 
 
@@ -246,7 +257,7 @@ def evaluate(judge: Judge, seed: int) -> dict[str, Any]:
     series = {"model": near, "training_median": judge.constant["twin_aware_error"]}
     return {
         **summarize(judge.errors),
-        "by_kind": _by_kind(told, table),
+        "by_kind": _by_kind(told | {UNARRANGED: judge.errors[UNARRANGED]}, table),
         "interval_95": bootstrap(told, table.models, seed),
         "confidence": reliability(judge.confidence, near < NEAR),
         "baseline": summarize(judge.constant),

@@ -219,12 +219,15 @@ class Predictor:
         members: dict[str, list[int]] = {}
         for row, name in enumerate(seen.thumbnails):
             members.setdefault(twins[name], []).append(row)
+        axes = self.model.view and self.model.view.axes
         best: dict[int, Hypothesis] = {}
         for group in members.values():
             hypotheses = PartPose(*(field[group] for field in poses))
-            for row, chosen in zip(group, assign(hypotheses, log_share[group]), strict=True):
-                of, number = divmod(int(chosen), rows.shape[1])
-                best[row] = _hypothesis(rows[group[of], number], confidence[group[of], number])
+            placed = assign(hypotheses, log_share[group], log_odds[group], axes)
+            own = confidence[group].flatten()[placed.number]
+            sure = torch.where(placed.number >= 0, own, placed.log_odds.sigmoid())
+            for place, row in enumerate(group):
+                best[row] = _hypothesis(torch.cat(placed.pose, 1)[place], sure[place])
         order = log_share.argsort(dim=1, descending=True, stable=True)
         return [
             Found(best[row], [_hypothesis(rows[row, k], confidence[row, k]) for k in order[row]])

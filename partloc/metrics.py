@@ -104,7 +104,8 @@ def errors_of(
 def summarize(errors: dict[str, Tensor]) -> dict[str, Any]:
     """The figures that metrics/evaluate.json reports, for N >= 1 samples.
 
-    errors: of `errors_of`; assigned_error and nearest_across: where they are known.
+    errors: of `errors_of`; assigned_error, unarranged_error (the same, had each place been judged
+        by itself), and nearest_across: where they are known.
     """
     twin_aware = spread(errors["twin_aware_error"])
     for name in ("across_image", "along_view"):
@@ -114,8 +115,9 @@ def summarize(errors: dict[str, Tensor]) -> dict[str, Any]:
     if "nearest_across" in errors:
         twin_aware["sources"] = error_sources(errors)
     translation = {**spread(errors["translation_error"]), "twin_aware": twin_aware}
-    if "assigned_error" in errors:
-        translation["assigned"] = spread(errors["assigned_error"])
+    for kind in ("assigned", "unarranged"):
+        if f"{kind}_error" in errors:
+            translation[kind] = spread(errors[f"{kind}_error"])
     relative = errors["relative_scale_error"]
     return {
         "translation_error": translation,

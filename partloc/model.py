@@ -31,7 +31,7 @@ from partloc.prediction import Prediction
 from partloc.view import View
 
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
-    from partloc.config import ModelConfig
+    from partloc.config import ModelConfig, TrainConfig
 
 # Of a place's correction: what the head's 1 means.
 STEP = 0.3
@@ -162,6 +162,14 @@ class PartLocator(nn.Module):
         along = (view.forward * self.spread[:3]).norm(dim=0, keepdim=True)
         self.place_spread.copy_(torch.cat([across, self.spread[3:], along]).clamp(min=1e-3))
 
+    def set_learning(self, train: "TrainConfig", has_camera: bool) -> None:
+        """Which of the networks that come with weights learn on; fusion and head always do."""
+        learns = not train.freeze_backbone
+        self.backbone.requires_grad_(learns)
+        if self.depth_net is not None:
+            # Without a camera no label tells how deep a part is.
+            self.depth_net.requires_grad_(learns and has_camera and train.w_depth > 0)
+
     @property
     def hypotheses(self) -> int:
         """How many it gives for a pair; fewer while it learns, see `training_hypotheses`."""
@@ -185,8 +193,10 @@ class PartLocator(nn.Module):
 
     @property
     def view(self) -> View | None:
-        """The fitted camera, if any."""
-        return self._view if self.knows_view else None
+        """The fitted camera, if any; on the CPU."""
+        if not self.knows_view:
+            return None
+        return View(*(field.cpu() for field in self._view[:3]), math.nan)
 
     @property
     def _view(self) -> View:
@@ -197,11 +207,6 @@ class PartLocator(nn.Module):
         """() half image sides of a model unit; 1 where no camera is known."""
         unit = self._view.unit
         return torch.where(unit > 0, unit, 1.0)
-
-    @property
-    def viewing(self) -> Tensor | None:
-        """(3,) unit vector along which the fitted camera looks; None where none is known."""
-        return self._view.forward.cpu() if self.knows_view else None
 
     def place_of(self, pose: PartPose) -> Tensor:
         """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log size."""

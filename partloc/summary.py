@@ -62,10 +62,7 @@ def summarize_model(config: "Config") -> dict[str, str]:
     total = sum(parameter.numel() for parameter in model.parameters())
     encoder = sum(parameter.numel() for parameter in backbone.parameters())
     frozen = config.train.freeze_backbone
-    if frozen:
-        backbone.requires_grad_(False)
-        if model.depth_net is not None:
-            model.depth_net.requires_grad_(False)
+    model.set_learning(config.train, has_camera=True)
     with FakeTensorMode(allow_non_fake_inputs=True):
         memory = measure_step(model, torch.bfloat16 if config.train.use_amp else None)
     pairs, blocks = config.train.batch_size, backbone.num_blocks

@@ -102,11 +102,7 @@ class Trainer:
         self.config, self.team = config, team
         self.model = model.to(team.device)
         self.frozen = frozen = config.train.freeze_backbone
-        model.backbone.requires_grad_(not frozen)
-        if model.depth_net is not None:
-            # Without a camera no label tells how deep a part is.
-            learns = not frozen and model.knows_view and config.train.w_depth > 0
-            model.depth_net.requires_grad_(learns)
+        model.set_learning(config.train, model.knows_view)
         if config.machine.compile:
             model.backbone.compile()
         self.train_table, self.val_table = train_table, val_table

@@ -54,6 +54,13 @@ class View(NamedTuple):
         return F.normalize(torch.linalg.cross(*self.slope), dim=0)
 
     @property
+    def axes(self) -> Tensor:
+        """(3, 3), unit vectors right, down, and away from the camera; each square to the others."""
+        forward = self.forward
+        right = F.normalize(self.slope[0] - (self.slope[0] @ forward) * forward, dim=0)
+        return torch.stack([right, torch.linalg.cross(forward, right), forward])
+
+    @property
     def unit(self) -> Tensor:
         """() half image sides that a model unit takes up in the middle of the whole."""
         return torch.linalg.vector_norm(self.slope) / 2**0.5

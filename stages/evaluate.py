@@ -4,7 +4,7 @@ Reads   {output_dir}/split/{test,train}.csv, the images they name, models/best_m
 Writes  metrics/evaluate.json, {output_dir}/evaluate/predictions.csv and samples/
 
 Another split or checkpoint leaves these alone and writes all three to a folder of its own,
-{output_dir}/evaluate-val or, say, {output_dir}/evaluate-test-other_model.
+{output_dir}/evaluate-val or, of models/other.pth, {output_dir}/evaluate-test-models-other.
 
     $ python stages/evaluate.py
     $ python stages/evaluate.py --split val
@@ -62,7 +62,7 @@ def main() -> None:
     model = load_model(args.checkpoint)
     answers = answer_models(model, judge.table, config, choose_device(config.machine.device))
     predictions = folder / "predictions.csv"
-    write_pieces(predictions, judged_rows(samples, judge, answers, constant, model.viewing))
+    write_pieces(predictions, judged_rows(samples, judge, answers, constant, model.view))
     figures = evaluate(judge, config.seed)
     write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)
     write_json(metrics_file, figures)

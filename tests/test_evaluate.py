@@ -38,8 +38,11 @@ from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.prediction import Prediction
 from partloc.report import TYPICAL, WORST
+from partloc.view import View
 
 ROOT = Path(__file__).resolve().parents[1]
+# Looks along z.
+FRONT = View(torch.eye(3)[:2], torch.zeros(2), torch.zeros(()), 1.0)
 
 
 def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame:
@@ -68,10 +71,10 @@ def answers_of(found: Prediction) -> Answers:
     return Answers(np.arange(count), found, torch.full((count,), 0.75))
 
 
-def evaluate(predicted: PartPose, table: PairTable, training: PairTable, viewing) -> dict:
+def evaluate(predicted: PartPose, table: PairTable, training: PairTable, view) -> dict:
     judge = Judge(table)
     constant = constant_answer(truth_of(training), 1)
-    judge.enter(answers_of(sure_of(predicted)), constant, viewing)
+    judge.enter(answers_of(sure_of(predicted)), constant, view)
     return evaluate_judged(judge, seed=0)
 
 
@@ -185,7 +188,7 @@ def test_a_part_that_is_put_where_another_part_belongs_is_wrong_for_both_figures
 def test_errors_are_told_apart_into_across_the_image_and_along_the_view(table):
     predicted = truth_of(table)
     predicted.translation.add_(torch.tensor([0.03, 0.04, -0.12]))
-    figures = evaluate(predicted, table, table, torch.tensor([0.0, 0.0, 1.0]))
+    figures = evaluate(predicted, table, table, FRONT)
     found = figures["translation_error"]["twin_aware"]
     assert found["mean"] == pytest.approx(0.13, abs=1e-6)
     for name in ("mean", "median"):
@@ -206,8 +209,7 @@ def test_the_sources_of_the_error_are_its_parts(table):
     share = torch.tensor([0.7, 0.3]).log().repeat(12, 1)
     judge = Judge(table)
     found = Prediction(hypotheses, share, share)
-    viewing = torch.tensor([0.0, 0.0, 1.0])
-    judge.enter(answers_of(found), constant_answer(truth, 1), viewing)
+    judge.enter(answers_of(found), constant_answer(truth, 1), FRONT)
     figures = evaluate_judged(judge, seed=0)
     near = figures["translation_error"]["twin_aware"]
     assert near["sources"] == {
@@ -338,10 +340,10 @@ def test_answers_come_some_whole_models_at_a_time_and_are_written_before_the_nex
 def test_of_the_answers_only_errors_stay(table):
     found = sure_of(truth_of(table))
     judge = Judge(table)
-    judge.enter(answers_of(found), constant_answer(truth_of(table), 1), torch.eye(3)[0])
+    judge.enter(answers_of(found), constant_answer(truth_of(table), 1), FRONT)
     columns = [*judge.errors.values(), *judge.constant.values(), judge.confidence]
     assert {(column.shape, column.dtype) for column in columns} == {((12,), torch.float32)}
-    assert 4 * len(columns) <= 72  # bytes a sample
+    assert 4 * len(columns) <= 80  # bytes a sample
     storages = {field.untyped_storage().data_ptr() for field in found.hypotheses}
     assert not storages & {column.untyped_storage().data_ptr() for column in columns}
 
@@ -378,8 +380,16 @@ def test_an_empty_set_says_which_ratio_to_raise(tmp_path, samples):
 def test_only_the_test_set_under_the_pipelines_model_goes_to_the_pipelines_files():
     model, output = Path("models/best_model.pth"), Path("outputs")
     assert results_of(output, "test", model) == (Path("metrics/evaluate.json"), output / "evaluate")
-    other = [results_of(output, "val", model), results_of(output, "test", Path("other.pth"))]
-    assert [folder.name for _, folder in other] == ["evaluate-val", "evaluate-test-other"]
+    paths = ("other.pth", "runs/a/model.pth", "runs/b/model.pth", "/mnt/models/other.pth")
+    other = [results_of(output, "test", Path(path)) for path in paths]
+    other += [results_of(output, "val", model)]
+    assert [folder.name for _, folder in other] == [
+        "evaluate-test-other",
+        "evaluate-test-runs-a-model",
+        "evaluate-test-runs-b-model",
+        "evaluate-test-mnt-models-other",
+        "evaluate-val",
+    ]
     assert all(file.parent == folder for file, folder in other)
 
 

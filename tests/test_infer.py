@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from toys import PARTS, be_sure, noise
 
+from partloc import infer
+from partloc.assign import assign
 from partloc.checkpoint import MODEL_FORMAT, CheckpointError
 from partloc.config import DataConfig
 from partloc.files import write_table
@@ -88,13 +90,26 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     monkeypatch.setattr(
         predictor, "_locate", lambda *asked: located.append(len(asked[1].cls)) or locate(*asked)
     )
+    assigned = []
+    monkeypatch.setattr(
+        infer, "assign", lambda *asked: assigned.append(assign(*asked)) or assigned[-1]
+    )
     parts = [chairs / f"stühle-1.5-part-{number}.png" for number in range(3)]
     legs = predictor.predict(chairs / "stühle-1.5-whole.png", parts)
     assert located == [1]
     assert len({tuple(leg.best.pose) for leg in legs}) == 3
     considered = [leg.hypotheses for leg in legs]
     assert considered[0] == considered[1] == considered[2]
-    assert {tuple(leg.best.pose) for leg in legs} <= {tuple(item.pose) for item in considered[0]}
+    known = {tuple(item.pose): item.confidence for item in considered[0]}
+    (placed,) = assigned
+    sure = placed.log_odds.sigmoid().tolist()
+    for leg, number, likely in zip(legs, placed.number.tolist(), sure, strict=True):
+        if number >= 0:
+            assert known[tuple(leg.best.pose)] == leg.best.confidence
+        else:  # a place that mirrors one that was proposed
+            assert tuple(map(abs, leg.best.pose[:3])) in {tuple(map(abs, p[:3])) for p in known}
+            assert leg.best.confidence == pytest.approx(likely, abs=1e-6)
+    assert -1 < placed.number.max() and placed.number.min() == -1
     (alone,) = predictor.predict(chairs / "stühle-1.5-whole.png", parts[:1])
     assert alone.hypotheses == considered[0] and alone.best == alone.hypotheses[0]
 

@@ -13,7 +13,7 @@ LAYERS = (
     *("command", "files", "config", "pose", "images", "labels", "index", "split", "plan", "data"),
     *("view", "backbone", "crop", "depth", "fusion", "matching", "overlay", "calibration"),
     *("prediction", "model", "memory", "tokens", "losses", "metrics", "checkpoint", "schedule"),
-    *("team", "history", "train", "run", "assign", "evaluate", "report", "infer"),
+    *("team", "history", "train", "run", "arrangement", "assign", "evaluate", "report", "infer"),
     *("folder", "summary"),
 )
 # Beside them: the camera and what draws the demo, of which the layers may use only the camera.
@@ -22,7 +22,7 @@ BESIDE = (
     *("machines", "robots", "composites", "linkages", "bricks", "demo"),
 )
 # What teaches the depth network, for which alone nothing else is there.
-TEACHING = ("depth_training",)
+TEACHING = ("depth_training", "arrangement_training")
 STAGES = {
     f"{file}:{name}": (file, name)
     for file in ("dvc.yaml", "data/dvc.yaml")

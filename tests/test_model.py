@@ -231,7 +231,7 @@ def test_before_it_learns_it_answers_with_the_prior_or_through_the_fitted_camera
     found = model(images[:1], images[1:], torch.tensor([0]), guides)
     assert_close(model.place_of(found.guided), place)
     assert found.guided.translation[0, 1] != 0  # its depth map laid over that of the whole
-    assert_close(model.viewing, torch.tensor([0.0, 1.0, 0.0]))
+    assert_close(model.view.forward, torch.tensor([0.0, 1.0, 0.0]))
     model.depth_net = None
     flat = model(images[:1], images[1:], torch.tensor([0]), guides)
     assert_close(flat.guided.translation, torch.tensor([[0.2, 0.0, 0.2]]))

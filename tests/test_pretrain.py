@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from toys import TORCHRUN, tiny_config, write_params
 
+from partloc.arrangement import ArrangementNet
 from partloc.checkpoint import load_model, start_from
 from partloc.data import Preprocessing
 from partloc.model import PartLocator
@@ -17,13 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tiny_config(
     demo={"image_size": 64},
     model={"match_size": 8},
-    pretrain={"num_models": 50, "num_epochs": 1},
+    pretrain={
+        "num_models": 50,
+        "num_epochs": 1,
+        "arrangement_models": 20,
+        "arrangement_steps": 4,
+    },
 )
 
 
-def pretrain(root: Path, arguments: tuple = (), by: tuple = ()) -> subprocess.CompletedProcess:
+def pretrain(
+    root: Path, arguments: tuple = (), by: tuple = (), script: str = "pretrain.py"
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *by, str(ROOT / "stages" / "pretrain.py"), *arguments],
+        [sys.executable, *by, str(ROOT / "stages" / script), *arguments],
         cwd=root,
         env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -55,6 +63,19 @@ def test_weights_are_made_with_checksum_and_figures_and_start_a_training(tmp_pat
     assert drawn[0].stat().st_mtime_ns == before and drawn[-1].exists()
     assert load_model(path).state_dict().keys() == made.keys()
     assert all(torch.equal(made[k], v) for k, v in load_model(path).state_dict().items())
+
+    judging = ("--out", "judging.pth"), (), "pretrain_arrangement.py"
+    taught = pretrain(tmp_path, *judging)
+    assert taught.returncode == 0, taught.stderr
+    judge, (groups,) = tmp_path / "judging.pth", tmp_path.glob("data/pretrain-arrangement/*/*")
+    figures_of_it = json.loads(judge.with_suffix(".json").read_text())
+    assert figures_of_it["groups"] > 10 and figures_of_it["history"][-1]["step"] == 4
+    weights = torch.load(judge, weights_only=True)
+    ArrangementNet().load_state_dict({name: value.float() for name, value in weights.items()})
+    before, first = groups.stat().st_mtime_ns, judge.read_bytes()
+    judge.unlink()
+    assert pretrain(tmp_path, *judging).returncode == 0
+    assert groups.stat().st_mtime_ns == before and judge.read_bytes() == first
 
     kept = path.rename(tmp_path / "kept.pth")
     further = pretrain(tmp_path, ("--start-from", str(kept)), TORCHRUN)
