@@ -192,10 +192,11 @@ class DepthTrainer:
         self.augmentation = Augmentation(AugmentConfig())
         self.net = net.to(team.device)
         self.parallel = DistributedDataParallel(self.net) if team.size > 1 else self.net
-        rates = TrainConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self.optimizer = make_optimizer(self.net, rates)
+        settings = TrainConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.optimizer = make_optimizer(self.net, settings)
+        rates = self.steps + 1  # after the last step it is asked for one more
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, LEARNING_RATE, self.steps, pct_start=max(WARMUP, 2 / self.steps)
+            self.optimizer, LEARNING_RATE, rates, pct_start=max(WARMUP, 2 / rates)
         )
         kept_apart = studies.models >= (1 - HELD_BACK) * (studies.models[-1] + 1)
         kinds = {"wholes": studies.wholes, "parts": ~studies.wholes}

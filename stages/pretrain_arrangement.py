@@ -3,7 +3,7 @@
 Renders procedural objects that neither the demo nor the pretraining of poses has, lets the shipped
 encoder propose places for their equal parts, and trains on these; writes the weights in half
 precision with a checksum and the figures of the training. Interrupted, the same command goes on
-where it stopped. An hour on two cores; no stage of the pipeline runs it.
+where it stopped. An hour on one core; no stage of the pipeline runs it.
 
 Reads   params.yaml (pretrain, seed, demo.image_size, data), partloc/weights/{encoder}.pth
 Writes  data/pretrain-arrangement, runs/pretrain-arrangement, and OUT with .sha256 and .json
