@@ -49,8 +49,8 @@ STRETCH, TURN, LEFT_OUT, WEIGHED, NOISE = 0.2, 5.0, 0.2, 0.3, 0.5
 # Distance at which a place hardly counts as the right one any more, model units, and what it
 # counts beside how sure the network is of the place, where places are matched to the parts.
 NEARLY, DISTANCE = 0.08, 8.0
-# One model of a known kind, then one of none, by turns; other ones than poses are learned from, on
-# which proposals are better than they will be.
+# One model of a known kind, then one of solids grown on each other, few or many, by turns; other
+# ones than poses are learned from, on which proposals are better than they will be.
 RECIPE = replace(
     PRETRAINING,
     stream=STREAMS["models"],
@@ -313,7 +313,8 @@ class ArrangementTrainer:
 
     @torch.inference_mode()
     def judge(self) -> dict[str, float]:
-        """Mean errors of the groups held back, their places judged together, and each by itself."""
+        """Means over the groups held back, their places judged together, and each by itself. Other
+        groups of the same objects may have been learned from."""
         self.net.eval()
         offer = self.held_back.offer
         scores = {"error": self.net(offer), "error_by_support": offer.support}
