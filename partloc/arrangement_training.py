@@ -7,33 +7,33 @@ Shapes: G groups of equal parts, B of a batch, C = MOST_PLACES, T = MOST_PARTS.
 """
 
 import shutil
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from partloc.arrangement import MOST_PARTS, MOST_PLACES, ArrangementNet, Offer
 from partloc.assign import offer_of, offered, with_completing
-from partloc.checkpoint import RunFolder, load_model, save_atomically
+from partloc.checkpoint import RunFolder, load_model
 from partloc.config import Config, TrainConfig, digest
 from partloc.demo import PRETRAINING, each, write_model
 from partloc.evaluate import Answers, answer_models
-from partloc.files import hash_file, replacing, write_hash, write_json
+from partloc.files import hash_file, replacing
 from partloc.index import build_index
 from partloc.plan import PairTable
 from partloc.pose import PartPose
 from partloc.schedule import make_optimizer, make_schedule
-from partloc.team import choose_device, seed_everything
+from partloc.teaching import Teacher
+from partloc.team import Team, choose_device, seed_everything
 
 STREAMS = {"models": 13, "batches": 14}  # of chance, as in plan and demo
 STATE_FORMAT = 1  # raise it when the meaning of a state or of a file of groups changes
@@ -249,21 +249,18 @@ def train_arrangement(config: Config, folder: Path, weights: Path, root: Path, o
         if state is not None:
             trainer.restore(state)
         trainer.train(run)
-        learned = trainer.net.state_dict()
-        save_atomically(out, {name: value.half() for name, value in learned.items()})
-        write_hash(out)
         figures = {"seed": config.seed, **chosen, "groups": len(groups.truth)}
-        figures |= {"unit": "model units", "history": trainer.history}
-        write_json(out.with_suffix(".json"), figures)
-    print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+        trainer.write(out, figures | {"unit": "model units"})
 
 
-class ArrangementTrainer:
-    """Trains for pretrain.arrangement_steps; all that a resumed run needs is in `state`."""
+class ArrangementTrainer(Teacher):
+    """Trains the network for pretrain.arrangement_steps, in one process on the CPU."""
 
     def __init__(self, config: Config, groups: Groups, axes: Tensor) -> None:
+        seed_everything(config.seed)
+        steps, alone = config.pretrain.arrangement_steps, Team(0, 1, torch.device("cpu"))
+        super().__init__("arrangement", ArrangementNet(), steps, EPOCH, alone)
         self.seed, self.axes = config.seed, axes
-        self.steps = config.pretrain.arrangement_steps
         kept_apart = torch.arange(len(groups.truth)) % HELD_BACK == 0
         rows = (~kept_apart).nonzero()[:, 0], kept_apart.nonzero()[:, 0]
         self.learned, held_back = (groups.pick(some) for some in rows)
@@ -271,8 +268,6 @@ class ArrangementTrainer:
             held_back.offer._replace(position=held_back.offer.position @ axes.T),
             held_back.truth @ axes.T,
         )
-        seed_everything(config.seed)
-        self.net = ArrangementNet()
         rates = TrainConfig(
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
@@ -281,35 +276,13 @@ class ArrangementTrainer:
         )
         self.optimizer = make_optimizer(self.net, rates)
         self.schedule = make_schedule(self.optimizer, self.steps, rates)
-        self.step, self.history = 0, []
 
-    def train(self, folder: RunFolder) -> None:
-        """What is left of the steps; every EPOCH of them the state is on the disk."""
-        while self.step < self.steps:
-            self.net.train()
-            until, losses = min(self.step + EPOCH, self.steps), []
-            bar = tqdm(range(self.step, until), "arrangement", leave=False, disable=None)
-            for step in bar:
-                losses.append(self._move(step))
-            self.step = until
-            told = {"step": until, "train_loss": sum(losses) / len(losses)}
-            self.history.append(told | self.judge())
-            folder.save_state(until, self.state())
-            told = "  ".join(f"{k} {v:.3f}" for k, v in self.history[-1].items() if k != "step")
-            tqdm.write(f"step {until}/{self.steps}  {told}", file=sys.stderr)
-
-    def _move(self, step: int) -> float:
-        chance = np.random.default_rng([self.seed, STREAMS["batches"], step])
+    def loss(self) -> Tensor:
+        chance = np.random.default_rng([self.seed, STREAMS["batches"], self.step])
         torch.manual_seed(int(chance.integers(2**31)))
         rows = torch.randint(len(self.learned.truth), (BATCH,))
         groups = changed(self.learned.pick(rows), self.axes)
-        loss = loss_of(self.net(groups.offer), groups).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        return loss.item()
+        return loss_of(self.net(groups.offer), groups).mean()
 
     @torch.inference_mode()
     def judge(self) -> dict[str, float]:
@@ -322,18 +295,3 @@ class ArrangementTrainer:
             name: placed_errors(score, self.held_back).mean().item()
             for name, score in scores.items()
         }
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "step": self.step,
-            "history": self.history,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step, self.history = state["step"], state["history"]

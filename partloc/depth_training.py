@@ -3,12 +3,11 @@
 Shapes: N pictures, S side of a depth map, B pictures of a batch.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from partloc.camera import DISTANCE, HALF_WIDTH
-from partloc.checkpoint import RunFolder, save_atomically
+from partloc.checkpoint import RunFolder
 from partloc.config import AugmentConfig, Config, TrainConfig, digest
 from partloc.crop import content_crops, jittered, pixel_centres, resample
 from partloc.data import Augmentation, Preprocessing, jitter_of
 from partloc.demo import PRETRAINING, draw_variants, each, scene, triangles_alone
 from partloc.depth import SIDE, DepthNet
-from partloc.files import replacing, write_hash, write_json
+from partloc.files import replacing
 from partloc.render import depth_map, picture
 from partloc.schedule import make_optimizer
+from partloc.teaching import Teacher
 from partloc.team import Team, seed_everything
 
 STREAMS = {"models": 11, "parts": 9, "batches": 10}  # of chance, as in plan and demo
@@ -165,32 +165,23 @@ def train_depth(config: Config, folder: Path, root: Path, team: Team, out: Path)
     with team.led(run.locked()):
         state = team.from_leader(run.load_state() if team.leads else None)
         seed_everything(config.seed)
-        net = DepthNet()
-        if state is not None:
-            net.load_state_dict(state["net"])
-        trainer = DepthTrainer(config, net, read_studies(folder, config), team)
+        trainer = DepthTrainer(config, DepthNet(), read_studies(folder, config), team)
         if state is not None:
             trainer.restore(state)
         trainer.train(run)
         if team.leads:
-            weights = trainer.net.state_dict()
-            save_atomically(out, {name: value.cpu().half() for name, value in weights.items()})
-            write_hash(out)
             figures = {"seed": config.seed, **chosen, "pictures": len(trainer.studies.models)}
-            figures |= {"unit": "half sides of a crop", "history": trainer.history}
-            write_json(out.with_suffix(".json"), figures)
-            print(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+            trainer.write(out, figures | {"unit": "half sides of a crop"})
 
 
-class DepthTrainer:
-    """Trains the network for pretrain.depth_steps; all that a resumed run needs is in `state`."""
+class DepthTrainer(Teacher):
+    """Trains the network for pretrain.depth_steps."""
 
     def __init__(self, config: Config, net: DepthNet, studies: Studies, team: Team) -> None:
-        self.studies, self.team, self.seed = studies, team, config.seed
-        self.steps = config.pretrain.depth_steps
+        super().__init__("depth", net.to(team.device), config.pretrain.depth_steps, EPOCH, team)
+        self.studies, self.seed = studies, config.seed
         self.preprocessing = Preprocessing(config.data.read_size)
         self.augmentation = Augmentation(AugmentConfig())
-        self.net = net.to(team.device)
         self.parallel = DistributedDataParallel(self.net) if team.size > 1 else self.net
         settings = TrainConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.optimizer = make_optimizer(self.net, settings)
@@ -202,28 +193,8 @@ class DepthTrainer:
         kinds = {"wholes": studies.wholes, "parts": ~studies.wholes}
         self.learned = {name: np.flatnonzero(kind & ~kept_apart) for name, kind in kinds.items()}
         self.held_back = {name: np.flatnonzero(kind & kept_apart) for name, kind in kinds.items()}
-        self.step, self.history = 0, []
 
-    def train(self, folder: RunFolder) -> None:
-        """What is left of the steps; every EPOCH of them the state is on the disk."""
-        while self.step < self.steps:
-            self.net.train()
-            until, losses = min(self.step + EPOCH, self.steps), []
-            bar = tqdm(range(self.step, until), "depth", leave=False, disable=None)
-            for self.step in bar:
-                losses.append(self._move())
-            self.step = until
-            mean = torch.stack(losses).mean().item()
-            if not np.isfinite(mean):
-                raise ValueError(f"depth: the loss is {mean} before step {until}")
-            self.history.append({"step": until, "train_loss": mean} | self.judge())
-            state = self.state()
-            if self.team.leads:
-                folder.save_state(until, state)
-                told = "  ".join(f"{k} {v:.3f}" for k, v in self.history[-1].items() if k != "step")
-                tqdm.write(f"step {until}/{self.steps}  {told}", file=sys.stderr)
-
-    def _move(self) -> Tensor:
+    def loss(self) -> Tensor:
         chance = np.random.default_rng([self.seed, STREAMS["batches"], self.step])
         wholes = round(WHOLES * BATCH)
         counts = {"wholes": wholes, "parts": BATCH - wholes}
@@ -236,12 +207,7 @@ class DepthTrainer:
         images = torch.from_numpy(self.studies.pictures[rows[mine]]).to(self.team.device)
         images = self.augmentation(images, lights[mine].tolist(), cameras[mine].tolist())
         surprise, _ = self._compare(self.parallel, rows[mine], images)
-        self.optimizer.zero_grad()
-        surprise.mean().backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        return surprise.mean().detach()
+        return surprise.mean()
 
     def _compare(self, net: nn.Module, rows: np.ndarray, images: Tensor) -> tuple[Tensor, Tensor]:
         device = self.team.device
@@ -264,18 +230,3 @@ class DepthTrainer:
             figures[f"{name}_error"] = torch.cat(errors).mean().item()
             figures[f"{name}_constant_error"] = constant.mean().item()
         return figures
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "step": self.step,
-            "history": self.history,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there, with a network that has the weights already."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step, self.history = state["step"], state["history"]

@@ -183,8 +183,8 @@ def test_it_learns_what_makes_a_row():
     trainer = ArrangementTrainer(config, groups_in_rows(400), AXES)
     before = trainer.judge()
     assert before["error"] == pytest.approx(before["error_by_support"])
-    for step in range(60):
-        trainer._move(step)
+    for trainer.step in range(60):
+        trainer.move()
     assert trainer.judge()["error"] < 0.7 * before["error"]
 
 
@@ -204,16 +204,16 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path, monkeypat
     for folder in folders:
         folder.path.mkdir()
     at_once = weights(folders[0])
-    original = ArrangementTrainer._move
+    original = ArrangementTrainer.move
 
-    def stopped(trainer: ArrangementTrainer, step: int) -> float:
-        if step == 4:
+    def stopped(trainer: ArrangementTrainer) -> torch.Tensor:
+        if trainer.step == 4:
             raise KeyboardInterrupt
-        return original(trainer, step)
+        return original(trainer)
 
-    monkeypatch.setattr(ArrangementTrainer, "_move", stopped)
+    monkeypatch.setattr(ArrangementTrainer, "move", stopped)
     with pytest.raises(KeyboardInterrupt):
         weights(folders[1])
-    monkeypatch.setattr(ArrangementTrainer, "_move", original)
+    monkeypatch.setattr(ArrangementTrainer, "move", original)
     assert folders[1].load_state()["step"] == 3
     assert_close(weights(folders[1]), at_once, rtol=0, atol=0)

@@ -280,11 +280,11 @@ def test_an_interrupted_training_of_depth_goes_on_to_the_same_weights(
     at_once, in_two = tmp_path / "one" / "depth.pth", tmp_path / "two" / "depth.pth"
     train_depth(CONFIG, studies_dir, tmp_path / "runs-1", ALONE, at_once)
 
-    moved = DepthTrainer._move
-    monkeypatch.setattr(DepthTrainer, "_move", lambda self: _stop_at(4, self) or moved(self))
+    moved = DepthTrainer.move
+    monkeypatch.setattr(DepthTrainer, "move", lambda self: _stop_at(4, self) or moved(self))
     with pytest.raises(KeyboardInterrupt):
         train_depth(CONFIG, studies_dir, tmp_path / "runs-2", ALONE, in_two)
-    monkeypatch.setattr(DepthTrainer, "_move", moved)
+    monkeypatch.setattr(DepthTrainer, "move", moved)
     train_depth(CONFIG, studies_dir, tmp_path / "runs-2", ALONE, in_two)
     assert in_two.read_bytes() == at_once.read_bytes()
     assert in_two.with_suffix(".json").read_text() == at_once.with_suffix(".json").read_text()

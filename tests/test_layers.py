@@ -21,8 +21,8 @@ BESIDE = (
     *("camera", "shapes", "render", "kit", "furniture", "seats", "vehicles", "buildings"),
     *("machines", "robots", "composites", "linkages", "bricks", "demo"),
 )
-# What teaches the depth network, for which alone nothing else is there.
-TEACHING = ("depth_training", "arrangement_training")
+# What teaches the small networks that come with the code, for which alone nothing else is there.
+TEACHING = ("teaching", "depth_training", "arrangement_training")
 STAGES = {
     f"{file}:{name}": (file, name)
     for file in ("dvc.yaml", "data/dvc.yaml")
