@@ -34,20 +34,25 @@ except ModuleNotFoundError:
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.backbone import build_backbone  # noqa: E402
-from partloc.checkpoint import load_model  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
-from partloc.data import PairDataset, Preprocessing, make_loader  # noqa: E402
-from partloc.evaluate import answer_models, read_split  # noqa: E402
+from partloc.data.dataset import PairDataset, make_loader  # noqa: E402
+from partloc.data.images import load_rgb  # noqa: E402
+from partloc.data.sampler import PlannedBatches, plan_epoch, plan_in_order  # noqa: E402
+from partloc.data.table import PairTable  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import (  # noqa: E402
+    choose_device,
+    encoder_dtype,  # noqa: E402
+    seed_everything,
+)
+from partloc.evaluation.evaluate import answer_models, read_split  # noqa: E402
+from partloc.evaluation.metrics import constant_answer, errors_of, summarize  # noqa: E402
 from partloc.files import write_json  # noqa: E402
-from partloc.fusion import TokenPool, bin_centres, position_code  # noqa: E402
-from partloc.images import load_rgb  # noqa: E402
-from partloc.metrics import constant_answer, errors_of, summarize  # noqa: E402
-from partloc.plan import PairTable, PlannedBatches, plan_epoch, plan_in_order  # noqa: E402
+from partloc.model.attention import TokenPool, bin_centres, position_code  # noqa: E402
+from partloc.model.backbone import build_backbone  # noqa: E402
+from partloc.model.model_file import load_model  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
-from partloc.schedule import encoder_dtype  # noqa: E402
-from partloc.team import choose_device, seed_everything  # noqa: E402
 
 FITTED_ON = 600  # training parts for template matching's map
 SIZES = np.geomspace(0.06, 1.0, 28)  # of a template, in sides of the whole's picture

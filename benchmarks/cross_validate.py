@@ -30,33 +30,21 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.checkpoint import load_model, save_model  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import Config, digest, load_config  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
-from partloc.evaluate import (  # noqa: E402
-    Answers,
-    Judge,
-    answer_models,
-    evaluate,
-    judged_rows,
-)
+from partloc.data.images import load_rgb  # noqa: E402
+from partloc.data.index import build_index  # noqa: E402
+from partloc.data.table import PairTable  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import choose_device, join_team  # noqa: E402
+from partloc.evaluation.evaluate import Answers, Judge, answer_models, evaluate, judged_rows  # noqa: E402
+from partloc.evaluation.metrics import constant_answer  # noqa: E402
+from partloc.evaluation.report import draw_case  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
-from partloc.images import load_rgb  # noqa: E402
-from partloc.index import build_index  # noqa: E402
-from partloc.metrics import constant_answer  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.plan import PairTable  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.model.model_file import load_model, save_model  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
-from partloc.report import draw_case  # noqa: E402
-from partloc.run import (  # noqa: E402
-    code_hash,
-    fingerprint_of,
-    run_training,
-    runs_root,
-    start_from_data,
-)
-from partloc.team import choose_device, join_team  # noqa: E402
+from partloc.training.run import code_hash, fingerprint_of, run_training, runs_root, start_from_data  # noqa: E402
 
 STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
 RATE_FROM_CHANCE = 1.0e-3

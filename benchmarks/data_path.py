@@ -35,12 +35,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import make_parser, run_command  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
-from partloc.demo import write_demo  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
+from partloc.data.images import load_rgb  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
 from partloc.files import write_json  # noqa: E402
-from partloc.images import load_rgb  # noqa: E402
-from partloc.render import RenderError  # noqa: E402
+from partloc.synthetic.dataset import write_demo  # noqa: E402
+from partloc.synthetic.render import RenderError  # noqa: E402
 
 SIDE_PX = 1024  # the encoder's
 PICTURES, ROUNDS = 6, 7

@@ -34,7 +34,7 @@ import dvc.api
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import count, make_parser, run_command  # noqa: E402
+from partloc.cli import count, make_parser, run_command  # noqa: E402
 from partloc.files import figure_at, write_json  # noqa: E402
 
 SMALL = ("data.max_train_models=100", "train.num_epochs=2")

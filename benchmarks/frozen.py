@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.setting import machine, pairs_of_four  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import Config, load_config  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
+from partloc.data.index import build_index  # noqa: E402
+from partloc.data.table import PairTable  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import Team, choose_device, seed_everything  # noqa: E402
 from partloc.files import write_json  # noqa: E402
-from partloc.index import build_index  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.plan import PairTable  # noqa: E402
-from partloc.run import start_from_data  # noqa: E402
-from partloc.team import Team, choose_device, seed_everything  # noqa: E402
-from partloc.train import Trainer  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.training.run import start_from_data  # noqa: E402
+from partloc.training.trainer import Trainer  # noqa: E402
 
 VAL_SHARE = 9  # every ninth model is for validation, as the demo's ratios have it
 

@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.command import make_parser, run_command  # noqa: E402
-from partloc.demo import write_demo  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
+from partloc.synthetic.dataset import write_demo  # noqa: E402
 
 PARAMS = """\
 data: {data_dir: images, train_ratio: 1.0, val_ratio: 0.0, test_ratio: 0.0}

@@ -39,15 +39,19 @@ from benchmarks.setting import (  # noqa: E402
     pairs_of_four,
     synthetic_batch,
 )
-from partloc.command import make_parser, run_command  # noqa: E402
-from partloc.data import Batch, PairDataset, Preprocessing, make_loader  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
+from partloc.data.dataset import Batch, PairDataset, make_loader  # noqa: E402
+from partloc.data.sampler import PlannedBatches  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import (
+    amp_dtype,  # noqa: E402
+    choose_device,  # noqa: E402
+)
 from partloc.files import write_json  # noqa: E402
-from partloc.memory import Planner  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.plan import PlannedBatches  # noqa: E402
-from partloc.schedule import amp_dtype, make_optimizer  # noqa: E402
-from partloc.summary import count_flops  # noqa: E402
-from partloc.team import choose_device  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.training.activation_memory import Planner  # noqa: E402
+from partloc.training.optim import make_optimizer  # noqa: E402
+from partloc.training.summary import count_flops  # noqa: E402
 
 KERNELS = 10
 WARM_UP = 2  # calls after the first one, in which the allocator and the clocks settle

@@ -36,19 +36,21 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from literal import answer, literal_loader  # noqa: E402
 
-from partloc.backbone import Backbone  # noqa: E402
-from partloc.checkpoint import save_model  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
-from partloc.demo import write_demo  # noqa: E402
+from partloc.data.table import PairTable  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import (
+    encoder_dtype,  # noqa: E402
+    seed_everything,  # noqa: E402
+)
 from partloc.files import write_json  # noqa: E402
-from partloc.folder import Job, find_jobs, predict_jobs  # noqa: E402
-from partloc.infer import PICTURES_PER_BATCH, Predictor  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.plan import PairTable  # noqa: E402
-from partloc.schedule import encoder_dtype  # noqa: E402
-from partloc.team import seed_everything  # noqa: E402
+from partloc.inference.folder import Job, find_jobs, predict_jobs  # noqa: E402
+from partloc.inference.predictor import PICTURES_PER_BATCH, Predictor  # noqa: E402
+from partloc.model.backbone import Backbone  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.model.model_file import save_model  # noqa: E402
+from partloc.synthetic.dataset import write_demo  # noqa: E402
 
 PARTS_PER_WHOLE = 4
 DEMO_MODELS, DEMO_PX = 26, 512  # as large as pictures are rendered, for the decoder's sake
@@ -102,7 +104,7 @@ def start_up(args: argparse.Namespace, checkpoint: Path, data_dir: Path, job: Jo
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
 
     # As the script does it.
-    imports = "from partloc.command import loading\nwith loading(): import partloc.infer"
+    imports = "from partloc.cli import loading\nwith loading(): import partloc.inference.predictor"
     whole, imports = alternating(
         args.repeats, lambda: python(*question), lambda: python("-c", imports)
     )

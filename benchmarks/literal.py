@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc.backbone import Kept  # noqa: E402
 from partloc.config import TrainConfig  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
-from partloc.images import load_rgb  # noqa: E402
-from partloc.losses import targets_of, training_loss  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.plan import PairTable  # noqa: E402
+from partloc.data.images import load_rgb  # noqa: E402
+from partloc.data.table import PairTable  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.model.backbone import Kept  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.model.prediction import Prediction  # noqa: E402
 from partloc.pose import PartPose  # noqa: E402
-from partloc.prediction import Prediction  # noqa: E402
+from partloc.training.losses import targets_of, training_loss  # noqa: E402
 
 MAX_PIXELS = 64_000_000
 

@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.setting import full_size, machine, synthetic_batch  # noqa: E402
-from partloc.backbone import Kept  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import choose_device  # noqa: E402
 from partloc.files import write_json  # noqa: E402
-from partloc.memory import StepMemory, measure_step  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.schedule import make_optimizer  # noqa: E402
-from partloc.team import choose_device  # noqa: E402
+from partloc.model.backbone import Kept  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.training.activation_memory import StepMemory, measure_step  # noqa: E402
+from partloc.training.optim import make_optimizer  # noqa: E402
 
 MODES = ("everything", "attention", "input", "auto")
 PARTS = 4  # of a whole

@@ -26,12 +26,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.data_path import write_linked  # noqa: E402
 from benchmarks.setting import machine  # noqa: E402
-from partloc.checkpoint import load_model  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import load_config  # noqa: E402
+from partloc.data.index import build_index  # noqa: E402
+from partloc.data.split import split_models  # noqa: E402
 from partloc.files import write_json, write_table  # noqa: E402
-from partloc.index import build_index  # noqa: E402
-from partloc.split import split_models  # noqa: E402
+from partloc.model.model_file import load_model  # noqa: E402
 
 SIZES = (1, 2)  # processes
 RATIOS = (0.8, 0.2, 0.0)

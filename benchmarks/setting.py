@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from partloc.losses import training_loss
-from partloc.model import PartLocator
-from partloc.plan import PairTable
+from partloc.data.table import PairTable
+from partloc.model.locator import PartLocator
 from partloc.pose import PartPose
+from partloc.training.losses import training_loss
 
 PARTS = 4  # of each whole
 

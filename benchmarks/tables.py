@@ -32,17 +32,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from partloc import index  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import Config, DataConfig  # noqa: E402
+from partloc.data.dataset import index  # noqa: E402
+from partloc.data.split import SETS, count_split, find_shared, read_manifest, split_models  # noqa: E402
+from partloc.data.twins import THUMBNAIL_PX  # noqa: E402
 from partloc.files import write_pieces, write_table  # noqa: E402
-from partloc.images import THUMBNAIL_PX  # noqa: E402
-from partloc.split import SETS, count_split, find_shared, read_manifest, split_models  # noqa: E402
 
 RATIOS = (0.8, 0.1, 0.1)
 LOOKS = 64  # different pictures, boxes on white
 # What a stage takes seconds to load, when it does not come with the imports above.
-LOADED = {"train": ("partloc.plan",), "evaluate": ("partloc.evaluate", "scipy.optimize")}
+LOADED = {
+    "train": ("partloc.data.sampler",),
+    "evaluate": ("partloc.evaluation.evaluate", "scipy.optimize"),
+}
 
 
 def looks() -> np.ndarray:
@@ -56,7 +59,7 @@ def looks() -> np.ndarray:
 
 
 def unread(drawn: np.ndarray, root: Path, file: str, settings: DataConfig) -> index.Picture:
-    """In the place of partloc.index's reader: parts that end on 6 to 9 are the same part."""
+    """In the place of partloc.data.index's reader: parts that end on 6 to 9 are the same part."""
     name = file[:-5] + file[-5].translate(str.maketrans("789", "666"))
     sha256 = hashlib.sha256(name.encode()).hexdigest()
     return index.Picture(file, sha256, 1024, 1024, drawn[int(sha256, 16) % LOOKS])
@@ -81,7 +84,8 @@ def run_split(folder: Path) -> int:
 
 def run_train(folder: Path) -> int:
     """What a training does with its table before and beside the pictures, for one epoch."""
-    from partloc.plan import PairTable, PlannedBatches, plan_epoch
+    from partloc.data.sampler import PlannedBatches, plan_epoch
+    from partloc.data.table import PairTable
 
     table = PairTable(read_manifest(folder / "outputs/split/train.csv"), folder / "images")
     batches = PlannedBatches(table)
@@ -91,8 +95,14 @@ def run_train(folder: Path) -> int:
 
 def run_evaluate(folder: Path) -> int:
     """All that evaluation does but run the model and draw; see `made_up`."""
-    from partloc.evaluate import Judge, evaluate, judged_rows, read_split, training_median
-    from partloc.plan import PairTable
+    from partloc.data.table import PairTable
+    from partloc.evaluation.evaluate import (
+        Judge,
+        evaluate,
+        judged_rows,
+        read_split,
+        training_median,
+    )
 
     samples = read_split(folder / "outputs", "test")
     constant = training_median(folder / "outputs")
@@ -108,9 +118,9 @@ def made_up(table: Any) -> Iterator[Any]:
     truth and some noise."""
     import torch
 
-    from partloc.evaluate import Answers, sizes_of, truth_of
+    from partloc.evaluation.evaluate import Answers, sizes_of, truth_of
+    from partloc.model.prediction import Prediction
     from partloc.pose import PartPose
-    from partloc.prediction import Prediction
 
     chance, count, start = torch.Generator().manual_seed(0), Config().model.hypotheses, 0
     for size in sizes_of(table):

@@ -23,15 +23,15 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import literal  # noqa: E402
 from benchmarks.setting import machine, pairs_of_four  # noqa: E402
-from partloc.command import make_parser, run_command  # noqa: E402
+from partloc.cli import make_parser, run_command  # noqa: E402
 from partloc.config import Config  # noqa: E402
-from partloc.data import Preprocessing  # noqa: E402
+from partloc.data.table import PairTable  # noqa: E402
+from partloc.data.transforms import Preprocessing  # noqa: E402
+from partloc.distributed import Team, choose_device, seed_everything  # noqa: E402
 from partloc.files import write_json  # noqa: E402
-from partloc.model import PartLocator  # noqa: E402
-from partloc.plan import PairTable  # noqa: E402
-from partloc.schedule import make_optimizer  # noqa: E402
-from partloc.team import Team, choose_device, seed_everything  # noqa: E402
-from partloc.train import Trainer  # noqa: E402
+from partloc.model.locator import PartLocator  # noqa: E402
+from partloc.training.optim import make_optimizer  # noqa: E402
+from partloc.training.trainer import Trainer  # noqa: E402
 
 
 def small_config(backbone: str, image_size: int, batch_size: int) -> Config:

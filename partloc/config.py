@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from partloc.command import make_parser
+from partloc.cli import make_parser
 from partloc.files import replacing
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import pickle
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,3 +141,41 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+class CheckpointError(ValueError):
+    """A file that is not what it should be, or a folder that another process holds."""
+
+
+def save_atomically(path: Path, value: Any) -> None:
+    """torch.save through a handle: the bytes then do not depend on the file's name.
+
+    Raises: OSError as `files.replacing`.
+    """
+    import torch  # here, since commands without a network have no need of it
+
+    with replacing(path) as file:
+        torch.save(value, file)
+
+
+def load(path: Path) -> Any:
+    """Tensors and plain values only, on the CPU.
+
+    Raises: CheckpointError naming the file, for a missing, damaged or foreign one.
+    """
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; train it (dvc repro) or pull it") from None
+    except pickle.UnpicklingError:  # not torch's own text: it advises to run what is in the file
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint: it holds more than tensors and plain values"
+        ) from None
+    except Exception as error:  # torch raises many types for damaged files; all of them end here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None

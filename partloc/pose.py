@@ -5,6 +5,7 @@ Shapes: B batch, K twins of a part.
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 NEAR = 0.05  # translation error that counts as right, whole-model units
@@ -20,3 +21,21 @@ class PartPose(NamedTuple):
 
     translation: Tensor
     scale: Tensor
+
+
+def translation_errors(predicted: PartPose, truth: PartPose) -> Tensor:
+    """Euclidean distances, (N,), whole-model units. Both translations (N, 3)."""
+    return torch.linalg.vector_norm(predicted.translation - truth.translation, dim=-1)
+
+
+def twin_translation_errors(predicted: PartPose, twins: PartPose) -> Tensor:
+    """Distances to the nearest place of the twin group, (N,). twins.translation (N, K, 3)."""
+    distances = torch.linalg.vector_norm(
+        predicted.translation[:, None] - twins.translation, dim=-1
+    )  # (N, K)
+    return distances.amin(1)
+
+
+def relative_scale_errors(predicted: PartPose, truth: PartPose) -> Tensor:
+    """|s - s*| / s*, (N,), no unit."""
+    return ((predicted.scale - truth.scale).abs() / truth.scale).squeeze(-1)

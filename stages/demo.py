@@ -1,35 +1,6 @@
-"""Stage `demo`: render a procedural data set in the layout that users bring.
+"""Stage `demo`; the code is `partloc/commands/demo.py`."""
 
-Reads   params.yaml
-Writes  data/demo (a folder for each model)
-
-    $ python stages/demo.py --config params.yaml --out data/demo
-"""
-
-import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from partloc.command import make_parser, run_command  # noqa: E402
-from partloc.config import load_config  # noqa: E402
-from partloc.demo import write_demo  # noqa: E402
-
-
-def main() -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo"
-    )
-    args = parser.parse_args()
-    config = load_config(args.config)
-    demo, workers = config.demo, config.machine.num_processes or os.cpu_count()
-    parts = write_demo(args.out, demo.num_models, demo.image_size, config.seed, workers)
-    print(f"{args.out}: {demo.num_models} models, {parts.total()} parts, {len(parts)} families")
-    for family, count in sorted(parts.items()):
-        print(f"  {family:12} {count:5} parts")
-
+from _checkout import run_stage
 
 if __name__ == "__main__":
-    run_command(main)
+    run_stage("demo")

@@ -1,35 +1,6 @@
-"""Stage `index`: which samples are there, and which are not usable.
+"""Stage `index`; the code is `partloc/commands/index.py`."""
 
-Reads   the folder data.data_dir, params.yaml
-Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.json
-
-    $ python stages/index.py --config params.yaml
-"""
-
-import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from partloc.command import make_parser, run_command  # noqa: E402
-from partloc.config import load_config  # noqa: E402
-from partloc.files import write_json, write_table  # noqa: E402
-from partloc.index import build_index, count_findings, summary  # noqa: E402
-
-
-def main() -> None:
-    parser = make_parser(__doc__)
-    config = load_config(parser.parse_args().config)
-
-    index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())
-    print(summary(index), file=sys.stderr)
-
-    output_dir = Path(config.data.output_dir)
-    write_table(output_dir / "manifest.csv", index.manifest)
-    write_table(output_dir / "index_report.csv", index.report)
-    write_json(Path("metrics/index.json"), count_findings(index))
-
+from _checkout import run_stage
 
 if __name__ == "__main__":
-    run_command(main)
+    run_stage("index")

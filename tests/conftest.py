@@ -6,10 +6,10 @@ import pytest
 import torch
 from toys import answering_model, write_pictures, write_split
 
-from partloc.checkpoint import save_model
-from partloc.infer import Predictor
-from partloc.plan import PairTable
-from partloc.split import read_manifest
+from partloc.data.split import read_manifest
+from partloc.data.table import PairTable
+from partloc.inference.predictor import Predictor
+from partloc.model.model_file import save_model
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,16 +10,16 @@ from folders import write_folder
 from PIL import Image
 
 from partloc.config import Config, DataConfig, ModelConfig
-from partloc.data import Preprocessing
+from partloc.data.index import build_index
+from partloc.data.table import PairTable
+from partloc.data.transforms import Preprocessing
+from partloc.distributed import Team, seed_everything
 from partloc.files import write_table
-from partloc.index import build_index
-from partloc.model import PartLocator
-from partloc.plan import PairTable
+from partloc.model.locator import PartLocator
+from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
-from partloc.prediction import Prediction
-from partloc.run import start_from_data
-from partloc.team import Team, seed_everything
-from partloc.train import Trainer
+from partloc.training.run import start_from_data
+from partloc.training.trainer import Trainer
 
 TRAIN_MODELS = {
     "chair": ["seat", "back", "leg-1", "leg-2"],

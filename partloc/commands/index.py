@@ -1,0 +1,33 @@
+"""Stage `index`: which samples are there, and which are not usable.
+
+Reads   the folder data.data_dir, params.yaml
+Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.json
+
+    $ python stages/index.py --config params.yaml
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from partloc.cli import make_parser, run_command
+from partloc.config import load_config
+from partloc.data.index import build_index, count_findings, summary
+from partloc.files import write_json, write_table
+
+
+def run() -> None:
+    parser = make_parser(__doc__)
+    config = load_config(parser.parse_args().config)
+
+    index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())
+    print(summary(index), file=sys.stderr)
+
+    output_dir = Path(config.data.output_dir)
+    write_table(output_dir / "manifest.csv", index.manifest)
+    write_table(output_dir / "index_report.csv", index.report)
+    write_json(Path("metrics/index.json"), count_findings(index))
+
+
+def main() -> None:
+    run_command(run)

@@ -1,0 +1,46 @@
+"""Stage `train`: learn where a part belongs; goes on where an interrupted training stopped.
+
+Reads   {output_dir}/split/train.csv and val.csv, the images that they name, params.yaml
+Writes  models/best_model.pth, metrics/train.json; the resumable state and TensorBoard's files go
+        to runs/train, which is no output of DVC
+
+    $ python stages/train.py --resume
+    $ torchrun --nproc-per-node 2 stages/train.py
+"""
+
+import argparse
+from pathlib import Path
+
+from partloc.cli import make_parser, run_command
+from partloc.config import load_config
+from partloc.distributed import join_team
+from partloc.training.run import refuse_edited_parameters, run_training, runs_root, write_outputs
+from partloc.training.trainer import Trainer
+
+
+def parse() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with an unfinished training of the same configuration and split (default)",
+    )
+    return parser.parse_args()
+
+
+def run() -> None:
+    args = parse()
+    config = load_config(args.config)
+
+    def finish(trainer: Trainer) -> None:
+        refuse_edited_parameters(config, load_config(args.config))
+        write_outputs(trainer, Path("models"), Path("metrics"))
+
+    split_dir = Path(config.data.output_dir, "split")
+    with join_team(config.machine.device) as team:
+        run_training(config, team, split_dir, runs_root(), args.resume, finish)
+
+
+def main() -> None:
+    run_command(run, stopped="stopped; the same command goes on from the last finished epoch")

@@ -1,0 +1,1 @@
+"""Error figures of a split, and the report of single cases."""

@@ -1,0 +1,1 @@
+"""Predictions for pictures without labels, one whole at a time or a folder of models."""

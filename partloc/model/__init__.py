@@ -1,0 +1,1 @@
+"""The network, its parts, and the file that it is stored in."""

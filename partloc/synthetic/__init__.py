@@ -1,0 +1,1 @@
+"""Procedural objects and their pictures: the demo data set, and what pretraining draws."""

@@ -1,0 +1,1 @@
+"""Losses, optimiser, resumable state and the training loop."""

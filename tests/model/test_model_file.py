@@ -1,0 +1,365 @@
+"""Files that survive: kills, damage, foreign content, a full disk, a second trainer."""
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from toys import tiny_config
+
+from partloc.config import load_config
+from partloc.data.transforms import Preprocessing
+from partloc.files import CheckpointError, load, save_atomically
+from partloc.model.depth_net import load_depth_net
+from partloc.model.locator import PartLocator
+from partloc.model.model_file import MODEL_FORMAT, load_model, save_model, start_from
+from partloc.training.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return PartLocator(tiny_config().model, Preprocessing(28, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path, "0123456789abcdef0123")
+    folder.path.mkdir()
+    return folder
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+# -- one file ----------------------------------------------------------------------------------
+
+
+def test_a_model_file_rebuilds_the_network_with_nothing_else(model, tmp_path):
+    save_model(tmp_path / "model.pth", model, {"best_epoch": 3})
+    again = load_model(tmp_path / "model.pth")
+    assert not again.training
+    assert again.preprocessing == model.preprocessing
+    images = torch.randn(3, 3, 28, 28)
+    with torch.inference_mode():
+        expected = model.eval()(images[:1], images[1:], torch.tensor([0, 0])).pose
+        found = again(images[:1], images[1:], torch.tensor([0, 0])).pose
+    assert_close(found.translation, expected.translation, rtol=0, atol=0)
+    assert_close(found.scale, expected.scale, rtol=0, atol=0)
+
+
+def test_no_encoder_is_drawn_at_chance_before_a_file_s_is_taken(model, tmp_path):
+    save_model(tmp_path / "model.pth", model, {})
+
+    def chance_after(make):
+        torch.manual_seed(0)
+        make()
+        return torch.rand(()).item()
+
+    drawn, blank = (
+        chance_after(lambda blank=blank: PartLocator(model.config, model.preprocessing, blank))
+        for blank in (False, True)
+    )
+    assert chance_after(lambda: load_model(tmp_path / "model.pth")) == blank != drawn
+
+
+def test_weights_in_half_precision_are_computed_with_in_full(model, tmp_path):
+    save_model(tmp_path / "model.pth", model, {}, half=True)
+    kinds = {value.dtype for value in load_model(tmp_path / "model.pth").state_dict().values()}
+    assert kinds == {torch.float32}
+
+
+def test_a_depth_network_that_comes_with_the_code_is_not_written_again(model, tmp_path):
+    path = tmp_path / "model.pth"
+    save_model(path, model, {}, half=True)
+    assert not any(key.startswith("depth_net.") for key in load(path)["weights"])
+    found, theirs = load_model(path).depth_net.state_dict(), load_depth_net().state_dict()
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
+
+    weight = next(model.depth_net.parameters())
+    with torch.no_grad():
+        weight.add_(1.0)
+    save_model(path, model, {}, half=True)
+    kept = next(load_model(path).depth_net.parameters())
+    assert_close(kept, weight, atol=1e-2, rtol=0)
+
+
+def test_weights_made_beside_another_depth_network_are_refused(model, tmp_path):
+    path = tmp_path / "model.pth"
+    save_model(path, model, {}, half=True)
+    content = load(path)
+    save_atomically(path, content | {"depth_net": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"model.pth: expected depth.pth of SHA-256 0000"):
+        load_model(path)
+
+
+def test_the_bytes_of_a_model_file_do_not_depend_on_its_name(model, tmp_path):
+    names = ("a.pth", "a-longer-name.pth", "other/model.bin")
+    for name in names:
+        save_model(tmp_path / name, model, {})
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, damage):
+    path = tmp_path / "file.pth"
+    save_atomically(path, {"weights": torch.randn(1000)})
+    damage(path)
+    with pytest.raises(CheckpointError, match="file.pth: not a readable checkpoint"):
+        load(path)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none.pth: no such file; train it \(dvc repro\)"):
+        load(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [({"format": "partloc-model-0"}, "'partloc-model-0'"), ({"w": 1}, "None"), ([1], "'list'")],
+)
+def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
+    path = tmp_path / "foreign.pth"
+    save_atomically(path, content)
+    with pytest.raises(CheckpointError, match=f"expected a {MODEL_FORMAT} file, found .*{found}"):
+        load_model(path)
+
+
+def test_a_file_cannot_bring_code_along(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch " + str(tmp_path / "harm"),)
+
+    torch.save({"format": MODEL_FORMAT, "model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(
+        CheckpointError, match="evil.pth: .* it holds more than tensors and plain values"
+    ):
+        load_model(tmp_path / "evil.pth")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.pth"
+    save_atomically(path, {"value": 1})
+
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                save_atomically(path, {"value": 2})
+        assert load(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(tmp_path):
+    path = tmp_path / "file.pth"
+    save_atomically(path, {"value": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="file.pth: cannot be written: .*File too large"):
+            save_atomically(path, {"value": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
+
+
+# -- the folder of a run -----------------------------------------------------------------------
+
+
+def test_the_last_two_states_and_best_weights_are_kept(folder):
+    for epoch in (8, 9, 10, 11):
+        folder.save_best(epoch, {"epoch": epoch})
+        folder.save_state(epoch, {"epoch": epoch})
+    names = sorted(path.name for path in folder.path.iterdir())
+    assert names == [
+        f"{kind}-{epoch}.{end}"
+        for kind in ("best", "state")
+        for epoch in ("000010", "000011")
+        for end in ("pth", "sha256")
+    ]
+    assert folder.load_state() == {"epoch": 11}
+    assert folder.load_best(10) == {"epoch": 10}
+
+
+def test_without_a_state_there_is_none(folder):
+    assert folder.load_state() is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        flip_a_bit,
+        lambda path: path.with_suffix(".sha256").unlink(),  # killed between the two writes
+        lambda path: path.with_suffix(".sha256").write_text(""),
+    ],
+)
+def test_a_damaged_state_is_reported_and_the_one_before_is_used(folder, damage, capsys):
+    for epoch in (1, 2):
+        folder.save_state(epoch, {"epoch": epoch, "weights": torch.zeros(100)})
+    damage(folder.path / "state-000002.pth")
+    assert folder.load_state()["epoch"] == 1
+    assert "state-000002.pth is damaged; trying the state before" in capsys.readouterr().err
+    damage(folder.path / "state-000001.pth")
+    assert folder.load_state() is None
+
+
+def test_going_back_drops_what_was_written_later(folder):
+    """So a best epoch whose state was lost cannot be taken for the best of the resumed run."""
+    for epoch in (1, 2):
+        folder.save_best(epoch, {"epoch": epoch})
+        folder.save_state(epoch, {"epoch": epoch})
+    folder.save_best(3, {"epoch": 3})  # killed before its state was written
+    folder.rewind(2)
+    assert folder.load_best(2) == {"epoch": 2} and folder.load_state() == {"epoch": 2}
+    with pytest.raises(CheckpointError, match="best-000003.pth: missing or damaged"):
+        folder.load_best(3)
+
+
+def test_a_fresh_start_keeps_nothing_but_the_lock(folder):
+    with folder.locked():
+        folder.save_state(1, {})
+        folder.tensorboard.mkdir()
+        folder.mark_finished()
+        assert folder.finished
+        folder.clear()
+        assert not folder.finished
+        assert [entry.name for entry in folder.path.iterdir()] == ["lock"]
+
+
+def test_a_finished_training_needs_no_state_any_more(folder):
+    with folder.locked():
+        folder.save_state(1, {})
+        folder.save_best(1, {})
+        folder.mark_finished()
+        assert not list(folder.path.glob("*.pth")) and not list(folder.path.glob("*.sha256"))
+
+
+def test_unfinished_state_of_other_configurations_is_seen(folder, tmp_path):
+    for name in ("a" * 16, "b" * 16):
+        other = RunFolder(tmp_path, name)
+        other.save_state(1, {})
+    other.mark_finished()
+    assert [path.name for path in folder.others()] == ["a" * 16]
+
+
+def in_another_process(action) -> str:
+    """What `action` returns in a fork of this process."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, action().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        return file.read()
+
+
+def test_a_second_trainer_is_refused_with_the_number_of_the_first(folder):
+    def try_it() -> str:
+        try:
+            with folder.locked():
+                return "in"
+        except CheckpointError as error:
+            return str(error)
+
+    with folder.locked():
+        refusal = in_another_process(try_it)
+        assert f"another training (process {os.getpid()}) works on the same" in refusal
+        assert in_another_process(try_it) == refusal  # asking does not open it
+    assert in_another_process(try_it) == "in"
+
+
+def test_the_loaders_workers_do_not_hold_the_lock_of_a_killed_trainer(folder):
+    """They live on for some seconds, and the next start must not be refused meanwhile."""
+    reader, writer = os.pipe()
+    trainer = os.fork()
+    if trainer == 0:
+        with folder.locked():
+            if (worker := os.fork()) == 0:
+                signal.pause()
+            os.write(writer, str(worker).encode())
+            signal.pause()
+    worker = int(os.read(reader, 20))
+    os.kill(trainer, signal.SIGKILL)
+    os.waitpid(trainer, 0)
+    try:
+        with folder.locked():
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+
+
+# -- weights to start from ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(model, tmp_path):
+    """A model file in half precision, with its checksum."""
+    save_model(tmp_path / "weights.pth", model, {}, half=True)
+    return tmp_path / "weights.pth"
+
+
+def other_model(image_size=28, **changes):
+    torch.manual_seed(1)
+    return PartLocator(tiny_config(model=changes).model, Preprocessing(image_size))
+
+
+def test_a_model_starts_with_the_weights_of_another_to_half_precision(model, weights, tmp_path):
+    save_model(tmp_path / "whole.pth", model, {})
+    assert weights.stat().st_size < 0.6 * (tmp_path / "whole.pth").stat().st_size
+    begun = other_model()
+    start_from(begun, weights)
+    for name, value in model.state_dict().items():
+        assert_close(begun.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    assert all(value.dtype == torch.float32 for value in begun.state_dict().values())
+
+
+def test_a_model_for_larger_pictures_starts_from_the_same_weights(model, weights):
+    begun = other_model(image_size=56)
+    start_from(begun, weights)
+    table = begun.backbone.vit.pos_embed
+    assert table.shape[1] == 1 + 4 * 4
+    assert_close(table[:, :1], model.backbone.vit.pos_embed[:, :1], rtol=1e-3, atol=1e-6)
+    middle = model.backbone.vit.pos_embed[:, 1:].mean(1)
+    assert_close(table[:, 1:].mean(1), middle, rtol=0, atol=2e-3)
+
+
+def test_weights_of_another_architecture_are_told_by_the_parameters_that_differ(weights):
+    with pytest.raises(CheckpointError, match="model.mlp_hidden_dim: 16 there, 32 here"):
+        start_from(other_model(mlp_hidden_dim=32), weights)
+
+
+def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
+    config = load_config(ROOT / "params.yaml")
+    path = ROOT / config.model.start_from
+    assert path.stat().st_size < 16e6
+    start_from(PartLocator(config.model, Preprocessing.of(config.data)), path)
+
+
+def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):
+    save_model(weights, other_model(), {})  # without a new checksum
+    with pytest.raises(CheckpointError, match="not the file that weights.sha256 was written for"):
+        start_from(other_model(), weights)
+    weights.with_suffix(".sha256").unlink()
+    start_from(other_model(), weights)  # a file of the user's own has none
