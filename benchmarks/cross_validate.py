@@ -1,23 +1,24 @@
-"""How well does it work on a folder of your own? Cross-validation by model, for several starts.
+"""Cross-validation by model on a folder of labelled models, for several ways to train.
 
-Every model is in the test set of one fold and in the training set of the others, so each part gets
-one answer, from a network that has not seen its model. The starts:
+Every model is in the test set of one fold and in the training set of the others. Each part
+therefore gets one prediction, from a network that was not trained on its model. The variants:
 
-- as-shipped: model.start_from as it is; only the camera is fitted, nothing is trained
+- as-shipped: model.start_from unchanged; only the camera is fitted
 - fine-tuned: trained from model.start_from
-- frozen: the same, but encoder and depth network stay as they are
+- frozen: the same with train.freeze_backbone
 - scratch: trained from random weights, at a learning rate of 1e-3
 
-A CSV of facts (columns model, part and any of group, visible_pixels, alone_pixels) breaks the
-errors down by kind of model and by the share of a part that can be seen. Writes to --output a
-table of answers for each start and pictures of the ten worst of the first one; prints a Markdown
-table. State is in runs/cross-validate; an interrupted run goes on.
+With --facts, a CSV with the columns model, part and any of group, visible_pixels and alone_pixels,
+errors are also reported by group and by the visible fraction of a part. Writes to --output a table
+of predictions for each variant, and images of the ten worst cases of the first variant; prints a
+Markdown table. State is kept in runs/cross-validate; an interrupted run continues.
 
-    $ python benchmarks/cross_validate.py --data-dir my/renders
-    $ python benchmarks/cross_validate.py --data-dir my/renders --facts my/facts.csv \\
-          --starts fine-tuned scratch --metrics metrics/cross_validation.json
+    $ python -m benchmarks.cross_validate --data-dir my/renders
+    $ python -m benchmarks.cross_validate --data-dir my/renders --facts my/facts.csv \\
+          --variants fine-tuned scratch --metrics metrics/cross_validation.json
 """
 
+import argparse
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -27,200 +28,219 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.common import markdown_table
+from partloc.cli import make_parser, run_command
+from partloc.config import Config, digest, load_config
+from partloc.data.images import load_rgb
+from partloc.data.index import build_index
+from partloc.data.table import PairTable
+from partloc.data.transforms import Preprocessing
+from partloc.distributed import choose_device, distributed_context
+from partloc.evaluation.evaluate import Answers, Judge, answer_models, evaluate, judged_rows
+from partloc.evaluation.metrics import constant_answer
+from partloc.evaluation.report import draw_case
+from partloc.files import nested_value, write_json, write_table
+from partloc.model.locator import PartLocator
+from partloc.model.model_file import load_model, save_model
+from partloc.pose import PartPose
+from partloc.training.fingerprint import run_fingerprint, source_hash
+from partloc.training.initialization import initialize_model
+from partloc.training.run import run_training, runs_root
 
-from partloc.cli import make_parser, run_command  # noqa: E402
-from partloc.config import Config, digest, load_config  # noqa: E402
-from partloc.data.images import load_rgb  # noqa: E402
-from partloc.data.index import build_index  # noqa: E402
-from partloc.data.table import PairTable  # noqa: E402
-from partloc.data.transforms import Preprocessing  # noqa: E402
-from partloc.distributed import choose_device, join_team  # noqa: E402
-from partloc.evaluation.evaluate import Answers, Judge, answer_models, evaluate, judged_rows  # noqa: E402
-from partloc.evaluation.metrics import constant_answer  # noqa: E402
-from partloc.evaluation.report import draw_case  # noqa: E402
-from partloc.files import write_json, write_table  # noqa: E402
-from partloc.model.locator import PartLocator  # noqa: E402
-from partloc.model.model_file import load_model, save_model  # noqa: E402
-from partloc.pose import PartPose  # noqa: E402
-from partloc.training.run import code_hash, fingerprint_of, run_training, runs_root, start_from_data  # noqa: E402
-
-STARTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
-RATE_FROM_CHANCE = 1.0e-3
-VAL_SHARE = 0.1  # of the training models, to choose the best epoch
-WORST = 10  # cases that are drawn
+VARIANTS = ("as-shipped", "fine-tuned", "frozen", "scratch")
+SCRATCH_LEARNING_RATE = 1.0e-3
+VAL_FRACTION = 0.1  # of the training models, to choose the best epoch
+NUM_WORST_CASES = 10
 FACTS = ("group", "visible_pixels", "alone_pixels")
-APART = ("across_image", "along_view")  # errors that are known where the camera is
-# Left edges of the bins of the breakdown; of the scale, and of the visible share of a part.
-SCALES = (0.0, 0.1, 0.2, 0.4, 0.7)
-VISIBLE = (0.0, 0.25, 0.5, 0.75)
+CAMERA_ERRORS = ("across_image", "along_view")  # available where the camera is known
+# Left edges of the bins of the breakdown: of the scale, and of the visible fraction of a part.
+SCALE_BINS = (0.0, 0.1, 0.2, 0.4, 0.7)
+VISIBLE_BINS = (0.0, 0.25, 0.5, 0.75)
+
+# Columns of the printed table: heading, path in the metrics, format.
+COLUMNS = (
+    ("translation error, mean", "translation_error/mean", ".3f"),
+    ("median", "translation_error/median", ".3f"),
+    ("below 0.05", "translation_error/within_0.05", ".0%"),
+    ("across the image", "translation_error/across_image_mean", ".3f"),
+    ("along the view", "translation_error/along_view_mean", ".3f"),
+    ("labelled error, mean", "labelled_error/mean", ".3f"),
+    ("relative scale error, mean", "relative_scale_error/mean", ".0%"),
+    ("median", "relative_scale_error/median", ".0%"),
+    ("log scale error, mean", "log_scale_error/mean", ".2f"),
+)
 
 
-def config_of(config: Config, start: str) -> Config:
-    if start != "scratch":
-        frozen = {"freeze_backbone": start == "frozen"}
-        return config.model_copy(update={"train": config.train.model_copy(update=frozen)})
+# -- folds and networks ----------------------------------------------------------------------------
+
+
+def configure_variant(config: Config, variant: str) -> Config:
+    if variant != "scratch":
+        train = {"freeze_backbone": variant == "frozen"}
+        return config.model_copy(update={"train": config.train.model_copy(update=train)})
     model = config.model.model_copy(update={"start_from": None})
-    train = config.train.model_copy(update={"learning_rate": RATE_FROM_CHANCE})
+    train = config.train.model_copy(update={"learning_rate": SCRATCH_LEARNING_RATE})
     return config.model_copy(update={"model": model, "train": train})
 
 
-def place_of(model: str) -> int:
-    """A number that depends on the name alone, so that no model moves when others come or go."""
+def hash_name(model: str) -> int:
+    """A number that depends on the name alone: other models do not change a model's fold."""
     return int(hashlib.sha256(model.encode()).hexdigest(), 16)
 
 
-def split_fold(manifest: pd.DataFrame, fold: int, folds: int) -> dict[str, pd.DataFrame]:
-    """The tables train, val and test."""
-    tested = manifest.model.map(lambda model: place_of(model) % folds == fold)
-    others = sorted(manifest.model[~tested].unique(), key=place_of)
-    val = others[: round(VAL_SHARE * len(others))]
-    rest = manifest[~tested]
+def split_fold(manifest: pd.DataFrame, fold: int, num_folds: int) -> dict[str, pd.DataFrame]:
+    """The tables train, val and test of a fold."""
+    is_test = manifest.model.map(lambda model: hash_name(model) % num_folds == fold)
+    others = sorted(manifest.model[~is_test].unique(), key=hash_name)
+    val_models = others[: round(VAL_FRACTION * len(others))]
+    rest = manifest[~is_test]
     return {
-        "train": rest[~rest.model.isin(val)],
-        "val": rest[rest.model.isin(val)],
-        "test": manifest[tested],
+        "train": rest[~rest.model.isin(val_models)],
+        "val": rest[rest.model.isin(val_models)],
+        "test": manifest[is_test],
     }
 
 
-def network_of(
-    config: Config, start: str, tables: dict[str, pd.DataFrame], place: Path
+def make_network(
+    config: Config, variant: str, tables: dict[str, pd.DataFrame], folder: Path
 ) -> PartLocator:
-    """Trained on the tables, unless start is as-shipped; what is trained is kept in `place`, by
-    all that determines it."""
+    """The network of a fold, trained on its tables unless the variant is as-shipped.
+
+    A trained network is kept in `folder` under a hash of all that determines it.
+    """
+    split_dir = folder / "split"
     for name, table in tables.items():
-        write_table(place / "split" / f"{name}.csv", table)
-    if start == "as-shipped":
-        model = PartLocator(config.model, Preprocessing.of(config.data))
-        start_from_data(model, PairTable(tables["train"], Path(config.data.data_dir)), config)
+        write_table(split_dir / f"{name}.csv", table)
+    if variant == "as-shipped":
+        model = PartLocator(config.model, Preprocessing.from_config(config.data))
+        initialize_model(model, PairTable(tables["train"], Path(config.data.data_dir)), config)
         return model
-    split_dir = place / "split"
-    path = place / f"{digest([fingerprint_of(config, split_dir), code_hash()])[:16]}.pth"
+    path = folder / f"{digest([run_fingerprint(config, split_dir), source_hash()])[:16]}.pth"
     if not path.exists():
-        with join_team(config.machine.device) as team:
+        with distributed_context(config.machine.device) as context:
             run_training(
-                config, team, split_dir, place, True, lambda done: save_model(path, done.model, {})
+                config,
+                context,
+                split_dir,
+                folder,
+                resume=True,
+                finish=lambda trainer: save_model(path, trainer.model, {}),
             )
     return load_model(path)
 
 
-def judge_all(
-    config: Config, start: str, manifest: pd.DataFrame, folds: int, judge: Judge
+# -- evaluation ------------------------------------------------------------------------------------
+
+
+def predict_folds(
+    config: Config, variant: str, manifest: pd.DataFrame, num_folds: int, judge: Judge
 ) -> pd.DataFrame:
-    """The table of predictions, each by the network of its fold, which the judge gets to know."""
+    """The table of predictions, each by the network of its fold; updates the errors of `judge`."""
     pieces = []
-    for fold in range(folds):
-        print(f"{start}: fold {fold + 1} of {folds}", file=sys.stderr)
-        tables = split_fold(manifest, fold, folds)
-        place = runs_root("cross-validate") / f"{start}-{fold + 1}-of-{folds}"
-        model = network_of(config, start, tables, place)
+    for fold in range(num_folds):
+        print(f"{variant}: fold {fold + 1} of {num_folds}", file=sys.stderr)
+        tables = split_fold(manifest, fold, num_folds)
+        folder = runs_root("cross-validate") / f"{variant}-{fold + 1}-of-{num_folds}"
+        model = make_network(config, variant, tables, folder)
         train, test = (
             PairTable(tables[name], Path(config.data.data_dir)) for name in ("train", "test")
         )
         constant = constant_answer(PartPose(train.translation, train.scale), 1)
-        found = answer_models(model, test, config, choose_device(config.machine.device))
-        answers = in_manifest(found, tables["test"].index.to_numpy())
-        pieces += judged_rows(manifest, judge, answers, constant, model.view)
+        answers = answer_models(model, test, config, choose_device(config.machine.device))
+        answers = renumber(answers, tables["test"].index.to_numpy())
+        pieces += judged_rows(manifest, judge, answers, constant, model.pinhole_camera)
     return pd.concat(pieces).sort_index()
 
 
-def in_manifest(answers: Iterator[Answers], rows: np.ndarray) -> Iterator[Answers]:
-    """The same, told by the rows that a fold's test table has in the manifest."""
-    for some in answers:
-        yield some._replace(rows=rows[some.rows])
+def renumber(answers: Iterator[Answers], rows: np.ndarray) -> Iterator[Answers]:
+    """The same answers with the rows that a fold's samples have in the manifest."""
+    for answer in answers:
+        yield answer._replace(rows=rows[answer.rows])
 
 
-def breakdown(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Errors by scale, and as far as it is known by kind of model and by visible share."""
-    cuts = {"scale": _binned(rows.scale, SCALES)}
-    if "group" in rows:
-        cuts["group"] = rows.group
-    if {"visible_pixels", "alone_pixels"} <= set(rows):
-        # Of the pixels of its own picture, at the size that it has in the whole.
-        share = rows.visible_pixels / (rows.alone_pixels * rows.scale**2)
-        cuts["visible_share"] = _binned(share, VISIBLE)
-    columns = {
-        "twin_aware_error": "mean",
-        "constant_error": "mean",
-        "across_image": "mean",
-        "along_view": "mean",
-        "relative_scale_error": "median",
-    }
-    columns = {name: how for name, how in columns.items() if name in rows}
-    tables = {name: rows.groupby(labels).agg(columns) for name, labels in cuts.items()}
-    return {
-        name: {
-            str(key): {"parts": int((cuts[name] == key).sum()), **line}
-            for key, line in table.to_dict("index").items()
-        }
-        for name, table in tables.items()
-    }
-
-
-def _binned(values: pd.Series, edges: tuple[float, ...]) -> pd.Series:
-    place = np.searchsorted(edges, values, side="right") - 1
-    return pd.Series([f"from {edges[i]:g}" for i in place.clip(0)], index=values.index)
-
-
-def answer_all(
-    config: Config, start: str, manifest: pd.DataFrame, folds: int, facts: pd.DataFrame | None
+def evaluate_variant(
+    config: Config, variant: str, manifest: pd.DataFrame, num_folds: int, facts: pd.DataFrame | None
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The figures of all folds together, and the answers row by row."""
+    """The metrics of all folds together, and the table of predictions."""
     judge = Judge(PairTable(manifest, Path(config.data.data_dir)))
-    rows = judge_all(config, start, manifest, folds, judge)
-    figures = evaluate(judge, config.seed)
+    rows = predict_folds(config, variant, manifest, num_folds, judge)
+    metrics = evaluate(judge, config.seed)
     for series in ("points", "errors"):
-        del figures[series]
-    extra = {"constant_error": judge.constant["twin_aware_error"]}
-    extra |= {name: judge.errors[name] for name in APART if name in judge.errors}
+        del metrics[series]
+    extra = {"baseline_error": judge.constant["translation_error"]}
+    extra |= {name: judge.errors[name] for name in CAMERA_ERRORS if name in judge.errors}
     rows = rows.assign(**{name: values.numpy().astype(float) for name, values in extra.items()})
     rows = rows.round(6)
     if facts is not None:
-        keep = ["model", "part", *(name for name in FACTS if name in facts)]
-        rows = rows.merge(facts[keep], on=["model", "part"], how="left", validate="one_to_one")
-    return figures | {"by": breakdown(rows)}, rows
+        columns = ["model", "part", *(name for name in FACTS if name in facts)]
+        rows = rows.merge(facts[columns], on=["model", "part"], how="left", validate="one_to_one")
+    return metrics | {"by": break_down(rows)}, rows
 
 
-def draw_worst(folder: Path, rows: pd.DataFrame, data_dir: Path, max_pixels: int) -> None:
-    """One picture of a group of twins, the worst first."""
+def break_down(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Errors by scale and, where the facts are known, by group and by visible fraction."""
+    labels = {"scale": _bin(rows.scale, SCALE_BINS)}
+    if "group" in rows:
+        labels["group"] = rows.group
+    if {"visible_pixels", "alone_pixels"} <= set(rows):
+        # Relative to the pixels of the part's own image, at the size it has in the whole.
+        fraction = rows.visible_pixels / (rows.alone_pixels * rows.scale**2)
+        labels["visible_fraction"] = _bin(fraction, VISIBLE_BINS)
+    means = ("translation_error", "baseline_error", *CAMERA_ERRORS)
+    statistics = {name: "mean" for name in means if name in rows}
+    statistics["relative_scale_error"] = "median"
+    return {
+        name: {
+            str(label): {"parts": int((values == label).sum()), **errors}
+            for label, errors in rows.groupby(values).agg(statistics).to_dict("index").items()
+        }
+        for name, values in labels.items()
+    }
+
+
+def _bin(values: pd.Series, edges: tuple[float, ...]) -> pd.Series:
+    bins = np.searchsorted(edges, values, side="right") - 1
+    return pd.Series([f"from {edges[i]:g}" for i in bins.clip(0)], index=values.index)
+
+
+def draw_worst_cases(folder: Path, rows: pd.DataFrame, data_dir: Path, max_pixels: int) -> None:
+    """Draw one case of each group of twins, the worst first."""
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = rows.sort_values(["twin_aware_error", "model"], ascending=False)
-    for number, (row, case) in enumerate(
-        ordered.drop_duplicates(["model", "twin_group"])[:WORST].iterrows(), 1
-    ):
-        same = (rows.model == case.model) & (rows.twin_group == case.twin_group)
-        pictures = (
+    ordered = rows.sort_values(["translation_error", "model"], ascending=False)
+    worst = ordered.drop_duplicates(["model", "twin_group"])[:NUM_WORST_CASES]
+    for number, (row, case) in enumerate(worst.iterrows(), 1):
+        is_twin = (rows.model == case.model) & (rows.twin_group == case.twin_group)
+        images = (
             load_rgb(data_dir / path, max_pixels) for path in (case.whole_path, case.part_path)
         )
         name = f"worst-{number:02d}"
-        drawn = draw_case(name, case, rows[same & (rows.index != row)], *pictures)
-        drawn.save(folder / f"{name}.png")
+        sheet = draw_case(name, case, rows[is_twin & (rows.index != row)], *images)
+        sheet.save(folder / f"{name}.png")
 
 
-def line_of(name: str, figures: dict[str, Any]) -> str:
-    translation, scale = figures["translation_error"], figures["scale_error"]
-    near = translation["twin_aware"]
-    cells = [f"{near['mean']:.3f}", f"{near['median']:.3f}", f"{near['within_0.05']:.0%}"]
-    for key in ("across_image_mean", "along_view_mean"):
-        cells.append(f"{near[key]:.3f}" if key in near else "")
-    cells += [f"{translation['mean']:.3f}", f"{scale['relative_mean']:.0%}"]
-    cells += [f"{scale['relative_median']:.0%}", f"{scale['log_ratio_mean']:.2f}"]
-    return f"| {name} | {' | '.join(cells)} |"
+# --------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def format_row(name: str, metrics: dict[str, Any]) -> list[str]:
+    values = ((nested_value(metrics, path), form) for _, path, form in COLUMNS)
+    return [name, *("" if value is None else format(value, form) for value, form in values)]
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--data-dir", type=Path, required=True, metavar="DIR", help="folder of labelled models")
     add("--facts", type=Path, metavar="FILE", help="CSV with more columns about each part")
-    add("--starts", nargs="+", choices=STARTS, default=list(STARTS), metavar="NAME")
+    add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     add("--folds", type=int, default=3, metavar="N", help="default 3")
     add("--epochs", type=int, metavar="N", help="instead of train.num_epochs")
     add("--output", type=Path, default=Path("outputs/cross-validation"), metavar="DIR")
-    add("--metrics", type=Path, metavar="FILE", help="write the figures as JSON")
-    args = parser.parse_args()
+    add("--metrics", type=Path, metavar="FILE", help="write the metrics as JSON")
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = parse_arguments()
     config = load_config(args.config)
     data = config.data.model_copy(update={"data_dir": str(args.data_dir)})
     epochs = {"num_epochs": args.epochs or config.train.num_epochs}
@@ -229,23 +249,22 @@ def main() -> None:
     facts = pd.read_csv(args.facts, dtype={"model": str, "part": str}) if args.facts else None
     manifest = build_index(config.data).manifest.sort_values(["model", "part"], ignore_index=True)
 
-    results, lines = {}, []
-    for start in args.starts:
-        chosen = config_of(config, start)
-        figures, rows = answer_all(chosen, start, manifest, args.folds, facts)
-        write_table(args.output / f"{start}.csv", rows)
+    results, table = {}, []
+    for variant in args.variants:
+        chosen = configure_variant(config, variant)
+        metrics, rows = evaluate_variant(chosen, variant, manifest, args.folds, facts)
+        write_table(args.output / f"{variant}.csv", rows)
         if not results:
-            limit = config.data.max_image_pixels
-            draw_worst(args.output / f"worst-{start}", rows, args.data_dir, limit)
-            lines.append(line_of("training median", figures["baseline"]))
-        results[start] = figures
-        lines.append(line_of(start, figures))
+            worst_dir = args.output / f"worst-{variant}"
+            draw_worst_cases(worst_dir, rows, args.data_dir, config.data.max_image_pixels)
+            table.append(format_row("training median", metrics["baseline"]))
+        results[variant] = metrics
+        table.append(format_row(variant, metrics))
         if args.metrics:
             write_json(args.metrics, results)
-    print(f"{len(manifest)} parts of {manifest.model.nunique()} models, {args.folds} folds\n")
-    print("| start | nearest twin, mean | median | under 0.05 | across | along | raw, mean "
-          "| scale, mean | median | log ratio |")  # fmt: skip
-    print("|---" * 10 + "|", *lines, sep="\n")
+    num_models = manifest.model.nunique()
+    print(f"{len(manifest)} parts of {num_models} models, {args.folds} folds\n")
+    print(markdown_table(["variant", *(heading for heading, *_ in COLUMNS)], table))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One optimiser step of the full-size configuration, through the real stages, on any machine.
+"""One optimiser step of the full-size configuration, through the real stages.
 
-ViT-B/14 at 1024 x 1024 with random weights, two parts of one whole: every default of the code but
-the weights to fetch, the number of epochs, and that each block is recomputed. Prints the wall time
-and the peak memory of the train stage.
+ViT-B/14 at 1024 x 1024 pixels with random weights, two parts of one whole. Every key has its
+full-size default, except that no weights are downloaded, there is one epoch, and every block is
+recomputed. Prints the wall time and the peak memory of the train stage.
 
-    $ python benchmarks/full_step.py
+    $ python -m benchmarks.full_step
 """
 
 import os
@@ -17,11 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from partloc.cli import make_parser, run_command  # noqa: E402
-from partloc.synthetic.dataset import write_demo  # noqa: E402
+from benchmarks.common import ROOT
+from partloc.cli import make_parser, run_command
+from partloc.synthetic.dataset import write_dataset
 
 PARAMS = """\
 data: {data_dir: images, train_ratio: 1.0, val_ratio: 0.0, test_ratio: 0.0}
@@ -32,19 +30,19 @@ machine: {num_workers: 0}
 
 
 def write_two_pairs(folder: Path) -> None:
-    """One model with two parts, drawn at the full size."""
-    write_demo(folder / "drawn", num_models=8, image_size=1024, seed=0, workers=0)
-    model = sorted(path for path in (folder / "drawn").iterdir() if path.is_dir())[0]
+    """Render one model and keep two of its parts."""
+    write_dataset(folder / "demo", num_models=8, image_size=1024, seed=0, workers=0)
+    model = sorted(path for path in (folder / "demo").iterdir() if path.is_dir())[0]
     labels = sorted(model.glob("*.json"))[:2]
-    kept = folder / "images" / model.name
-    kept.mkdir(parents=True)
+    target = folder / "images" / model.name
+    target.mkdir(parents=True)
     parts = [label.with_suffix(".png") for label in labels]
     for path in (model / f"{model.name}-whole.png", *labels, *parts):
-        shutil.copy(path, kept)
+        shutil.copy(path, target)
 
 
 def run_stage(name: str, folder: Path) -> float:
-    """Seconds of wall time. Raises: CalledProcessError when the stage fails."""
+    """Seconds of wall time. Raises: CalledProcessError if the stage fails."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, str(ROOT / "stages" / f"{name}.py")],

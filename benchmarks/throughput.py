@@ -1,172 +1,184 @@
-"""Training: the pipeline against every pair by itself (literal.py), side by side.
+"""Training throughput of the pipeline beside the per-pair reference (`benchmarks/reference.py`).
 
-Both take optimiser steps on the same batches of the same pictures from the same weights: whole
-models of four parts, so that 4 pairs are 5 pictures for the one and 8 for the other. First the
-loss and the gradients of a step are compared; then the steps alternate, and the ratio of their
-times is told.
+Both take optimiser steps on the same batches from the same weights. A whole has four parts, so 4
+pairs are 5 images for the pipeline and 8 for the reference. The loss and the gradients of one step
+are compared first; then steps alternate, and the ratio of their times is reported.
 
-    $ python benchmarks/throughput.py
-    $ python benchmarks/throughput.py --backbone dinov2_vitb14 --image-size 1024    # on a GPU
+    $ python -m benchmarks.throughput
+    $ python -m benchmarks.throughput --backbone dinov2_vitb14 --image-size 1024    # on a GPU
 """
 
-import statistics
-import sys
+import argparse
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.box_images import PARTS_PER_WHOLE, write_box_models
+from benchmarks.common import (
+    Range,
+    add_encoder_options,
+    benchmark_parser,
+    describe_machine,
+    markdown_table,
+    speedup,
+    time_alternating,
+)
+from benchmarks.reference import reference_loader, reference_loss
+from partloc.cli import run_command
+from partloc.config import Config
+from partloc.data.table import PairTable
+from partloc.data.transforms import Preprocessing
+from partloc.distributed import DistributedContext, choose_device, seed_everything
+from partloc.files import write_json
+from partloc.model.locator import PartLocator
+from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer
+from partloc.training.trainer import Trainer
 
-from benchmarks import literal  # noqa: E402
-from benchmarks.setting import machine, pairs_of_four  # noqa: E402
-from partloc.cli import make_parser, run_command  # noqa: E402
-from partloc.config import Config  # noqa: E402
-from partloc.data.table import PairTable  # noqa: E402
-from partloc.data.transforms import Preprocessing  # noqa: E402
-from partloc.distributed import Team, choose_device, seed_everything  # noqa: E402
-from partloc.files import write_json  # noqa: E402
-from partloc.model.locator import PartLocator  # noqa: E402
-from partloc.training.optim import make_optimizer  # noqa: E402
-from partloc.training.trainer import Trainer  # noqa: E402
+MAX_GRADIENT_DIFFERENCE = 1e-3  # relative to the norm of the gradient
 
 
-def small_config(backbone: str, image_size: int, batch_size: int) -> Config:
-    """The full-size configuration with another encoder, size and batch; random weights, float32,
-    no dropout or jitter, everything kept for the backward pass."""
-    still = {"use_amp": False, "use_gradient_checkpointing": False, "backbone_lr_factor": 1.0}
-    still["crop_jitter"] = 0.0
+def make_config(backbone: str, image_size: int, batch_size: int) -> Config:
+    """The full-size configuration with another encoder, image size and batch size.
+
+    Random weights, float32, no dropout, no jitter, all activations stored: the two sides can then
+    be compared exactly.
+    """
+    deterministic = {"use_amp": False, "use_gradient_checkpointing": False, "crop_jitter": 0.0}
     return Config.model_validate(
         {
             "data": {"image_size": image_size},
             "model": {"backbone_name": backbone, "pretrained": False, "dropout": 0.0},
-            "train": still | {"batch_size": batch_size},
+            "train": deterministic | {"backbone_lr_factor": 1.0, "batch_size": batch_size},
             "machine": {"num_workers": 0},
         }
     )
 
 
-def untrained(config: Config) -> PartLocator:
-    """The same for both; what comes last already says something, else hardly a gradient would get
-    past it."""
+def make_model(config: Config) -> PartLocator:
+    """A model with random weights, the same at each call.
+
+    The output layers start at zero, which would stop the gradient; they get random weights.
+    """
     seed_everything(config.seed)
     model = PartLocator(config.model, Preprocessing(config.data.image_size))
-    nn.init.normal_(model.head[-1].weight, std=0.1)
-    nn.init.eye_(model.lift.weight)
+    nn.init.normal_(model.pose_head.output.weight, std=0.1)
+    nn.init.eye_(model.position_decoder.lift.weight)
     return model
 
 
-def gradients_of(model: nn.Module) -> list[torch.Tensor]:
-    """Of what learns; without a camera the depth network does not."""
+def copy_gradients(model: nn.Module) -> list[torch.Tensor]:
+    """Gradients of the trained weights; without a camera the depth network has none."""
     return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
-class Ours:
-    """Steps of the pipeline's own loop, without augmentation."""
+class PipelineSteps:
+    """Optimiser steps of the pipeline's own loop, without augmentation."""
 
     def __init__(self, config: Config, table: PairTable, device: torch.device) -> None:
-        self.trainer = Trainer(config, untrained(config), table, table, Team(0, 1, device))
-        # Validation's loader: the same pictures as they are.
+        context = DistributedContext(0, 1, device)
+        self.trainer = Trainer(config, make_model(config), table, table, context)
+        # The loader of validation reads the same images without augmentation.
         self.batches, self.loader = self.trainer.val_batches, self.trainer.val_loader
 
-    def steps(self, plan: list[list[int]]) -> list[float]:
-        """The loss of each."""
-        self.batches.set_plan(0, plan)
-        self.trainer.train_batches.set_plan(0, plan)
+    def step(self, rows: list[int]) -> float:
+        """Train on one batch and return its loss."""
+        self.batches.set_plan(0, [rows])
+        self.trainer.train_batches.set_plan(0, [rows])
         self.trainer.model.train()
-        losses, loader = [], iter(self.loader)
-        for batch in plan:
-            sums = self.trainer._accumulate(loader, [batch], len(batch))
-            self.gradients = gradients_of(self.trainer.model)
-            self.trainer._step()
-            losses.append(sums[0].item() / len(batch))
-        return losses
+        sums = self.trainer.accumulate_gradients(iter(self.loader), [rows])
+        self.gradients = copy_gradients(self.trainer.model)
+        self.trainer.update_weights()
+        return sums[0].item() / len(rows)
 
 
-class Literal:
-    """The same steps, every pair for itself."""
+class ReferenceSteps:
+    """The same steps, every pair processed by itself."""
 
     def __init__(self, config: Config, table: PairTable, device: torch.device) -> None:
         self.config, self.table = config, table
-        self.model = untrained(config).to(device)
+        self.model = make_model(config).to(device)
         self.optimizer = make_optimizer(self.model, config.train)
 
-    def steps(self, plan: list[list[int]]) -> list[float]:
+    def step(self, rows: list[int]) -> float:
+        """Train on one batch and return its loss."""
         self.model.train()
-        rows = [row for batch in plan for row in batch]
-        loader = literal.literal_loader(self.table, self.model.preprocessing, rows, len(plan[0]))
-        losses = []
-        for batch in loader:
-            loss = literal.loss_of(self.model, self.table, batch, self.config.train)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.gradients = gradients_of(self.model)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
-            self.optimizer.step()
-            losses.append(loss.item())
-        return losses
+        (batch,) = reference_loader(self.table, self.model.preprocessing, rows, len(rows))
+        loss = reference_loss(self.model, self.table, batch, self.config.train)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.gradients = copy_gradients(self.model)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        return loss.item()
 
 
-def largest_difference(ours: Ours, theirs: Literal) -> float:
-    """Of the two gradients of any one weight, as a share of its norm; a weight that moves a
-    millionth as much as all together does not count."""
-    norms = torch.stack([gradient.norm() for gradient in theirs.gradients])
-    pairs = zip(ours.gradients, theirs.gradients, strict=True)
-    off = torch.stack([(a - b).norm() for a, b in pairs])
-    counts = norms > 1e-6 * norms.norm()
-    return (off[counts] / norms[counts]).max().item()
+def largest_gradient_difference(pipeline: PipelineSteps, reference: ReferenceSteps) -> float:
+    """The largest difference between the two gradients of a weight, relative to its norm.
+
+    Weights whose gradient is below a millionth of the whole gradient's norm are ignored.
+    """
+    norms = torch.stack([gradient.norm() for gradient in reference.gradients])
+    pairs = zip(pipeline.gradients, reference.gradients, strict=True)
+    differences = torch.stack([(a - b).norm() for a, b in pairs])
+    is_counted = norms > 1e-6 * norms.norm()
+    return (differences[is_counted] / norms[is_counted]).max().item()
+
+
+def measure(args: argparse.Namespace, device: torch.device) -> dict:
+    """Raises: ValueError if the gradients differ."""
+    config = make_config(args.backbone, args.image_size, args.batch)
+    rows = list(range(args.batch))
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_box_models(Path(folder), args.image_size, args.batch // PARTS_PER_WHOLE)
+        pipeline = PipelineSteps(config, table, device)
+        reference = ReferenceSteps(config, table, device)
+        losses = pipeline.step(rows), reference.step(rows)
+        difference = largest_gradient_difference(pipeline, reference)
+        if difference > MAX_GRADIENT_DIFFERENCE:
+            raise ValueError(
+                f"a gradient differs by {difference:.1e} of its norm, "
+                f"expected below {MAX_GRADIENT_DIFFERENCE:g}"
+            )
+        seconds, reference_seconds = time_alternating(
+            args.rounds, partial(pipeline.step, rows), partial(reference.step, rows)
+        )
+    return {
+        "machine": describe_machine(device),
+        "backbone": args.backbone,
+        "image_size": args.image_size,
+        "loss": dict(zip(("pipeline", "reference"), losses, strict=True)),
+        "gradient_difference": difference,
+        "pairs_per_s": {
+            "pipeline": args.batch / Range.of(seconds).median,
+            "reference": args.batch / Range.of(reference_seconds).median,
+        },
+        "speedup": speedup(reference_seconds, seconds)._asdict(),
+    }
 
 
 def main() -> None:
-    parser = make_parser(__doc__, config=None)
-    add = parser.add_argument
-    add("--backbone", default="dinov2_vits14", metavar="NAME")
-    add("--image-size", type=int, default=448, metavar="PX")
-    add("--batch", type=int, default=4, metavar="PAIRS", help="default 4")
-    add("--rounds", type=int, default=3, metavar="N", help="default 3, a step each")
-    add("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser = benchmark_parser(__doc__)
+    add_encoder_options(parser, "dinov2_vits14", 448)
+    parser.add_argument("--batch", type=int, default=4, metavar="PAIRS", help="default 4")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3 steps each")
     args = parser.parse_args()
-    device = choose_device("auto")
-    config = small_config(args.backbone, args.image_size, args.batch)
-    with tempfile.TemporaryDirectory() as folder:
-        table = pairs_of_four(Path(folder), args.image_size, args.batch // 4)
-        plan = [list(range(args.batch))]
-        ours, theirs = Ours(config, table, device), Literal(config, table, device)
-        losses = [side.steps(plan)[0] for side in (ours, theirs)]
-        off = largest_difference(ours, theirs)
-        if off > 1e-3:
-            raise ValueError(f"a gradient differs by {off:.1e} of its norm, expected below 1e-3")
-        seconds = {"pipeline": [], "literal": []}
-        for _ in range(args.rounds):
-            for name, side in (("pipeline", ours), ("literal", theirs)):
-                start = time.perf_counter()
-                side.steps(plan)
-                seconds[name].append(time.perf_counter() - start)
-    ratios = [b / a for a, b in zip(seconds["pipeline"], seconds["literal"], strict=True)]
-    figures = {
-        "machine": machine(device),
-        "backbone": args.backbone,
-        "image_size": args.image_size,
-        "loss": {"pipeline": losses[0], "literal": losses[1]},
-        "gradients_differ": off,
-        "pairs_per_s": {
-            name: args.batch / statistics.median(each) for name, each in seconds.items()
-        },
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-    }
+    results = measure(args, choose_device("auto"))
     if args.output:
-        write_json(args.output, figures)
-    print(f"{machine(device)}; {args.backbone} at {args.image_size} px, {args.batch} pairs a step")
-    print(f"loss {losses[0]:.5f} and {losses[1]:.5f}")
-    print(f"the gradient of a weight differs by {off:.1e} of its norm at most\n")
-    print("| | pairs/s | |\n|---|---|---|")
-    speed, ratio = figures["pairs_per_s"], figures["ratio"]
-    print(f"| literal | {speed['literal']:.2f} | 1 |")
-    print(f"| pipeline | {speed['pipeline']:.2f} | {ratio['median']:.2f} "
-          f"({ratio['min']:.2f} to {ratio['max']:.2f}) |")  # fmt: skip
+        write_json(args.output, results)
+    print(
+        f"{results['machine']}; {args.backbone} at {args.image_size} px, {args.batch} pairs a step"
+    )
+    print("loss {pipeline:.5f} (pipeline), {reference:.5f} (reference)".format(**results["loss"]))
+    print(f"largest gradient difference {results['gradient_difference']:.1e} of its norm\n")
+    speed = results["pairs_per_s"]
+    rows = [
+        ["reference", f"{speed['reference']:.2f}", "1"],
+        ["pipeline", f"{speed['pipeline']:.2f}", Range(**results["speedup"])],
+    ]
+    print(markdown_table(["", "pairs/s", "speed-up (range)"], rows))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,3 @@
-"""partloc: where does a part belong in a whole 3D model, from one image of each."""
+"""partloc: predict the pose of a part in a whole 3-D model, from one image of each."""
+
+__version__ = "0.1.0"

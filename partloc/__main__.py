@@ -1,16 +1,19 @@
-"""`python -m partloc COMMAND`, installed as `partloc COMMAND`."""
+"""Entry point of `python -m partloc COMMAND` and of the installed program `partloc COMMAND`."""
 
 import sys
 from importlib import import_module
 
+from partloc import __version__
+from partloc.cli import USER_ERROR_STATUS, run_command
+
 COMMANDS = {
-    "infer": "predict where parts belong",
-    "index": "list the usable samples of a folder of pictures",
-    "split": "divide the models among training, validation and test",
-    "train": "train, or resume an interrupted training",
-    "evaluate": "measure the model on a split",
+    "infer": "predict the poses of parts",
+    "index": "list the usable samples of a folder of images",
+    "split": "divide the models into training, validation and test",
+    "train": "train a model, or resume a training",
+    "evaluate": "measure a model on a split",
     "demo": "render the demo data set",
-    "pretrain": "train the weights that come with the code",
+    "pretrain": "train the weights that come with the package",
 }
 
 
@@ -22,13 +25,15 @@ def usage() -> str:
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else None
     if name in (None, "-h", "--help"):
-        print(usage())
-        return
-    if name not in COMMANDS:
+        run_command(lambda: print(usage()))
+    elif name == "--version":
+        run_command(lambda: print(f"partloc {__version__}"))
+    elif name not in COMMANDS:
         print(f"error: unknown command {name!r}\n{usage()}", file=sys.stderr)
-        sys.exit(2)
-    sys.argv[:2] = [f"partloc {name}"]
-    import_module(f"partloc.commands.{name}").main()
+        sys.exit(USER_ERROR_STATUS)
+    else:
+        sys.argv[:2] = [f"partloc {name}"]
+        import_module(f"partloc.commands.{name}").main()
 
 
 if __name__ == "__main__":

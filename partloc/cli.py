@@ -1,5 +1,4 @@
-"""How every command begins, with its arguments, and how it ends: with its result, or with one line
-that says what to put right."""
+"""What every command shares: its parser, how it handles signals and errors, its exit status."""
 
 import argparse
 import gc
@@ -13,15 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-# What a user can put right; all else is a mistake of ours, and shows its traceback.
+# Errors that a user can correct: one line, no traceback. All others are bugs.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
+USER_ERROR_STATUS = 2
+BROKEN_PIPE_STATUS = 128 + 13  # as a process that SIGPIPE, which Windows does not have, ends
 
-# A signal to the whole process group may kill workers before it is seen here.
-GRACE_S = 1.0
+# A signal to the process group may kill a worker before it reaches the main process.
+SIGNAL_TIMEOUT_S = 1.0
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM."""
+    """The process received SIGINT or SIGTERM."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -31,8 +32,10 @@ class Interrupted(BaseException):
 def make_parser(
     description: str | None, config: Path | None = Path("params.yaml"), prog: str | None = None
 ) -> argparse.ArgumentParser:
-    """A script's docstring as its help, and --config, which this file is unless another is given;
-    None: no such option."""
+    """Make a parser whose help is a module's docstring, with the option --config.
+
+    config: default of --config; None for a command without that option.
+    """
     parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,8 +45,8 @@ def make_parser(
     return parser
 
 
-def count(text: str) -> int:
-    """An argument's type. Raises: ValueError below 1, which argparse turns into a message."""
+def positive_int(text: str) -> int:
+    """Type of an argument. Raises: ValueError below 1, which argparse turns into a message."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -51,21 +54,35 @@ def count(text: str) -> int:
 
 
 def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
-    """Run `main`. Exits with 2 after an error of the user's, with 128 and the signal's number
-    after a signal; `stopped` says what then remains."""
+    """Run `main` and exit with status 0, or 2 after a user error, or 128 + number of a signal.
+
+    stopped: message after a signal, e.g. how to resume. A closed pipe, as after `| head -1`, ends
+    the command without a message.
+    """
     try:
-        with on_signals():
+        with signals_as_exceptions():
             main()
-    except Interrupted as stop:
-        print(f"{stop}: {stopped}", file=sys.stderr)
-        sys.exit(128 + stop.signum)
+            sys.stdout.flush()
+    except Interrupted as interrupt:
+        print(f"{interrupt}: {stopped}", file=sys.stderr)
+        sys.exit(128 + interrupt.signum)
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(BROKEN_PIPE_STATUS)
     except USER_ERRORS as error:
-        print(f"error: {reason_of(error)}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {error_message(error)}", file=sys.stderr)
+        sys.exit(USER_ERROR_STATUS)
 
 
-def reason_of(error: Exception) -> str:
-    """An error's message; a loader's worker hands it over as the last line of a traceback."""
+def _discard_output() -> None:
+    """Redirect both streams, which the interpreter flushes at exit, to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(null, stream.fileno())
+
+
+def error_message(error: Exception) -> str:
+    """The message of an error. A DataLoader worker's is the last line of its traceback."""
     text = str(error).strip()
     if text.startswith("Caught "):
         text = text.splitlines()[-1].partition(": ")[2]
@@ -73,11 +90,11 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Import and build without looking for garbage, and never look at what was loaded again.
+def gc_paused() -> Iterator[None]:
+    """Pause garbage collection, and exclude what was allocated meanwhile from later collections.
 
-    It stays to the end. Going through it again and again on the way, and once more at the exit,
-    is a quarter of the time of a command that answers one question.
+    For imports and the construction of a model, which live until the process exits. Scanning them
+    repeatedly takes a quarter of the time of a command that predicts one part.
     """
     gc.disable()
     try:
@@ -88,21 +105,22 @@ def loading() -> Iterator[None]:
 
 
 @contextmanager
-def on_signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Interrupted.
+def signals_as_exceptions() -> Iterator[None]:
+    """Raise Interrupted on SIGINT and SIGTERM.
 
-    Workers may get the signal too and be seen dying first: whatever is raised round a signal is
-    that signal.
-    Raises: Interrupted; ChildProcessError when a worker died by itself.
+    Workers may receive the signal too, and their deaths may be noticed first. Any exception around
+    a signal is therefore replaced by Interrupted.
+    Raises: Interrupted; ChildProcessError when a worker died without a signal.
     """
     received: list[int] = []
-    owner = os.getpid()
+    main_pid = os.getpid()
 
     def handle(signum: int, _frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a worker that has only just been forked
+        if os.getpid() != main_pid:  # a worker that was forked a moment ago
             os._exit(128 + signum)
-        # From here on torch need not raise for workers that die of the same signal.
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        if hasattr(signal, "SIGCHLD"):  # not on Windows
+            # torch's handler would raise for workers that the same signal kills.
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         received.append(signum)
         raise Interrupted(received[0])
 
@@ -110,29 +128,38 @@ def on_signals() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        of_the_loader = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        a_worker_died = of_the_loader or isinstance(error, BrokenProcessPool)
-        if a_worker_died:
-            _await(received)
+        worker_death = _as_worker_death(error)
+        if worker_death:
+            _wait_for_signal(received)
         if received:
             raise Interrupted(received[0]) from None
-        if a_worker_died:
-            number = "num_workers" if of_the_loader else "num_processes"
-            raise ChildProcessError(
-                f"{str(error).splitlines()[0]} Too little memory? Try a lower machine.{number}; "
-                "what is finished is kept"
-            ) from error
+        if worker_death:
+            raise worker_death from error
         raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _await(received: list[int]) -> None:
-    """Give a signal time to arrive; other workers' deaths are reported meanwhile."""
-    end = time.monotonic() + GRACE_S
+def _as_worker_death(error: Exception) -> ChildProcessError | None:
+    """The error to report if `error` says that a worker process died, else None."""
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        key = "num_workers"
+    elif isinstance(error, BrokenProcessPool):
+        key = "num_processes"
+    else:
+        return None
+    return ChildProcessError(
+        f"{str(error).splitlines()[0]} Out of memory? Try a lower machine.{key}; "
+        "finished work is kept"
+    )
+
+
+def _wait_for_signal(received: list[int]) -> None:
+    """Wait until a signal arrives, at most SIGNAL_TIMEOUT_S."""
+    end = time.monotonic() + SIGNAL_TIMEOUT_S
     while not received and time.monotonic() < end:
         try:
             time.sleep(0.05)
-        except RuntimeError:
+        except RuntimeError:  # torch's handler reports the death of another worker
             continue

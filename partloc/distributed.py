@@ -1,4 +1,4 @@
-"""The processes that work together, the device of each, and their generators of chance."""
+"""Distributed processes, their devices, random-number generators, precision and memory use."""
 
 import os
 import random
@@ -15,105 +15,112 @@ import torch.distributed as dist
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes that work together; one process alone is a team of one."""
+class DistributedContext:
+    """Rank and device of this process, and communication with the other processes.
+
+    A run in one process has a context too: rank 0 of world size 1, where every collective
+    operation returns at once.
+    """
 
     rank: int
-    size: int
+    world_size: int
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the only process that prints and writes files."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value, by rank, on every process."""
-        if self.size == 1:
+        """Return the values of all processes, ordered by rank, on every process."""
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.size
+        values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_leader(self, value: Any) -> Any:
-        """The leading process's value, on every process."""
-        if self.size == 1:
+    def broadcast(self, value: Any) -> Any:
+        """Return the main process's value on every process."""
+        if self.world_size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def wait(self) -> None:
-        """Until everybody is here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Block until all processes have called this."""
+        if self.world_size > 1:
             dist.barrier()
 
-    def led(self, hold: AbstractContextManager[None]) -> AbstractContextManager[None]:
-        """`hold` for the leading process, nothing for the others."""
-        return hold if self.leads else nullcontext()
+    def on_main(self, manager: AbstractContextManager[None]) -> AbstractContextManager[None]:
+        """Return `manager` on the main process and a context manager without effect elsewhere."""
+        return manager if self.is_main else nullcontext()
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes a GPU when there is one. Raises: ValueError when `name` is not available.
+    """Return the device `name`; `auto` is a GPU if there is one, else the CPU.
 
-    Also lets the CPU take numbers below 1e-38 for zero, as GPUs do: a softmax over thousands of
-    places is full of them, and they cost many times the time of others. Threads inherit this, so
-    it comes before the first computation.
+    Also makes the CPU flush denormal numbers (below 1e-38) to zero, as GPUs do: a softmax over
+    thousands of positions is full of them, and they cost many times the time of others. Threads
+    inherit this setting, so the call has to precede the first computation.
+
+    Raises: ValueError if the device is unknown or not available.
     """
     torch.set_flush_denormal(True)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:  # torch's text lists devices that partloc does not know
+    except RuntimeError:  # torch's message lists devices that partloc does not support
         raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda":
-        found = torch.cuda.device_count()
-        if (device.index or 0) >= found:
-            raise ValueError(f"device {name!r}: torch finds {found} CUDA devices here")
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"device {name!r}: torch finds {count} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {name!r}: torch finds no such device here")
+        raise ValueError(f"device {name!r}: torch finds no such device")
     return device
 
 
 @contextmanager
-def join_team(device_name: str, patience: timedelta | None = None) -> Iterator[Team]:
-    """Join the processes that torchrun started, or stand alone; at the end all leave together.
+def distributed_context(
+    device_name: str, timeout: timedelta | None = None
+) -> Iterator[DistributedContext]:
+    """Join the process group that torchrun started, or run as a single process without it.
 
-    No DistributedDataParallel may be reached any more at the end: one that outlives the group now
-    and then never ends.
-    patience: how long one waits for the others; torch's default is minutes.
+    No DistributedDataParallel may be reachable when the block ends: one that outlives the process
+    group occasionally hangs.
+
+    Args:
+        device_name: as for `choose_device`; with several GPUs, each process takes the one of its
+            local rank.
+        timeout: of collective operations; torch's default is minutes.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
-    if size == 1:
-        yield Team(0, 1, device)
+    if world_size == 1:
+        yield DistributedContext(0, 1, device)
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
-    team = Team(dist.get_rank(), size, device)
-    yield team
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    context = DistributedContext(dist.get_rank(), world_size, device)
+    yield context
     # Not after an error: it ends this process, and torchrun then ends the others.
-    team.wait()
+    context.barrier()
     dist.destroy_process_group()
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
-    """One seed for every generator; processes of a team draw apart."""
+    """Seed all global generators with `seed + rank`, so that each process draws other numbers."""
     random.seed(seed + rank)
     np.random.seed((seed + rank) % 2**32)
     torch.manual_seed(seed + rank)
 
 
-def peak_memory_gb(device: torch.device) -> float:
-    """The most memory held so far: the device's, or the process's own on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def generator_states(device: torch.device) -> dict[str, Any]:
+def rng_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all global generators as tensors and plain values."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     version, words, next_gauss = random.getstate()
     return {
@@ -124,7 +131,8 @@ def generator_states(device: torch.device) -> dict[str, Any]:
     }
 
 
-def restore_generators(states: dict[str, Any], device: torch.device) -> None:
+def restore_rng_states(states: dict[str, Any], device: torch.device) -> None:
+    """Restore what `rng_states` returned."""
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -134,16 +142,27 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
     random.setstate((version, tuple(words), next_gauss))
 
 
-def amp_dtype(use_amp: bool, device: torch.device) -> torch.dtype | None:
-    """bf16 where the GPU has it, else fp16; None (full precision) on a CPU or on request."""
+def training_dtype(use_amp: bool, device: torch.device) -> torch.dtype | None:
+    """Return the autocast dtype of training: bfloat16 if the GPU supports it, else float16.
+
+    None means full precision: on a CPU, or if `use_amp` is false.
+    """
     if not use_amp or device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def encoder_dtype(device: torch.device) -> torch.dtype | None:
-    """Of the encoder where nothing is learned: bf16 also on a CPU that has instructions for it."""
+def inference_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the autocast dtype of the encoder in inference; bfloat16 also on capable CPUs."""
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
-    return amp_dtype(True, device)
+        capabilities = torch.cpu.get_capabilities()
+        has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        return torch.bfloat16 if has_bf16 else None
+    return training_dtype(True, device)
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Return the peak memory so far in 1e9 bytes: of the GPU, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,4 +1,7 @@
-"""Files that are replaced whole: a reader, or a killed stage, finds the old one or the new one."""
+"""Atomic files: a reader, also after a crash, finds the old content or the complete new one.
+
+A `.sha256` file beside a file holds its SHA-256 checksum.
+"""
 
 import hashlib
 import json
@@ -10,70 +13,72 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-if TYPE_CHECKING:  # a question about one whole needs no tables: half a second saved
+if TYPE_CHECKING:  # the import takes half a second, and prediction for one whole needs no tables
     import pandas as pd
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A handle whose content becomes the file when the block ends well, flushed to the disk.
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears at `path`, synchronised, when the block succeeds.
 
-    It is written beside the file under a fixed name and renamed; folders are made.
-
-    Raises: OSError naming the file, when the disk is full for example; the old file stays.
+    The data goes to PATH.tmp, which is renamed at the end. Missing folders are created.
+    Raises: OSError naming the file, e.g. when the disk is full. An existing file is then unchanged.
     """
-    with naming(path), _draft_of(path) as file:
+    with name_file_in_errors(path), _open_temporary(path) as file:
         yield file
 
 
 @contextmanager
-def _draft_of(path: Path) -> Iterator[BinaryIO]:
-    """As `replacing`, but the errors of the block pass as they are."""
+def _open_temporary(path: Path) -> Iterator[BinaryIO]:
+    """Like `open_atomic`, without a change to the errors of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        with draft.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
-            with naming(path):
+            with name_file_in_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(draft, path)
+        os.replace(temporary, path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of the disk, which name no file, come out with this one's name."""
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Turn errors of writing, which do not name a file, into an OSError that names `path`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error in its own
+    except (OSError, RuntimeError) as error:  # torch.save wraps the disk's error in a RuntimeError
         raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    """Synchronise a rename to the disk."""
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:
-    """CSV in UTF-8; floats in the shortest form that reads back to the same number."""
-    write_pieces(path, [table])
+    """Write CSV in UTF-8. Each float has the fewest digits that read back as the same number."""
+    write_table_chunks(path, [table])
 
 
-def write_pieces(path: Path, pieces: Iterable["pd.DataFrame"]) -> None:
-    """A table that comes in pieces, of the same columns; each is written before the next is made.
+def write_table_chunks(path: Path, chunks: Iterable["pd.DataFrame"]) -> None:
+    """Write one CSV from chunks with the same columns, each before the next one is computed.
 
-    Raises: OSError naming the file when it cannot be written; what the making of a piece raises.
+    Raises: OSError naming the file when it cannot be written. Errors of the iterator are unchanged.
     """
-    with _draft_of(path) as file:
-        for number, piece in enumerate(pieces):
-            with naming(path):
-                piece.to_csv(
+    with _open_temporary(path) as file:
+        for number, chunk in enumerate(chunks):
+            with name_file_in_errors(path):
+                chunk.to_csv(
                     file,
                     mode="wb",
                     header=not number,
@@ -83,20 +88,21 @@ def write_pieces(path: Path, pieces: Iterable["pd.DataFrame"]) -> None:
                 )
 
 
-def hash_file(path: Path) -> Path:
-    """Where the SHA-256 of a file is kept, beside it."""
+def checksum_path(path: Path) -> Path:
+    """Path of the file that holds the SHA-256 of `path`."""
     return path.with_suffix(".sha256")
 
 
-def write_hash(path: Path) -> None:
-    with naming(hash_file(path)):
-        hash_file(path).write_text(_sha256(path))
+def write_checksum(path: Path) -> None:
+    """Write the SHA-256 of a file beside it."""
+    with name_file_in_errors(checksum_path(path)):
+        checksum_path(path).write_text(_sha256(path))
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file is there, as it was when `write_hash` was called."""
-    hash_of = hash_file(path)
-    return path.exists() and hash_of.exists() and hash_of.read_text() == _sha256(path)
+def matches_checksum(path: Path) -> bool:
+    """Whether a file and its checksum exist and agree."""
+    checksum = checksum_path(path)
+    return path.exists() and checksum.exists() and checksum.read_text() == _sha256(path)
 
 
 def _sha256(path: Path) -> str:
@@ -105,77 +111,79 @@ def _sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Sorted and rounded to six significant digits, so that equal runs give equal bytes."""
-    with replacing(path) as file:
-        file.write((_as_text(_rounded(value)) + "\n").encode())
+    """Write JSON with sorted keys and six significant digits, so that equal runs give equal bytes.
+
+    Each key, and each object in a list, has a line of its own.
+    """
+    with open_atomic(path) as file:
+        file.write((_to_json(_round_floats(value)) + "\n").encode())
 
 
-def figure_at(figures: dict[str, Any], place: str) -> float | None:
-    """Of nested JSON objects the number at "a/b/c"; None where there is none."""
-    found: Any = figures
-    for step in place.split("/"):
-        if not isinstance(found, dict) or step not in found:
+def nested_value(values: dict[str, Any], path: str) -> Any:
+    """The value at a path such as "a/b/c" in nested dicts; None if there is none."""
+    value: Any = values
+    for key in path.split("/"):
+        if not isinstance(value, dict) or key not in value:
             return None
-        found = found[step]
-    return found
+        value = value[key]
+    return value
 
 
-def _as_text(value: Any, indent: str = "") -> str:
-    """JSON with one line for each key, and for each record of a list: a series stays readable."""
+def _to_json(value: Any, indent: str = "") -> str:
     if isinstance(value, dict) and value:
-        deeper = indent + "  "
+        inner = indent + "  "
         lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {_as_text(value[key], deeper)}"
+            f"{json.dumps(key, ensure_ascii=False)}: {_to_json(value[key], inner)}"
             for key in sorted(value)
         ]
-        return "{\n" + deeper + f",\n{deeper}".join(lines) + f"\n{indent}}}"
+        return "{\n" + inner + f",\n{inner}".join(lines) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         lines = [json.dumps(item, sort_keys=True, ensure_ascii=False) for item in value]
         return "[\n" + indent + "  " + f",\n{indent}  ".join(lines) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False)
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_round_floats(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 class CheckpointError(ValueError):
-    """A file that is not what it should be, or a folder that another process holds."""
+    """A checkpoint that is missing, damaged or of another kind, or a run folder that is in use."""
 
 
-def save_atomically(path: Path, value: Any) -> None:
-    """torch.save through a handle: the bytes then do not depend on the file's name.
+def save_tensors(path: Path, value: Any) -> None:
+    """torch.save to an atomic file. The bytes do not depend on the file's name.
 
-    Raises: OSError as `files.replacing`.
+    Raises: OSError like `open_atomic`.
     """
-    import torch  # here, since commands without a network have no need of it
+    import torch  # not at the top: commands without a network do not need it
 
-    with replacing(path) as file:
+    with open_atomic(path) as file:
         torch.save(value, file)
 
 
-def load(path: Path) -> Any:
-    """Tensors and plain values only, on the CPU.
+def load_tensors(path: Path) -> Any:
+    """Load tensors and plain values, on the CPU.
 
-    Raises: CheckpointError naming the file, for a missing, damaged or foreign one.
+    Raises: CheckpointError naming the file if it is missing, damaged or of another kind.
     """
     import torch
 
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; train it (dvc repro) or pull it") from None
-    except pickle.UnpicklingError:  # not torch's own text: it advises to run what is in the file
+    except pickle.UnpicklingError:  # torch's own text advises to load pickled code
         raise CheckpointError(
             f"{path}: not a readable checkpoint: it holds more than tensors and plain values"
         ) from None
-    except Exception as error:  # torch raises many types for damaged files; all of them end here
+    except Exception as error:  # torch raises many types for damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None

@@ -1,8 +1,8 @@
-"""Runs a stage with the code of this checkout, whichever copy of partloc is installed.
+"""Run a stage with the code of this checkout, even if another copy of partloc is installed.
 
-Python puts the folder of the script first on the import path, so the stages find this module. It
-puts the checkout before everything else: `dvc exp run --temp` runs in a copy of the project, and
-there the code of the copy has to run.
+Python puts the folder of a script first on the import path, so the stages find this module. It puts
+the checkout before all other entries: `dvc exp run --temp` runs the stages in a copy of the
+project, and the code of that copy has to run.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Stage `demo`; the code is `partloc/commands/demo.py`."""
+"""Stage `demo`. Its code is in partloc/commands/demo.py."""
 
 from _checkout import run_stage
 

@@ -1,4 +1,4 @@
-"""Stage `evaluate`; the code is `partloc/commands/evaluate.py`."""
+"""Stage `evaluate`. Its code is in partloc/commands/evaluate.py."""
 
 from _checkout import run_stage
 

@@ -1,4 +1,4 @@
-"""Stage `index`; the code is `partloc/commands/index.py`."""
+"""Stage `index`. Its code is in partloc/commands/index.py."""
 
 from _checkout import run_stage
 

@@ -1,4 +1,4 @@
-"""Stage `infer`; the code is `partloc/commands/infer.py`."""
+"""Stage `infer`. Its code is in partloc/commands/infer.py."""
 
 from _checkout import run_stage
 

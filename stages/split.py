@@ -1,4 +1,4 @@
-"""Stage `split`; the code is `partloc/commands/split.py`."""
+"""Stage `split`. Its code is in partloc/commands/split.py."""
 
 from _checkout import run_stage
 

@@ -1,4 +1,4 @@
-"""Stage `train`; the code is `partloc/commands/train.py`."""
+"""Stage `train`. Its code is in partloc/commands/train.py."""
 
 from _checkout import run_stage
 

@@ -1,10 +1,10 @@
-"""What every test shares: one thread, and small data and a model for all that only read them."""
+"""Fixtures for all tests: one thread, full precision, and small data that tests only read."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from toys import answering_model, write_pictures, write_split
+from toys import make_untrained_model, write_split, write_unlabelled_images
 
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
@@ -14,13 +14,13 @@ from partloc.model.model_file import save_model
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tiny networks are much faster so, and sums do not depend on the machine's cores."""
+    """Tiny networks are much faster on one thread, and sums do not depend on the core count."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def full_precision():
-    """Also on a CPU that would encode in half."""
+    """Make the CPU report no bfloat16 support, so that the encoder runs in float32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict)
         yield
@@ -28,13 +28,13 @@ def full_precision():
 
 @pytest.fixture(scope="session")
 def toy_split(tmp_path_factory) -> Path:
-    """The folder of the toys' train.csv and val.csv; the pictures lie in ../../images."""
+    """The folder of the toy train.csv and val.csv; their images are in ../../images."""
     return write_split(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(scope="session")
 def tables(toy_split) -> tuple[PairTable, PairTable]:
-    """The toys' training and validation samples."""
+    """The toy training and validation samples."""
     images = toy_split.parents[1] / "images"
     return tuple(
         PairTable(read_manifest(toy_split / f"{name}.csv"), images) for name in ("train", "val")
@@ -45,15 +45,17 @@ def tables(toy_split) -> tuple[PairTable, PairTable]:
 def checkpoint(one_thread, tmp_path_factory) -> Path:
     """The model file of an untrained network."""
     path = tmp_path_factory.mktemp("models") / "best_model.pth"
-    save_model(path, answering_model(), {})
+    save_model(path, make_untrained_model(), {})
     return path
 
 
 @pytest.fixture
 def predictor(checkpoint) -> Predictor:
+    """A predictor of the untrained network on the CPU."""
     return Predictor(checkpoint, "cpu")
 
 
 @pytest.fixture
 def data_dir(tmp_path) -> Path:
-    return write_pictures(tmp_path / "data")
+    """A folder of images without labels."""
+    return write_unlabelled_images(tmp_path / "data")

@@ -1,6 +1,9 @@
-"""A small data set with its split tables, and configurations that train on it in a moment."""
+"""A small dataset with its split tables, and configurations that train on it within seconds."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +16,15 @@ from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
-from partloc.distributed import Team, seed_everything
+from partloc.distributed import DistributedContext
 from partloc.files import write_table
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
-from partloc.training.run import start_from_data
+from partloc.training import run
 from partloc.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 
 TRAIN_MODELS = {
     "chair": ["seat", "back", "leg-1", "leg-2"],
@@ -27,14 +32,14 @@ TRAIN_MODELS = {
     "lamp": ["foot", "shade"],
 }
 PARTS = [f"part-{number}" for number in range(10)]  # more than one batch
-UNLABELLED = {"stühle-1.5": PARTS, "lamp": ["foot"]}
+UNLABELLED_MODELS = {"stühle-1.5": PARTS, "lamp": ["foot"]}
 VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
 
-ALONE = Team(0, 1, torch.device("cpu"))
-# Two processes run what follows.
+SINGLE_PROCESS = DistributedContext(0, 1, torch.device("cpu"))
+# Runs the command that follows in two processes.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
-TINY = {
+TINY_CONFIG = {
     "data": {"image_size": 28, "read_size": 36},
     "model": {
         "backbone_name": "dinov2_vitt14",
@@ -42,7 +47,6 @@ TINY = {
         "downsample_size": 2,
         "cross_attention_layers": 1,
         "cross_attention_dim": 24,
-        "cross_attention_heads": 3,
         "mlp_hidden_dim": 16,
         "dropout": 0.0,
     },
@@ -59,13 +63,14 @@ TINY = {
 
 
 def tiny_config(**groups: dict) -> Config:
-    """tiny_config(train={"num_epochs": 3}): that key, and the toys' value of every other."""
-    merged = {name: TINY.get(name, {}) | groups.get(name, {}) for name in {*TINY, *groups}}
+    """Return TINY_CONFIG with changed keys, e.g. tiny_config(train={"num_epochs": 3})."""
+    names = {*TINY_CONFIG, *groups}
+    merged = {name: TINY_CONFIG.get(name, {}) | groups.get(name, {}) for name in names}
     return Config.model_validate(merged)
 
 
 def write_split(root: Path) -> Path:
-    """Write `root`/images and `root`/outputs/split/{train,val}.csv; returns the split's folder."""
+    """Write `root`/images and `root`/outputs/split/{train,val}.csv; return the split's folder."""
     images, split = root / "images", root / "outputs" / "split"
     write_folder(images, TRAIN_MODELS | VAL_MODELS)
     manifest = build_index(DataConfig(data_dir=str(images))).manifest
@@ -75,7 +80,7 @@ def write_split(root: Path) -> Path:
 
 
 def write_params(root: Path, config: Config) -> Path:
-    """Write `root`/params.yaml (JSON is YAML) with the folders of `write_split`."""
+    """Write `root`/params.yaml (JSON is valid YAML) with the folders of `write_split`."""
     values = config.model_dump()
     values["data"] |= {"data_dir": "images", "output_dir": "outputs"}
     path = root / "params.yaml"
@@ -83,8 +88,8 @@ def write_params(root: Path, config: Config) -> Path:
     return path
 
 
-def table_of(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
-    """A table without pictures: so many samples of each model, none of them twins."""
+def make_table(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
+    """Make a table without image files: counts[model] samples per model, no twins."""
     columns = ["model", "whole_path", "part_path", "part_sha256", "tx", "ty", "tz", "scale"]
     rows = [
         (
@@ -98,42 +103,59 @@ def table_of(counts: dict[str, int], data_dir: Path = Path(".")) -> PairTable:
         for n in range(count)
     ]
     table = pd.DataFrame(rows, columns=columns)
-    same = {"twin_group": table.part_sha256, "whole_sha256": table.model}
-    return PairTable(table.assign(**same), data_dir)
+    derived = {"twin_group": table.part_sha256, "whole_sha256": table.model}
+    return PairTable(table.assign(**derived), data_dir)
+
+
+def index_table(data_dir: Path) -> PairTable:
+    """Index a data folder and return all its samples."""
+    manifest = build_index(DataConfig(data_dir=str(data_dir)), workers=0).manifest
+    numbers = ["tx", "ty", "tz", "scale"]
+    return PairTable(manifest.astype(dict.fromkeys(numbers, float)), data_dir)
 
 
 def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
-    """As stages/train.py does it, for one process on the CPU."""
-    seed_everything(config.seed)
-    model = PartLocator(config.model, Preprocessing.of(config.data))
-    start_from_data(model, train, config)
-    seed_everything(config.seed)
-    return Trainer(config, model, train, val, ALONE)
+    """Make the trainer of the train stage, for one process on the CPU."""
+    return run.make_trainer(config, SINGLE_PROCESS, (train, val), None)
 
 
-def sure_of(pose: PartPose) -> Prediction:
-    """One hypothesis for each of the poses (B, 3), (B, 1)."""
-    nothing = torch.zeros(len(pose.scale), 1)
-    return Prediction(PartPose(*(field[:, None] for field in pose)), nothing, nothing)
+def run_python(root: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """Run the interpreter in the project folder `root`, on one thread, with captured output."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=root,
+        env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
-def let_speak(model: PartLocator, std: float = 0.3) -> None:
-    """The way from the head to the answer starts at zero, where nothing differs and no gradient
-    gets past it; give it something to say."""
-    for layer in (model.head[-1], model.sure):
+def single_hypothesis(pose: PartPose) -> Prediction:
+    """Return predictions whose only hypothesis is `pose`, (B, 3) and (B, 1), of logit 0."""
+    zeros = torch.zeros(len(pose.scale), 1)
+    return Prediction(PartPose(*(field[:, None] for field in pose)), zeros, zeros)
+
+
+def randomize_output_layers(model: PartLocator, std: float = 0.3) -> None:
+    """Randomise the layers that are initialised with zeros.
+
+    With these, all images have the same prediction, and no gradient passes.
+    """
+    for layer in (model.pose_head.output, model.confidence_head.linear):
         torch.nn.init.normal_(layer.weight, std=std)
-    if model.match is not None:
-        torch.nn.init.eye_(model.lift.weight)
+    if model.template_matching is not None:
+        torch.nn.init.eye_(model.position_decoder.lift.weight)
 
 
-def be_sure(model: PartLocator, log_odds: float) -> None:
-    """Of every answer, whatever it is."""
-    torch.nn.init.zeros_(model.sure.weight)
-    torch.nn.init.constant_(model.sure.bias, log_odds)
+def set_constant_confidence(model: PartLocator, logit: float) -> None:
+    """Make the confidence logit of every hypothesis `logit`."""
+    torch.nn.init.zeros_(model.confidence_head.linear.weight)
+    torch.nn.init.constant_(model.confidence_head.linear.bias, logit)
 
 
-def answering_model() -> PartLocator:
-    """A tiny network, untrained, whose answers differ from picture to picture; 56 pixels."""
+def make_untrained_model() -> PartLocator:
+    """Make a tiny untrained network for 56-pixel images, whose predictions differ by image."""
     torch.manual_seed(0)
     config = ModelConfig(
         backbone_name="dinov2_vitt14",
@@ -141,25 +163,27 @@ def answering_model() -> PartLocator:
         downsample_size=4,
         cross_attention_layers=1,
         cross_attention_dim=48,
-        cross_attention_heads=3,
         mlp_hidden_dim=32,
     )
     model = PartLocator(config, Preprocessing(56))
-    let_speak(model)
+    randomize_output_layers(model)
     with torch.no_grad():
-        model.lift.weight.mul_(0.15)  # else answers are pushed to the edge of the whole
+        model.position_decoder.lift.weight.mul_(
+            0.15
+        )  # else the predictions are clamped to the whole's bounding box
     return model
 
 
-def noise(seed: int, size: tuple[int, int] = (60, 50)) -> Image.Image:
+def noise_image(seed: int, size: tuple[int, int] = (60, 50)) -> Image.Image:
+    """Return an image of random colour patches; size: width, height."""
     pixels = np.random.default_rng(seed).integers(0, 255, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize(size)
 
 
-def write_pictures(root: Path) -> Path:
-    """Two models in the users' layout, without labels; one name is not ASCII."""
-    for number, (model, parts) in enumerate(UNLABELLED.items()):
+def write_unlabelled_images(root: Path) -> Path:
+    """Write UNLABELLED_MODELS, two models without labels; the name of one is not ASCII."""
+    for number, (model, parts) in enumerate(UNLABELLED_MODELS.items()):
         (root / model).mkdir(parents=True)
         for i, part in enumerate(["whole", *parts]):
-            noise(100 * number + i).save(root / model / f"{model}-{part}.png")
+            noise_image(100 * number + i).save(root / model / f"{model}-{part}.png")
     return root

@@ -1,4 +1,4 @@
-"""Stage `demo`: render a procedural data set in the layout that users bring.
+"""Stage `demo`: render a procedural data set in the folder layout of user data.
 
 Reads   params.yaml
 Writes  data/demo (a folder for each model)
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
-from partloc.synthetic.dataset import write_demo
+from partloc.synthetic.dataset import write_dataset
 
 
 def run() -> None:
@@ -21,10 +21,10 @@ def run() -> None:
     )
     args = parser.parse_args()
     config = load_config(args.config)
-    demo, workers = config.demo, config.machine.num_processes or os.cpu_count()
-    parts = write_demo(args.out, demo.num_models, demo.image_size, config.seed, workers)
-    print(f"{args.out}: {demo.num_models} models, {parts.total()} parts, {len(parts)} families")
-    for family, count in sorted(parts.items()):
+    demo, workers = config.demo, config.machine.num_processes or os.cpu_count() or 1
+    counts = write_dataset(args.out, demo.num_models, demo.image_size, config.seed, workers)
+    print(f"{args.out}: {demo.num_models} models, {counts.total()} parts, {len(counts)} families")
+    for family, count in sorted(counts.items()):
         print(f"  {family:12} {count:5} parts")
 
 

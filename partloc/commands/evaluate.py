@@ -16,7 +16,7 @@ from pathlib import Path
 
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
-from partloc.data.split import SETS
+from partloc.data.split import SPLITS
 from partloc.data.table import PairTable
 from partloc.distributed import choose_device
 from partloc.evaluation.evaluate import (
@@ -31,13 +31,13 @@ from partloc.evaluation.evaluate import (
     training_median,
 )
 from partloc.evaluation.report import write_samples
-from partloc.files import write_json, write_pieces
+from partloc.files import write_json, write_table_chunks
 from partloc.model.model_file import load_model
 
 
 def parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--split", choices=SETS, default="test", help="default test")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default test")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -60,7 +60,9 @@ def run() -> None:
     model = load_model(args.checkpoint)
     answers = answer_models(model, judge.table, config, choose_device(config.machine.device))
     predictions = folder / "predictions.csv"
-    write_pieces(predictions, judged_rows(samples, judge, answers, constant, model.view))
+    write_table_chunks(
+        predictions, judged_rows(samples, judge, answers, constant, model.pinhole_camera)
+    )
     figures = evaluate(judge, config.seed)
     write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)
     write_json(metrics_file, figures)

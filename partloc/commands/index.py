@@ -1,4 +1,4 @@
-"""Stage `index`: which samples are there, and which are not usable.
+"""Stage `index`: find all usable samples, and report why others are not usable.
 
 Reads   the folder data.data_dir, params.yaml
 Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
-from partloc.data.index import build_index, count_findings, summary
+from partloc.data.index import build_index, count_findings, format_summary
 from partloc.files import write_json, write_table
 
 
@@ -21,7 +21,7 @@ def run() -> None:
     config = load_config(parser.parse_args().config)
 
     index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())
-    print(summary(index), file=sys.stderr)
+    print(format_summary(index), file=sys.stderr)
 
     output_dir = Path(config.data.output_dir)
     write_table(output_dir / "manifest.csv", index.manifest)

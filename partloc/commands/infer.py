@@ -31,7 +31,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from partloc.cli import count, loading, make_parser, run_command
+from partloc.cli import gc_paused, make_parser, positive_int, run_command
 
 PATIENCE = timedelta(days=7)  # of a process that has answered its share, for the others
 
@@ -51,7 +51,12 @@ def parser_of_infer() -> argparse.ArgumentParser:
     model = Path("models/best_model.pth")
     add("--checkpoint", type=Path, metavar="FILE", default=model, help=f"default {model}")
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
-    add("--max-image-pixels", type=count, metavar="N", help="refuse larger pictures; 64,000,000")
+    add(
+        "--max-image-pixels",
+        type=positive_int,
+        metavar="N",
+        help="refuse larger pictures; 64,000,000",
+    )
     return parser
 
 
@@ -82,7 +87,7 @@ def require_files(args: argparse.Namespace) -> None:
 
 
 def answer_one(args: argparse.Namespace) -> None:
-    with loading():
+    with gc_paused():
         from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError
         from partloc.inference.predictor import Predictor
 
@@ -102,7 +107,7 @@ def answer_one(args: argparse.Namespace) -> None:
 
 def answer_many(args: argparse.Namespace) -> None:
     from partloc.config import Config, load_config
-    from partloc.distributed import join_team
+    from partloc.distributed import distributed_context
     from partloc.inference.folder import (
         Tally,
         find_jobs,
@@ -120,12 +125,11 @@ def answer_many(args: argparse.Namespace) -> None:
     refuse_overwriting(args.output, data_dir)
     jobs = jobs_of_table(args.split) if args.split else find_jobs(data_dir)
 
-    with join_team(args.device or config.machine.device, PATIENCE) as team:
-        tolerance = config.data.twin_tolerance
-        predictor = Predictor(args.checkpoint, str(team.device), limit, tolerance)
-        outcomes = predict_jobs(predictor, share_of(jobs, team), data_dir, bar=team.leads)
-        tallies = team.gather(write_answers(args.output, outcomes, team, args.all))
-        if team.leads:
+    with distributed_context(args.device or config.machine.device, PATIENCE) as context:
+        predictor = Predictor(args.checkpoint, str(context.device), limit)
+        outcomes = predict_jobs(predictor, share_of(jobs, context), data_dir, bar=context.is_main)
+        tallies = context.gather(write_answers(args.output, outcomes, context, args.all))
+        if context.is_main:
             print(sum(tallies, start=Tally()), file=sys.stderr)
             print(f"written: {args.output}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Stage `split`: divide the models among training, validation and test.
+"""Stage `split`: divide the models into training, validation and test data.
 
 Reads   {output_dir}/manifest.csv, params.yaml
 Writes  {output_dir}/split/{train,val,test}.csv, metrics/split.json
@@ -12,13 +12,13 @@ from pathlib import Path
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
 from partloc.data.split import (
-    SETS,
+    SPLITS,
     count_split,
-    find_shared,
-    limit_training,
+    find_shared_images,
+    format_summary,
+    limit_training_models,
     read_manifest,
     split_models,
-    summary,
 )
 from partloc.files import write_json, write_table
 
@@ -30,17 +30,16 @@ def run() -> None:
 
     manifest = read_manifest(output_dir / "manifest.csv")
     ratios = (data.train_ratio, data.val_ratio, data.test_ratio)
-    chosen = split_models(manifest.model, ratios, config.seed)
-    chosen = limit_training(chosen, data.max_train_models, config.seed)
-    manifest = manifest[manifest.model.isin(chosen)]
-    shared = find_shared(manifest, chosen)
-    counts = count_split(manifest, chosen, shared)
-    print(summary(counts, shared), file=sys.stderr)
+    split_of_model = split_models(manifest.model, ratios, config.seed)
+    split_of_model = limit_training_models(split_of_model, data.max_train_models, config.seed)
+    manifest = manifest[manifest.model.isin(split_of_model)]
+    shared = find_shared_images(manifest, split_of_model)
+    counts = count_split(manifest, split_of_model, shared)
+    print(format_summary(counts, shared), file=sys.stderr)
 
-    for name in SETS:
-        write_table(
-            output_dir / "split" / f"{name}.csv", manifest[manifest.model.map(chosen) == name]
-        )
+    row_splits = manifest.model.map(split_of_model)
+    for split in SPLITS:
+        write_table(output_dir / "split" / f"{split}.csv", manifest[row_splits == split])
     write_json(Path("metrics/split.json"), counts)
 
 

@@ -1,8 +1,8 @@
-"""Stage `train`: learn where a part belongs; goes on where an interrupted training stopped.
+"""Stage `train`: train the model, or resume an interrupted training.
 
 Reads   {output_dir}/split/train.csv and val.csv, the images that they name, params.yaml
-Writes  models/best_model.pth, metrics/train.json; the resumable state and TensorBoard's files go
-        to runs/train, which is no output of DVC
+Writes  models/best_model.pth, metrics/train.json; the resumable state and TensorBoard's files are
+        in runs/train, which is not an output of DVC
 
     $ python stages/train.py --resume
     $ torchrun --nproc-per-node 2 stages/train.py
@@ -13,8 +13,13 @@ from pathlib import Path
 
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
-from partloc.distributed import join_team
-from partloc.training.run import refuse_edited_parameters, run_training, runs_root, write_outputs
+from partloc.distributed import distributed_context
+from partloc.training.run import (
+    require_unedited_parameters,
+    run_training,
+    runs_root,
+    write_outputs,
+)
 from partloc.training.trainer import Trainer
 
 
@@ -24,7 +29,7 @@ def parse() -> argparse.Namespace:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="go on with an unfinished training of the same configuration and split (default)",
+        help="resume an unfinished training of the same configuration and split (default)",
     )
     return parser.parse_args()
 
@@ -34,13 +39,13 @@ def run() -> None:
     config = load_config(args.config)
 
     def finish(trainer: Trainer) -> None:
-        refuse_edited_parameters(config, load_config(args.config))
+        require_unedited_parameters(config, load_config(args.config))
         write_outputs(trainer, Path("models"), Path("metrics"))
 
     split_dir = Path(config.data.output_dir, "split")
-    with join_team(config.machine.device) as team:
-        run_training(config, team, split_dir, runs_root(), args.resume, finish)
+    with distributed_context(config.machine.device) as context:
+        run_training(config, context, split_dir, runs_root(), args.resume, finish)
 
 
 def main() -> None:
-    run_command(run, stopped="stopped; the same command goes on from the last finished epoch")
+    run_command(run, stopped="stopped; the same command resumes after the last finished epoch")

@@ -1,1 +1,1 @@
-"""From image folders to batches: index, split, pair table, sampler, transforms, data set."""
+"""Data: from image folders to batches."""

@@ -1,14 +1,15 @@
-"""From planned rows to batches of pictures: one preprocessing, colour-only augmentation.
+"""Load planned samples and join them to batches.
 
-Shapes: N samples of a table; W wholes, U different parts and P pairs of a batch; K largest twin
-group; H W pixels.
+Shapes: W wholes, U distinct part images and P pairs (whole, part) of a batch; K size of its largest
+twin group; H W image in pixels. A pair is one sample of the table; pairs with equal part images
+share the image.
 """
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,25 +17,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from partloc.data.images import load_rgb
-from partloc.data.sampler import Draw
+from partloc.data.sampler import SampleKey
 from partloc.data.table import PairTable
-from partloc.data.transforms import Augmentation, Preprocessing, jitter_of
+from partloc.data.transforms import Augmentation, Preprocessing, crop_jitter_from_uniform
 from partloc.pose import PartPose
 
-if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
-    pass
-
-AUGMENT_STREAM, JITTER_STREAM = 2, 12  # of chance, as in plan
+AUGMENT_STREAM, JITTER_STREAM = 2, 12  # parts of the seed, like sampler.ORDER_STREAM
 
 
 class Batch(NamedTuple):
-    """wholes (W, 3, H, W); parts (U, 3, H, W); whole_of_part (U,) index into wholes.
+    """Images and target poses of P pairs.
 
-    Of a frozen encoder, wholes and parts may be their tokens instead of images, W and U of them.
-    jitter: (W + U, 3), of the crops of wholes and parts, see `jitter_of`.
-    Of equal pictures in one whole there is one: part_of_pair (P,) index into parts, pair_of_part
-    (U,) the first pair of each.
-    pose: the truth, (P, 3) and (P, 1); twins: (P, K, 3) and (P, K, 1); rows: (P,) of the table.
+    wholes: (W, 3, H, W); parts: (U, 3, H, W). With a frozen encoder they may be the tokens of the
+        images instead.
+    jitter: (W + U, 3), crop jitter of the wholes, then the parts; see `crop_jitter_from_uniform`.
+    whole_of_part: (U,) index into wholes.
+    part_of_pair: (P,) index into parts.
+    pair_of_part: (U,) the first pair of each part.
+    pose: labelled poses, (P, 3) and (P, 1).
+    twin_poses: poses of all twins, (P, K, 3) and (P, K, 1); see `PairTable.twin_poses`.
+    rows: (P,) rows of the table.
     """
 
     wholes: Tensor | tuple[Tensor, ...]
@@ -44,53 +46,55 @@ class Batch(NamedTuple):
     part_of_pair: Tensor
     pair_of_part: Tensor
     pose: PartPose
-    twins: PartPose
+    twin_poses: PartPose
     rows: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return _mapped(self, lambda value: value.to(device, non_blocking=True))
+        return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), self)
 
     def pin_memory(self) -> "Batch":
-        """Called by the loader, so that copies to a GPU need not wait."""
-        return _mapped(self, Tensor.pin_memory)
+        """Called by the loader; copies of pinned memory to a GPU are asynchronous."""
+        return _map_tensors(Tensor.pin_memory, self)
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same named tuple of tensors and of named tuples, each tensor changed."""
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to each tensor in nested named tuples."""
     if isinstance(value, Tensor):
-        return change(value)
-    return type(value)(*(_mapped(field, change) for field in value))
+        return function(value)
+    return type(value)(*(_map_tensors(function, field) for field in value))
 
 
-class Shot(NamedTuple):
-    """A picture as it is shown: the file, the SHA-256 that it has in the table, and the seeds of
-    its augmentation, light and camera, or None."""
+class ImageRequest(NamedTuple):
+    """An image file to load: its path, its SHA-256 in the table, and its augmentation seeds.
+
+    The seeds are None without augmentation.
+    """
 
     path: str
     sha256: str
-    light: int | None = None
-    camera: int | None = None
+    color_seed: int | None = None
+    noise_seed: int | None = None
 
 
-class Drawn(NamedTuple):
-    """images: (1 + U, 3, H, W), the whole, then its parts, and the jitter of their crops,
-    (1 + U, 3); rows: P of the table.
+class Sample(NamedTuple):
+    """One whole and U distinct images of its parts, for P rows of the table.
 
-    picture_of_row: P numbers of parts, from 0; equal pictures are one part.
+    images: (1 + U, 3, H, W), the whole first.
+    jitter: (1 + U, 3), crop jitter of the images.
+    rows: P rows of the table.
+    part_of_row: P indices of parts, from 0.
     """
 
     images: Tensor
     jitter: Tensor
     rows: tuple[int, ...]
-    picture_of_row: list[int]
+    part_of_row: list[int]
 
 
 class PairDataset(Dataset):
-    """One item = one whole and some of its parts.
+    """Dataset whose items are one whole and some of its parts; indexed by `SampleKey`.
 
-    variants: how often each picture is augmented anew, in turns, epoch by epoch; None: always.
-        What a variant looks like depends on the pictures alone, not on the table or the plan.
-    jitter: strength of that of the crops, drawn anew in each epoch.
+    jitter: strength of the crop jitter, which is sampled anew in each epoch; 0 disables it.
     """
 
     def __init__(
@@ -100,85 +104,84 @@ class PairDataset(Dataset):
         max_pixels: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        variants: int | None = None,
         jitter: float = 0.0,
     ) -> None:
         self.table, self.preprocessing, self.max_pixels = table, preprocessing, max_pixels
-        self.augmentation, self.seed, self.variants = augmentation, seed, variants
-        self.jitter = jitter
+        self.augmentation, self.seed, self.jitter = augmentation, seed, jitter
 
-    def __getitem__(self, draw: Draw) -> Drawn:
-        pictures = self._pictures(draw)
-        of_rows = [pictures.index(self.table.pictures[row]) for row in draw.rows]
-        return Drawn(self.show(self.shots(draw)), self._jitter(draw, pictures), draw.rows, of_rows)
+    def __getitem__(self, key: SampleKey) -> Sample:
+        image_ids = self._image_ids(key)
+        part_of_row = [image_ids.index(self.table.image_ids[row]) for row in key.rows]
+        images = self.load_images(self.requests(key))
+        return Sample(images, self._sample_jitter(key, image_ids), key.rows, part_of_row)
 
-    def shots(self, draw: Draw) -> list[Shot]:
-        """Of the whole, then of each different part."""
-        table, pictures, first = self.table, self._pictures(draw), draw.rows[0]
-        paths = [table.whole_paths[first], *table.part_paths[pictures]]
-        hashes = [table.whole_hashes[first], *table.part_hashes[pictures]]
+    def requests(self, key: SampleKey) -> list[ImageRequest]:
+        """Requests for the whole, then for each distinct part image."""
+        table, image_ids, first = self.table, self._image_ids(key), key.rows[0]
+        paths = [table.whole_paths[first], *table.part_paths[image_ids]]
+        hashes = [table.whole_hashes[first], *table.part_hashes[image_ids]]
         hashes = [value.decode() for value in hashes]
         if self.augmentation is None:
-            return list(map(Shot, paths, hashes))
-        if self.variants is None:
-            light, *cameras = (
-                self._seed(draw.epoch, draw.light, use)
-                for use in (0, 1, *(2 + row for row in pictures))
-            )
-        else:
-            variant = draw.epoch % self.variants
-            light = self._seed(variant, 0, int(hashes[0], 16))
-            cameras = [self._seed(variant, 1, int(value, 16)) for value in hashes]
-        return [Shot(*file, light, c) for *file, c in zip(paths, hashes, cameras, strict=True)]
+            return list(map(ImageRequest, paths, hashes))
+        color_seed, *noise_seeds = (
+            self._augmentation_seed(key.epoch, key.group_seed, use)
+            for use in (0, 1, *(2 + image_id for image_id in image_ids))
+        )
+        return [
+            ImageRequest(path, sha256, color_seed, noise_seed)
+            for path, sha256, noise_seed in zip(paths, hashes, noise_seeds, strict=True)
+        ]
 
-    def all_shots(self) -> Iterator[Shot]:
-        """Whatever it may be asked for, of each variant; some come several times."""
-        for variant in range(self.variants or 1):
-            for rows in self.table.rows_of_models():
-                yield from self.shots(Draw(variant, 0, tuple(rows.tolist())))
-
-    def show(self, shots: list[Shot]) -> Tensor:
-        """Shots in one light -> (len(shots), 3, H, W) as the encoder expects them."""
-        images = torch.stack([self._read(shot.path) for shot in shots])
+    def load_images(self, requests: list[ImageRequest]) -> Tensor:
+        """Load, augment and normalise images, (len(requests), 3, H, W)."""
+        images = torch.stack([self._read(request.path) for request in requests])
         if self.augmentation is not None:
-            cameras = [shot.camera for shot in shots]
-            images = self.augmentation(images, [shot.light for shot in shots], cameras)
+            color_seeds = [request.color_seed for request in requests]
+            noise_seeds = [request.noise_seed for request in requests]
+            images = self.augmentation(images, color_seeds, noise_seeds)
         return self.preprocessing.normalize(images)
 
-    def _jitter(self, draw: Draw, pictures: list[int]) -> Tensor:
+    def _image_ids(self, key: SampleKey) -> list[int]:
+        """The distinct part images of the rows, in the order of their first rows."""
+        return list(dict.fromkeys(self.table.image_ids[list(key.rows)].tolist()))
+
+    def _sample_jitter(self, key: SampleKey, image_ids: list[int]) -> Tensor:
         if not self.jitter:
-            return torch.zeros(1 + len(pictures), 3)
-        group = [self.seed, JITTER_STREAM, draw.epoch, draw.light]
-        each = (np.random.default_rng([*group, use]) for use in (0, *(1 + row for row in pictures)))
-        chance = np.stack([generator.random(4, np.float32) for generator in each])
-        return jitter_of(torch.from_numpy(chance), self.jitter)
+            return torch.zeros(1 + len(image_ids), 3)
+        seed = [self.seed, JITTER_STREAM, key.epoch, key.group_seed]
+        uses = (0, *(1 + image_id for image_id in image_ids))  # the whole, then the parts
+        uniform = [np.random.default_rng([*seed, use]).random(4, np.float32) for use in uses]
+        return crop_jitter_from_uniform(torch.from_numpy(np.stack(uniform)), self.jitter)
 
-    def _pictures(self, draw: Draw) -> list[int]:
-        return list(dict.fromkeys(self.table.pictures[list(draw.rows)].tolist()))
-
-    def _seed(self, *key: int) -> int:
-        chance = np.random.SeedSequence([self.seed, AUGMENT_STREAM, *key])
-        return int(chance.generate_state(1, np.uint64)[0] >> 1)
+    def _augmentation_seed(self, epoch: int, group_seed: int, use: int) -> int:
+        sequence = np.random.SeedSequence([self.seed, AUGMENT_STREAM, epoch, group_seed, use])
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
     def _read(self, path: str) -> Tensor:
         return self.preprocessing.resize(load_rgb(self.table.data_dir / path, self.max_pixels))
 
-    def collate(self, items: list[Drawn]) -> Batch:
+    def collate(self, items: list[Sample]) -> Batch:
+        """Join the samples of a batch."""
         rows = [row for item in items for row in item.rows]
-        counts = torch.tensor([len(item.images) - 1 for item in items])
-        before = (counts.cumsum(0) - counts).tolist()
-        parts = [n + i for item, n in zip(items, before, strict=True) for i in item.picture_of_row]
+        part_counts = torch.tensor([len(item.images) - 1 for item in items])
+        offsets = (part_counts.cumsum(0) - part_counts).tolist()
+        part_of_pair = [
+            offset + part
+            for item, offset in zip(items, offsets, strict=True)
+            for part in item.part_of_row
+        ]
+        num_parts = int(part_counts.sum())
+        whole_jitter = [item.jitter[:1] for item in items]
+        part_jitter = [item.jitter[1:] for item in items]
         return Batch(
             wholes=torch.stack([item.images[0] for item in items]),
             parts=torch.cat([item.images[1:] for item in items]),
-            jitter=torch.cat(
-                [*(item.jitter[:1] for item in items), *(i.jitter[1:] for i in items)]
-            ),
-            whole_of_part=torch.repeat_interleave(torch.arange(len(items)), counts),
-            part_of_pair=torch.tensor(parts),
-            pair_of_part=torch.tensor([parts.index(part) for part in range(int(counts.sum()))]),
+            jitter=torch.cat([*whole_jitter, *part_jitter]),
+            whole_of_part=torch.repeat_interleave(torch.arange(len(items)), part_counts),
+            part_of_pair=torch.tensor(part_of_pair),
+            pair_of_part=torch.tensor([part_of_pair.index(part) for part in range(num_parts)]),
             pose=PartPose(self.table.translation[rows], self.table.scale[rows]),
-            twins=self.table.twins(rows),
+            twin_poses=self.table.twin_poses(rows),
             rows=torch.tensor(rows),
         )
 
@@ -186,8 +189,7 @@ class PairDataset(Dataset):
 def make_loader(
     dataset: Dataset, batches: Iterable[list], num_workers: int, device: torch.device
 ) -> DataLoader:
-    """A loader over `batches`, joined by dataset.collate; its workers leave signals to the process
-    that owns them."""
+    """Make a loader over `batches`, lists of dataset keys that `dataset.collate` joins."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -196,22 +198,26 @@ def make_loader(
         persistent_workers=num_workers > 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_init_worker,
-        # Else each start of the workers would take a number from torch's global generator, and a
-        # resumed training, which starts them once more, would see other dropout.
+        # By default, each start of the workers takes a number from torch's global generator. A
+        # resumed training starts them once more and would sample different dropout masks.
         generator=torch.Generator(),
     )
 
 
 def _init_worker(_worker: int) -> None:
+    """Use one thread; leave signals to the main process, which stops the workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.excepthook = _tell_unless_left
+    sys.excepthook = _report_exception
 
 
-def _tell_unless_left(
+def _report_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """When training stops, a batch may be on its way; that nobody takes it is no error."""
+    """Print an exception of a worker, except a broken connection.
+
+    When training stops while a worker sends a batch, the broken connection is not an error.
+    """
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

@@ -1,6 +1,6 @@
-"""Pictures: from any file to 8-bit RGB, and how alike two of them are.
+"""Decode image files to 8-bit RGB.
 
-Shapes: H W image in pixels, T = THUMBNAIL_PX.
+Shapes: H W image in pixels.
 """
 
 import io
@@ -12,13 +12,14 @@ from threading import Lock
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # told by the content, not by the name
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # in any case
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # detected from the content, not the file name
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # lower case
 DEFAULT_MAX_PIXELS = 64_000_000
+MAX_UINT16 = 65535
 
 UNREADABLE, TRUNCATED, OVERSIZED = "unreadable image", "truncated image", "oversized image"
 
-# What Pillow's decoders let out on damaged files, beside OSError.
+# Exceptions of Pillow's decoders on damaged files.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -33,11 +34,11 @@ _DECODER_ERRORS = (
     zlib.error,
 )
 _PNG_SIGNATURE, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_limit_lock = Lock()
+_pixel_limit_lock = Lock()
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names the file and what is wrong.
+    """An image file cannot be used; the message names the file and the problem.
 
     reason: UNREADABLE, TRUNCATED or OVERSIZED.
     """
@@ -48,9 +49,9 @@ class ImageError(ValueError):
 
 
 def load_rgb(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """Decode a file completely: RGB, 8 bit, upright, transparency laid on white.
+    """Decode a file completely to upright 8-bit RGB; transparency is composited on white.
 
-    Raises: ImageError if the file is missing, damaged, or larger than `max_pixels`.
+    Raises: ImageError if the file is missing, damaged, or has more than `max_pixels` pixels.
     """
     try:
         data = Path(path).read_bytes()
@@ -60,9 +61,9 @@ def load_rgb(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
 
 
 def open_rgb(data: bytes, name: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """As `load_rgb`, from the file's bytes; `name` stands in error messages.
+    """Like `load_rgb`, from the bytes of a file; error messages start with `name`.
 
-    Of an animation or a multi-page file the first picture counts.
+    Only the first frame of an animation, or page of a document, is decoded.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
@@ -73,62 +74,64 @@ def open_rgb(data: bytes, name: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS
             pixels = f"{width} x {height} = {width * height:,} pixels"
             raise ImageError(f"{name}: {pixels}, the limit is {max_pixels:,}", OVERSIZED)
         if image.format == "PNG":
-            _open(data).verify()  # every chunk's checksum; decoding alone passes over some
+            _open(data).verify()  # decoding does not verify the checksum of every chunk
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
-        cut = _is_cut_png(data)
-        what = "the PNG file is cut off" if cut else f"not an image of {', '.join(FORMATS)}"
-        raise ImageError(f"{name}: {what}", TRUNCATED if cut else UNREADABLE) from None
+        truncated = _is_truncated_png(data)
+        detail = "truncated PNG file" if truncated else f"not an image of {', '.join(FORMATS)}"
+        raise ImageError(f"{name}: {detail}", TRUNCATED if truncated else UNREADABLE) from None
     except _DECODER_ERRORS as error:
-        cut = _is_cut_png(data) or isinstance(error, EOFError) or "truncated" in str(error)
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: {what}", TRUNCATED if cut else UNREADABLE) from None
+        truncated = (
+            _is_truncated_png(data) or isinstance(error, EOFError) or "truncated" in str(error)
+        )
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: {detail}", TRUNCATED if truncated else UNREADABLE) from None
 
 
 def _open(data: bytes) -> Image.Image:
-    """Read the header only. Pillow's own pixel limit is put aside: ours is checked next."""
-    with _limit_lock:
-        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Read the header only. Pillow's pixel limit is disabled; the caller checks `max_pixels`."""
+    with _pixel_limit_lock:
+        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
         finally:
-            Image.MAX_IMAGE_PIXELS = theirs
+            Image.MAX_IMAGE_PIXELS = pillow_limit
 
 
-def _is_cut_png(data: bytes) -> bool:
+def _is_truncated_png(data: bytes) -> bool:
     start = data[: len(_PNG_SIGNATURE)]
     return _PNG_SIGNATURE.startswith(start) and _PNG_END not in data
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        return _deep_grey_to_rgb(image)
+        return _grey16_to_rgb(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; expected 8 or 16 bit")
     if image.has_transparency_data:
-        image = _in_mode("RGBA", image)
-        ground = Image.new("RGB", image.size, "white")
-        ground.paste(image, mask=image)
-        return ground
-    return _in_mode("RGB", image)
+        image = _convert(image, "RGBA")
+        background = Image.new("RGB", image.size, "white")
+        background.paste(image, mask=image)
+        return background
+    return _convert(image, "RGB")
 
 
-def _in_mode(mode: str, image: Image.Image) -> Image.Image:
-    """A picture that is in the mode already is not copied, which of a large one takes long."""
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to a mode, without Pillow's copy if the image has it already."""
     return image if image.mode == mode else image.convert(mode)
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit grey; Pillow's own conversion would cut everything above 255 to white."""
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits. Pillow's conversion would clip all values above 255 to white."""
     values = np.asarray(image).astype(np.int64)  # (H, W)
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"grey values from {low} to {high}, expected 0 to 65535 (16 bit)")
+    if low < 0 or high > MAX_UINT16:
+        raise ValueError(f"grey values from {low} to {high}, expected 0 to {MAX_UINT16} (16 bit)")
     if isinstance(image.info.get("transparency"), int):
-        values = np.where(values == image.info["transparency"], 65535, values)
+        values = np.where(values == image.info["transparency"], MAX_UINT16, values)
     grey = ((values + 128) // 257).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")

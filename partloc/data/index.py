@@ -1,13 +1,15 @@
-"""The index: every usable sample of an image folder, and why the others are not usable.
+"""Scan an image folder: find every usable sample, and report why others are not usable.
 
-    {data_dir}/{model}/{model}-whole.png     the whole
+    {data_dir}/{model}/{model}-whole.png     the whole model
     {data_dir}/{model}/{model}-{part}.png    one part
     {data_dir}/{model}/{model}-{part}.json   its label
 
-A model is called what its folder is called, a part what stands between "{model}-" and the
-extension; both compare in Unicode's NFC form, paths keep the form that the disk has. The
-extensions may be in capitals. Symbolic links are followed. Names that start with a dot, and
-files beside the model folders that are neither image nor JSON, are ignored without a word.
+The name of a model is that of its folder; the name of a part is the text between "{model}-" and
+the extension. Names are compared in Unicode NFC; paths keep the form of the file system. Extensions
+may be upper case. Symbolic links are followed. Hidden files are ignored, as are files outside the
+model folders that are neither images nor JSON.
+
+Shapes: T = THUMBNAIL_PX.
 """
 
 import hashlib
@@ -27,8 +29,15 @@ from tqdm import tqdm
 
 from partloc.config import DataConfig
 from partloc.data.images import EXTENSIONS, OVERSIZED, TRUNCATED, UNREADABLE, ImageError, open_rgb
-from partloc.data.labels import LABEL_FAULTS, LABEL_REMARKS, LabelError, nfc, read_label
-from partloc.data.twins import group_twins, thumbnail
+from partloc.data.labels import (
+    LABEL_ERRORS,
+    LABEL_WARNINGS,
+    Label,
+    LabelError,
+    normalize_name,
+    read_label,
+)
+from partloc.data.twins import group_twins, make_thumbnail
 
 MANIFEST_COLUMNS = (
     *("model", "part", "whole_path", "part_path", "whole_sha256", "part_sha256"),
@@ -38,277 +47,306 @@ MANIFEST_COLUMNS = (
 )
 REPORT_COLUMNS = ("severity", "reason", "model", "file", "detail")
 
-# A sample is lost. Each lost sample is counted once, under the first reason met.
+# Reasons to skip a sample. Each skipped sample is counted once, with the first reason that applies.
 SKIPPED = (
-    *("part without JSON", "JSON without part", "duplicate name", "unusable name"),
+    *("part without label", "label without part", "duplicate name", "unusable name"),
     *("whole missing", "whole unusable", UNREADABLE, TRUNCATED, OVERSIZED),
-    *LABEL_FAULTS,
+    *LABEL_ERRORS,
 )
-# Nothing is lost, or nobody can tell how much: the sample is kept, the file is passed over.
+# Reasons for a warning: the sample is kept, or the file belongs to no known sample.
 WARNINGS = (
-    *LABEL_REMARKS,
-    *("label of the whole", "foreign file", "image outside a model folder"),
+    *LABEL_WARNINGS,
+    *("label of the whole", "unexpected file", "image outside a model folder"),
     *("empty model folder", "broken link", "unreadable folder"),
 )
 
-LAYOUT = """expected one folder a model, for example
+LAYOUT_HELP = """expected one folder per model, for example
   {root}/
     chair/
       chair-whole.png     the whole chair
-      chair-leg.png       one part, normalised on its own
+      chair-leg.png       one part, normalised by itself
       chair-leg.json      {{"translation": [x, y, z], "rotation": [1, 0, 0, 0],
                            "scale": [s, s, s]}}"""
 
 
 class LayoutError(ValueError):
-    """The folder holds no usable sample; the message says what was found and expected."""
+    """The folder contains no usable sample; the message describes the expected layout."""
 
 
 class Index(NamedTuple):
-    manifest: pd.DataFrame  # MANIFEST_COLUMNS, one row a sample, sorted by (model, part)
-    report: pd.DataFrame  # REPORT_COLUMNS, one row a finding, sorted
+    """The result of a scan.
+
+    manifest: MANIFEST_COLUMNS, one row per sample, sorted by (model, part).
+    report: REPORT_COLUMNS, one row per finding, sorted.
+    """
+
+    manifest: pd.DataFrame
+    report: pd.DataFrame
 
 
 class Finding(NamedTuple):
+    """A skipped sample or a warning; `file` is relative to data_dir."""
+
     reason: str
     model: str
-    file: str  # relative to data_dir
+    file: str
     detail: str
 
-    def row(self) -> tuple[str, ...]:
+    def report_row(self) -> tuple[str, ...]:
         return ("skipped" if self.reason in SKIPPED else "warning", *self)
 
 
-class Picture(NamedTuple):
-    """What is kept of an image after its one decode."""
+class IndexedImage(NamedTuple):
+    """Properties of an image; the pixels are discarded after decoding.
+
+    path: relative to data_dir; sha256: of the file; thumbnail: (T, T, 3) uint8.
+    """
 
     path: str
-    sha256: str  # of the file's bytes
+    sha256: str
     width: int
     height: int
-    small: np.ndarray  # (T, T, 3) uint8
+    thumbnail: np.ndarray
 
 
 def build_index(settings: DataConfig, workers: int = 0) -> Index:
     """Scan `settings.data_dir`; the result does not depend on `workers`.
 
     Args:
-        workers: processes that decode; 0 decodes here. One unit of work is one model.
-    Raises: LayoutError if there is no such folder, or no usable sample in it.
+        workers: number of processes, each of which decodes whole models; 0 decodes in this process.
+    Raises: LayoutError if the folder does not exist or contains no usable sample.
     """
     root = Path(settings.data_dir)
-    folders, findings = find_models(root)
-    job = partial(_scan_model, root, settings)
-    samples = []
-    for rows, found in tqdm(
-        _spread(job, folders, workers), "index", len(folders), unit="model", disable=None
+    folders, findings = find_model_folders(root)
+    scans = _map_in_processes(partial(_scan_model, root, settings), folders, workers)
+    rows = []
+    for model_rows, model_findings in tqdm(
+        scans, "index", len(folders), unit="model", disable=None
     ):
-        samples += rows
-        findings += found
-    manifest = pd.DataFrame(sorted(samples), columns=list(MANIFEST_COLUMNS))
-    report = pd.DataFrame(sorted(f.row() for f in findings), columns=list(REPORT_COLUMNS))
-    index = Index(manifest, report)
+        rows += model_rows
+        findings += model_findings
+    manifest = pd.DataFrame(sorted(rows), columns=list(MANIFEST_COLUMNS))
+    report_rows = sorted(finding.report_row() for finding in findings)
+    index = Index(manifest, pd.DataFrame(report_rows, columns=list(REPORT_COLUMNS)))
     if manifest.empty:
-        table = f"\n{summary(index)}" if len(report) else ""
-        layout = LAYOUT.format(root=root)
+        table = f"\n{format_summary(index)}" if findings else ""
+        layout = LAYOUT_HELP.format(root=root)
         raise LayoutError(f"{root}: no usable sample in this folder{table}\n{layout}")
     return index
 
 
-def _spread(job: partial, folders: list[str], workers: int) -> Iterator:
-    """Run the job on each folder, results in the folders' order."""
+def _map_in_processes(function: partial, folders: list[str], workers: int) -> Iterator:
+    """Apply the function to each folder; yield the results in the order of the folders."""
     workers = min(workers, len(folders))
     if workers < 2:
-        yield from map(job, folders)
+        yield from map(function, folders)
         return
-    # Spawned, not forked: a fork of a process that has threads can hang.
+    # Processes are spawned because forking a process that has threads can deadlock.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(job, folders, chunksize=4)
+        yield from pool.map(function, folders, chunksize=4)
 
 
-def find_models(root: Path) -> tuple[list[str], list[Finding]]:
-    """The model folders' names as the disk has them, and what else lies beside them."""
+def find_model_folders(root: Path) -> tuple[list[str], list[Finding]]:
+    """List the model folders, in the file system's form of their names, and the findings in `root`.
+
+    Raises: LayoutError if `root` is not a folder.
+    """
     if not root.is_dir():
-        what = "not a folder" if root.exists() else "no such folder"
-        raise LayoutError(f"{root}: {what}\n{LAYOUT.format(root=root)}")
+        problem = "not a folder" if root.exists() else "no such folder"
+        raise LayoutError(f"{root}: {problem}\n{LAYOUT_HELP.format(root=root)}")
     folders, findings = [], []
     for name in sorted(os.listdir(root)):
         if name.startswith("."):
             continue
-        path, add = root / name, partial(_note, findings, name, name)
+        path, report = root / name, partial(_add_finding, findings, name, name)
         if not path.exists():
-            add("broken link", f"leads to {os.readlink(path)!r}, which is not there")
+            report("broken link", f"points to {os.readlink(path)!r}, which does not exist")
         elif path.is_dir() and root.resolve().is_relative_to(path.resolve()):
-            add("broken link", f"leads back to {path.resolve()}, which holds the data folder")
-        elif path.is_dir() and not _is_plain(name):
-            add("unusable name", "not UTF-8, or with control characters")
+            report("broken link", f"points to {path.resolve()}, which contains the data folder")
+        elif path.is_dir() and not _is_printable(name):
+            report("unusable name", "not UTF-8, or contains control characters")
         elif path.is_dir():
             folders.append(name)
         elif path.suffix.lower() in (*EXTENSIONS, ".json"):
-            add("image outside a model folder", f"expected {path.stem}/{path.stem}-whole.png")
-    counts = Counter(map(nfc, folders))
-    for name in [name for name in folders if counts[nfc(name)] > 1]:
+            report("image outside a model folder", f"expected {path.stem}/{path.stem}-whole.png")
+    counts = Counter(map(normalize_name, folders))
+    for name in [name for name in folders if counts[normalize_name(name)] > 1]:
         folders.remove(name)
-        _note(findings, name, name, "duplicate name", "two folders differ in Unicode form only")
+        detail = "two folder names differ only in their Unicode form"
+        _add_finding(findings, name, name, "duplicate name", detail)
     return folders, findings
 
 
 def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, list[Finding]]:
-    """One model: its manifest rows and findings. Holds the thumbnails of this model only."""
-    model = nfc(folder)
+    """Return the manifest rows and the findings of one model."""
+    model = normalize_name(folder)
     findings: list[Finding] = []
-    pictures, labels = pair_files(root, folder, findings)
-    whole_files = pictures.pop("whole", [])
+    images, labels = pair_files(root, folder, findings)
+    whole_names = images.pop("whole", [])
     for name in labels.pop("whole", []):
-        _note(findings, model, f"{folder}/{name}", "label of the whole", "ignored")
-    parts = sorted(pictures.keys() | labels.keys())
+        _add_finding(findings, model, f"{folder}/{name}", "label of the whole", "ignored")
+    parts = sorted(images.keys() | labels.keys())
     if not parts:
         if not any(finding.reason == "unreadable folder" for finding in findings):
-            _note(findings, model, folder, "empty model folder", "no part in it")
+            _add_finding(findings, model, folder, "empty model folder", "contains no part")
         return [], findings
 
-    whole, whole_trouble = _read_whole(root, folder, whole_files, settings)
-    usable = {}
+    whole, whole_error = _read_whole(root, folder, whole_names, settings)
+    samples = {}
     for part in parts:
-        files = pictures.get(part, []), labels.get(part, [])
-        file = f"{folder}/{(files[0] or files[1])[0]}"
+        image_names, label_names = images.get(part, []), labels.get(part, [])
+        file = f"{folder}/{(image_names or label_names)[0]}"
         try:
-            _check_pair(*files)
-            if whole_trouble:
-                raise whole_trouble
-            label_file = f"{folder}/{files[1][0]}"
-            label, remarks = read_label(root / label_file, model, part, settings)
-            usable[part] = _read_picture(root, file, settings), label
-            findings += [Finding(reason, model, label_file, detail) for reason, detail in remarks]
+            _check_pair(image_names, label_names)
+            if whole_error:
+                raise whole_error
+            label_file = f"{folder}/{label_names[0]}"
+            label, warnings = read_label(root / label_file, model, part)
+            samples[part] = _read_image(root, file, settings), label
+            findings += [Finding(reason, model, label_file, detail) for reason, detail in warnings]
         except (LabelError, ImageError) as error:
-            _note(findings, model, file, error.reason, str(error).removeprefix(f"{root / file}: "))
-    twins = group_twins(
-        {p: picture.small for p, (picture, _) in usable.items()}, settings.twin_tolerance
-    )
+            detail = str(error).removeprefix(f"{root / file}: ")
+            _add_finding(findings, model, file, error.reason, detail)
+    return _manifest_rows(model, whole, samples), findings
+
+
+def _manifest_rows(
+    model: str, whole: IndexedImage | None, samples: dict[str, tuple[IndexedImage, Label]]
+) -> list[tuple]:
+    twin_groups = group_twins({part: image.thumbnail for part, (image, _) in samples.items()})
     rows = []
-    for part, (picture, label) in usable.items():
-        hashes = whole.sha256, picture.sha256
-        sizes = whole.width, whole.height, picture.width, picture.height
-        rows.append((model, part, whole.path, picture.path, *hashes, *sizes, *label, twins[part]))
-    return rows, findings
+    for part, (image, label) in samples.items():
+        hashes = whole.sha256, image.sha256
+        sizes = whole.width, whole.height, image.width, image.height
+        paths = whole.path, image.path
+        rows.append((model, part, *paths, *hashes, *sizes, *label, twin_groups[part]))
+    return rows
 
 
 def pair_files(
     root: Path, folder: str, findings: list[Finding]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The images' and the labels' file names by part; more than one name is a duplicate."""
-    model, prefix = nfc(folder), f"{nfc(folder)}-"
-    pictures: dict[str, list[str]] = {}
+    """Group the names of the images and of the labels of a model by part.
+
+    More than one name is a duplicate. Other files are appended to `findings`.
+    """
+    model, prefix = normalize_name(folder), f"{normalize_name(folder)}-"
+    images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     try:
         names = sorted(os.listdir(root / folder))
     except OSError as error:
-        _note(findings, model, folder, "unreadable folder", error.strerror or str(error))
+        detail = error.strerror or str(error)
+        _add_finding(findings, model, folder, "unreadable folder", detail)
         names = []
     for name in names:
         if name.startswith("."):
             continue
         stem, extension = os.path.splitext(name)
-        part = nfc(stem).removeprefix(prefix)
-        kind = {".png": pictures, ".json": labels}.get(extension.lower())
-        add = partial(_note, findings, model, f"{folder}/{name}")
+        part = normalize_name(stem).removeprefix(prefix)
+        names_by_part = {".png": images, ".json": labels}.get(extension.lower())
+        report = partial(_add_finding, findings, model, f"{folder}/{name}")
         if (root / folder / name).is_dir():
-            add("foreign file", "a folder; expected files only")
-        elif not nfc(stem).startswith(prefix) or not part:
-            add("foreign file", f"expected a name that starts with {prefix!r} and goes on")
-        elif kind is None:
-            add("foreign file", f"extension {extension!r}, expected .png or .json")
-        elif not _is_plain(name):
-            add("unusable name", "not UTF-8, or with control characters")
+            report("unexpected file", "a folder; expected only files")
+        elif not normalize_name(stem).startswith(prefix) or not part:
+            report("unexpected file", f"expected a name of the form {prefix}PART")
+        elif names_by_part is None:
+            report("unexpected file", f"extension {extension!r}, expected .png or .json")
+        elif not _is_printable(name):
+            report("unusable name", "not UTF-8, or contains control characters")
         else:
-            kind.setdefault(part, []).append(name)
-    return pictures, labels
+            names_by_part.setdefault(part, []).append(name)
+    return images, labels
 
 
 def _check_pair(images: list[str], labels: list[str]) -> None:
+    """Raises: LabelError unless a part has exactly one image and one label."""
     if not labels:
-        raise LabelError("part without JSON", "no label of the same name beside it")
+        raise LabelError("part without label", "there is no .json file of the same name")
     if not images:
-        raise LabelError("JSON without part", "no image of the same name beside it")
+        raise LabelError("label without part", "there is no .png file of the same name")
     for names in (images, labels):
-        only(names)
+        single_file(names)
 
 
-def only(names: list[str]) -> str:
-    """The one file of a part. Raises: LabelError where there are several."""
+def single_file(names: list[str]) -> str:
+    """The only file of a part. Raises: LabelError if there are several."""
     if len(names) > 1:
         raise LabelError("duplicate name", f"{' and '.join(names)} name the same part")
     return names[0]
 
 
-def only_whole(folder: str, names: list[str]) -> str:
-    """The one picture of the whole. Raises: LabelError where there is none, or several."""
+def whole_file(folder: str, names: list[str]) -> str:
+    """The only image of the whole. Raises: LabelError if there is none or several."""
     if not names:
-        raise LabelError("whole missing", f"{folder}-whole.png is not there")
+        raise LabelError("whole missing", f"there is no {folder}-whole.png")
     if len(names) > 1:
-        raise LabelError("whole unusable", f"{' and '.join(names)} are both the whole")
+        raise LabelError("whole unusable", f"{' and '.join(names)} are both images of the whole")
     return names[0]
 
 
 def _read_whole(
-    root: Path, folder: str, files: list[str], settings: DataConfig
-) -> tuple[Picture | None, LabelError | None]:
-    """The whole's picture, or the reason why none of the model's samples can be used."""
+    root: Path, folder: str, names: list[str], settings: DataConfig
+) -> tuple[IndexedImage | None, LabelError | None]:
+    """Return the image of the whole, or the error that makes all samples of the model unusable."""
     try:
-        return _read_picture(root, f"{folder}/{only_whole(folder, files)}", settings), None
+        return _read_image(root, f"{folder}/{whole_file(folder, names)}", settings), None
     except LabelError as error:
         return None, error
     except ImageError as error:
         return None, LabelError("whole unusable", f"{error.reason}: {error}")
 
 
-def _read_picture(root: Path, file: str, settings: DataConfig) -> Picture:
-    """Read once, hash and decode from the same bytes."""
+def _read_image(root: Path, file: str, settings: DataConfig) -> IndexedImage:
+    """Read the file once; hash and decode the same bytes. Raises: ImageError."""
     path = root / file
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
     image = open_rgb(data, path, settings.max_image_pixels)
-    return Picture(file, hashlib.sha256(data).hexdigest(), *image.size, thumbnail(image))
+    sha256 = hashlib.sha256(data).hexdigest()
+    return IndexedImage(file, sha256, *image.size, make_thumbnail(image))
 
 
-def _is_plain(name: str) -> bool:
-    """Can stand in a UTF-8 table: no control character, no undecodable byte."""
-    return not any(category(letter) in ("Cc", "Cs") for letter in name)
+def _is_printable(name: str) -> bool:
+    """Whether a UTF-8 table can hold the name: no control character, no undecodable byte."""
+    return not any(category(character) in ("Cc", "Cs") for character in name)
 
 
-def _note(findings: list[Finding], model: str, file: str, reason: str, detail: str) -> None:
+def _add_finding(findings: list[Finding], model: str, file: str, reason: str, detail: str) -> None:
+    """Append a finding, with whitespace collapsed and undecodable bytes escaped."""
     texts = (model, file, " ".join(detail.split()))
-    clean = (text.encode("utf-8", "backslashreplace").decode() for text in texts)
-    findings.append(Finding(reason, *clean))
+    encodable = (text.encode("utf-8", "backslashreplace").decode() for text in texts)
+    findings.append(Finding(reason, *encodable))
 
 
 def count_findings(index: Index) -> dict:
-    """The counts for metrics/index.json; of the reasons, those that were met."""
-    reasons = Counter(index.report.reason)
+    """The counts for metrics/index.json; only reasons that occur are listed."""
+    counts = Counter(index.report.reason)
     manifest = index.manifest
-    members = manifest.groupby(["model", "twin_group"]).part.transform("size")
+    group_sizes = manifest.groupby(["model", "twin_group"]).part.transform("size")
     return {
         "models": int(manifest.model.nunique()),
         "samples": len(manifest),
-        "samples_with_twin": int((members > 1).sum()),
-        "skipped": _met(SKIPPED, reasons),
-        "warnings": _met(WARNINGS, reasons),
+        "samples_with_twin": int((group_sizes > 1).sum()),
+        "skipped": _select_counts(counts, SKIPPED),
+        "warnings": _select_counts(counts, WARNINGS),
     }
 
 
-def _met(known: tuple[str, ...], reasons: Counter[str]) -> dict[str, int]:
-    counts = {reason: reasons[reason] for reason in known if reasons[reason]}
-    return {"total": sum(counts.values()), **counts}
+def _select_counts(counts: Counter[str], reasons: tuple[str, ...]) -> dict[str, int]:
+    selected = {reason: counts[reason] for reason in reasons if counts[reason]}
+    return {"total": sum(selected.values()), **selected}
 
 
-def summary(index: Index) -> str:
-    """The table for the terminal: what was found, then a line for each reason with an example."""
+def format_summary(index: Index) -> str:
+    """A table for the terminal: the totals, then one line with an example per reason."""
     counts = count_findings(index)
-    lines = [f"{counts[key]:7d}  {key.replace('_', ' ')}" for key in list(counts)[:3]]
+    totals = ("models", "samples", "samples_with_twin")
+    lines = [f"{counts[key]:7d}  {key.replace('_', ' ')}" for key in totals]
     for (severity, reason), rows in index.report.groupby(["severity", "reason"]):
         first = rows.iloc[0]
-        example = " ".join(f"{first.file}: {first.detail}".split())  # a name may hold a newline
+        example = " ".join(f"{first.file}: {first.detail}".split())  # a name may contain a newline
         lines.append(f"{len(rows):7d}  {severity}: {reason}; e.g. {example}")
     return "\n".join(lines)

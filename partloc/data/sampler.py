@@ -1,8 +1,8 @@
-"""The samples of a split, and which of them make a batch.
+"""Plan which samples form a batch, and divide each batch among processes.
 
-A batch keeps the parts of one whole together, so that the whole is encoded once for all of them.
+Parts of one model stay together in a batch, so that their whole is encoded once.
 
-Shapes: N samples of a table; P pairs of a batch; K largest twin group.
+Shapes: P samples of a batch.
 """
 
 from collections.abc import Iterator
@@ -14,72 +14,80 @@ from torch.utils.data import Sampler
 
 from partloc.data.table import PairTable
 
-if TYPE_CHECKING:  # the network, defined behind this, needs neither tables nor pydantic to answer
+if TYPE_CHECKING:  # the network imports this package, and prediction needs no pydantic
     from partloc.config import TrainConfig
 
-# One stream of chance per use: the same seed never feeds two of them.
-ORDER_STREAM = 1
+ORDER_STREAM = 1  # part of the seed; no other use of random numbers has the same value
+PAIRS_PER_WHOLE = 4  # maximum number of consecutive parts of one model in a plan
 
 
-class Draw(NamedTuple):
-    """Rows of one model, drawn together in one epoch: what the data set is asked for.
+class SampleKey(NamedTuple):
+    """Rows of one model that the dataset loads as one item.
 
-    light: the place in the epoch's plan at which their group begins. It stands for the group's
-    lighting, and is the same in every process that has a share of the group.
+    group_seed: position in the epoch's plan of the first row of their group. It seeds the colour
+        augmentation, and is equal in all processes that load rows of the group.
     """
 
     epoch: int
-    light: int
+    group_seed: int
     rows: tuple[int, ...]
 
 
-def plan_epoch(table: PairTable, config: "TrainConfig", seed: int, epoch: int) -> list[list[int]]:
+def plan_epoch(
+    table: PairTable,
+    config: "TrainConfig",
+    seed: int,
+    epoch: int,
+    pairs_per_whole: int = PAIRS_PER_WHOLE,
+) -> list[list[int]]:
     """The batches of one training epoch, as rows of the table; a pure function of its arguments.
 
-    `uniform` draws every sample once; `balanced` draws as many samples in all, every model
-    equally often. Up to `pairs_per_whole` parts of a model stay together, equal ones if possible.
+    Sampling `uniform` takes every sample once. `balanced` takes the same total number, and every
+    model equally often. Up to `pairs_per_whole` parts of a model stay together, and equal
+    images if possible.
     """
-    chance = np.random.default_rng([seed, ORDER_STREAM, epoch])
-    models = table.rows_of_models()
+    rng = np.random.default_rng([seed, ORDER_STREAM, epoch])
+    rows_by_model = table.rows_by_model()
     if config.sampling == "balanced":
-        quota = np.full(len(models), len(table) // len(models))
-        quota[chance.permutation(len(models))[: len(table) % len(models)]] += 1
+        num_models = len(rows_by_model)
+        counts = np.full(num_models, len(table) // num_models)
+        counts[rng.permutation(num_models)[: len(table) % num_models]] += 1
     else:
-        quota = np.array([len(rows) for rows in models])
+        counts = np.array([len(rows) for rows in rows_by_model])
     groups = []
-    for rows, count in zip(models, quota, strict=True):
-        rounds = -(-int(count) // len(rows))
-        drawn = np.concatenate(
-            [np.empty(0, int), *(_shuffled(table, rows, chance) for _ in range(rounds))]
+    for rows, count in zip(rows_by_model, counts, strict=True):
+        repetitions = -(-int(count) // len(rows))
+        sampled = np.concatenate(
+            [np.empty(0, int), *(_shuffle(table, rows, rng) for _ in range(repetitions))]
         )
-        groups += np.split(
-            drawn[:count], range(config.pairs_per_whole, count, config.pairs_per_whole)
-        )
-    order = chance.permutation(len(groups))
-    rows = [int(row) for group in order for row in groups[group]]
-    return [rows[start : start + config.batch_size]
-            for start in range(0, len(rows), config.batch_size)]  # fmt: skip
+        groups += np.split(sampled[:count], range(pairs_per_whole, count, pairs_per_whole))
+    order = rng.permutation(len(groups))
+    return _cut([int(row) for group in order for row in groups[group]], config.batch_size)
 
 
-def _shuffled(table: PairTable, rows: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """The rows in an order of chance, but those of one picture side by side."""
-    rows = chance.permutation(rows)
-    place = {row: i for i, row in reversed(list(enumerate(table.pictures[rows])))}
-    return rows[np.argsort([place[picture] for picture in table.pictures[rows]], kind="stable")]
+def plan_sequential(table: PairTable, batch_size: int) -> list[list[int]]:
+    """Batches with every sample once, model by model, for validation and evaluation."""
+    return _cut([int(row) for rows in table.rows_by_model() for row in rows], batch_size)
 
 
-def plan_in_order(table: PairTable, batch_size: int) -> list[list[int]]:
-    """Every sample once, model by model: for validation and evaluation."""
-    rows = [int(row) for model in table.rows_of_models() for row in model]
+def _cut(rows: list[int], batch_size: int) -> list[list[int]]:
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-class PlannedBatches(Sampler):
-    """Feeds the loader with planned batches; each process of `world_size` takes its share.
+def _shuffle(table: PairTable, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows in random order, but rows with the same image next to each other."""
+    rows = rng.permutation(rows)
+    images = table.image_ids[rows]
+    first = {image: position for position, image in reversed(list(enumerate(images)))}
+    return rows[np.argsort([first[image] for image in images], kind="stable")]
 
-    A batch is cut into equal runs of pairs, so N processes see the batches that one would see.
-    A process left without a pair repeats the batch's first one: `share_of` tells it by an empty
-    share, and the loop gives it weight 0, because every process must join each reduction.
+
+class PlannedBatchSampler(Sampler):
+    """Batch sampler of a plan; each of `world_size` processes receives its part of each batch.
+
+    A batch is cut into consecutive parts of equal size, so that N processes together load the
+    batches of a single one. A process whose part is empty loads the first sample of the batch,
+    because every process must join each reduction; the training loop gives it weight 0.
     """
 
     def __init__(self, table: PairTable, rank: int = 0, world_size: int = 1) -> None:
@@ -87,36 +95,39 @@ class PlannedBatches(Sampler):
         self.epoch, self.plan = 0, []
 
     def set_plan(self, epoch: int, plan: list[list[int]]) -> None:
+        """Set the batches of the next iteration, as rows of the table."""
         self.epoch, self.plan = epoch, plan
 
-    def share_of(self, batch: list[int]) -> list[int]:
+    def local_share(self, batch: list[int]) -> list[int]:
+        """The part of a batch that belongs to this process; may be empty."""
         return [int(row) for row in np.array_split(batch, self.world_size)[self.rank]]
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        lights = iter(self._lights())
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        group_seeds = iter(self._group_seeds())
         for batch in self.plan:
-            yield self._draws(batch, list(islice(lights, len(batch))))
+            yield self._sample_keys(batch, list(islice(group_seeds, len(batch))))
 
-    def _lights(self) -> list[int]:
-        """For each pair of the plan the place at which its group begins.
+    def _group_seeds(self) -> list[int]:
+        """For each sample of the plan, the position at which its group starts.
 
-        A group is a run of neighbours of one model, unless a row repeats (a draw holds a part
-        once). It may go on in the next batch, so the light does not depend on the batch's size.
+        A group is a run of samples of one model without repeated rows, since a key contains a row
+        once. It may continue in the next batch, so the seeds do not depend on the batch size.
         """
-        models, lights, model, group = self.table.models, [], None, set()
-        for place, row in enumerate(row for batch in self.plan for row in batch):
+        models, seeds = self.table.models, []
+        start, model, group = 0, None, set()
+        for position, row in enumerate(row for batch in self.plan for row in batch):
             if row in group or models[row] != model:
-                light, model, group = place, models[row], set()
+                start, model, group = position, models[row], set()
             group.add(row)
-            lights.append(light)
-        return lights
+            seeds.append(start)
+        return seeds
 
-    def _draws(self, batch: list[int], lights: list[int]) -> list[Draw]:
-        """This process's share of a batch: one draw for each group."""
-        draws: dict[int, list[int]] = {}
-        for place in self.share_of(list(range(len(batch)))) or [0]:
-            draws.setdefault(lights[place], []).append(batch[place])
-        return [Draw(self.epoch, light, tuple(rows)) for light, rows in draws.items()]
+    def _sample_keys(self, batch: list[int], group_seeds: list[int]) -> list[SampleKey]:
+        """The local share of a batch, one key per group."""
+        rows_by_seed: dict[int, list[int]] = {}
+        for position in self.local_share(list(range(len(batch)))) or [0]:
+            rows_by_seed.setdefault(group_seeds[position], []).append(batch[position])
+        return [SampleKey(self.epoch, seed, tuple(rows)) for seed, rows in rows_by_seed.items()]

@@ -1,9 +1,8 @@
-"""The split: whole models go to train, val or test, never single samples.
+"""Split the models into training, validation and test data; a model is never divided.
 
-A model's place follows from a hash of (seed, its name), so it stays where it is when other
-models come or go. Only a set that would be empty borrows a model from another set; once every
-set has a model of its own, which with ordinary ratios is soon, nothing is borrowed, and adding
-models moves none.
+The split of a model follows from a hash of (seed, model name), so it does not change when other
+models are added or removed. The only exception: a split that would be empty takes a model from
+another one. This happens only with few models; afterwards adding models moves none.
 """
 
 import hashlib
@@ -16,25 +15,29 @@ from typing import NamedTuple
 import pandas as pd
 
 from partloc.data.index import MANIFEST_COLUMNS
-from partloc.data.labels import nfc
+from partloc.data.labels import normalize_name
 
-SETS = ("train", "val", "test")
-EXAMPLES = 3  # pairs of models that are named where many share a picture
-_INTEGERS = ["whole_width", "whole_height", "part_width", "part_height"]
-_FLOATS = ["tx", "ty", "tz", "scale"]
+SPLITS = ("train", "val", "test")
+MAX_EXAMPLES = 3  # pairs of models in the warning about shared images
+_INT_COLUMNS = ["whole_width", "whole_height", "part_width", "part_height"]
+_FLOAT_COLUMNS = ["tx", "ty", "tz", "scale"]
 
 
 class SplitError(ValueError):
-    """The models cannot be split as asked; the message gives their number and the rule."""
+    """There are fewer models than splits."""
 
 
-class Shared(NamedTuple):
-    """Part images, byte for byte the same, that lie in more than one set."""
+class SharedImages(NamedTuple):
+    """Part images that are byte-identical in models of different splits.
+
+    images: number of such images; models: number of models that have one; pairs: of models in
+    different splits, counted once per shared image; examples: the first MAX_EXAMPLES pairs by name.
+    """
 
     images: int
-    models: int  # models that have such an image
-    pairs: int  # of models in different sets, counted for each image that they share
-    examples: list[tuple[str, str]]  # the first of these pairs by name, EXAMPLES at most
+    models: int
+    pairs: int
+    examples: list[tuple[str, str]]
 
 
 def split_models(
@@ -42,87 +45,99 @@ def split_models(
 ) -> dict[str, str]:
     """Map each model to "train", "val" or "test".
 
-    The sets' sizes are near the ratios, not exactly at them: exact sizes would move models
-    whenever one is added. Each set whose ratio is above 0 gets a model at least.
+    The sizes of the splits approximate the ratios: exact sizes would move models whenever one is
+    added. Each split with a ratio above 0 gets at least one model.
     Args:
-        ratios: shares of train, val and test, adding up to 1.
-    Raises: SplitError if there are fewer models than sets.
+        ratios: fractions of train, val and test, with sum 1.
+    Raises: SplitError if there are fewer models than splits.
     """
     names = sorted(set(models))
-    wanted = [name for name, ratio in zip(SETS, ratios, strict=True) if ratio > 0]
-    if len(names) < len(wanted):
-        sets = ", ".join(wanted)
+    splits = [split for split, ratio in zip(SPLITS, ratios, strict=True) if ratio > 0]
+    if len(names) < len(splits):
         raise SplitError(
-            f"found {len(names)} models {names}, expected one at least for each "
-            f"of the {len(wanted)} sets with a ratio above 0 ({sets})"
+            f"found {len(names)} models {names}, expected at least one for each "
+            f"of the {len(splits)} splits with a ratio above 0 ({', '.join(splits)})"
         )
-    intervals = _intervals(ratios)
-    places = {name: _unit_hash(seed, name) for name in names}
-    chosen = {name: _set_at(place, intervals) for name, place in places.items()}
-    for empty in [name for name in wanted if name not in chosen.values()]:
+    intervals = _split_intervals(ratios)
+    hashes = {name: _unit_hash(seed, name) for name in names}
+    split_of_model = {name: _find_interval(value, intervals) for name, value in hashes.items()}
+    for empty in [split for split in splits if split not in split_of_model.values()]:
         low, high = intervals[empty]
-        sizes = Counter(chosen.values())
-        lenders = [name for name in names if sizes[chosen[name]] > 1]
-        nearest = min(lenders, key=lambda n: (max(low - places[n], places[n] - high), n))
-        chosen[nearest] = empty
-    return chosen
+        sizes = Counter(split_of_model.values())
+        movable = [name for name in names if sizes[split_of_model[name]] > 1]
+        nearest = min(
+            movable, key=lambda name: (max(low - hashes[name], hashes[name] - high), name)
+        )
+        split_of_model[nearest] = empty
+    return split_of_model
 
 
-def limit_training(chosen: dict[str, str], most: int | None, seed: int) -> dict[str, str]:
-    """The same without the training models above `most`; a smaller number takes some of a larger
-    one's, so that a learning curve grows by additions only."""
+def limit_training_models(
+    split_of_model: dict[str, str], max_models: int | None, seed: int
+) -> dict[str, str]:
+    """Keep at most `max_models` training models; None keeps all.
+
+    The models of a smaller limit are a subset of those of a larger limit, so that the points of a
+    learning curve differ only by added models.
+    """
     train = sorted(
-        (name for name, its in chosen.items() if its == "train"),
+        (name for name, split in split_of_model.items() if split == "train"),
         key=lambda name: (_unit_hash(seed, name), name),
     )
-    left_out = set(train[most:]) if most else set()
-    return {name: its for name, its in chosen.items() if name not in left_out}
+    removed = set(train[max_models:]) if max_models else set()
+    return {name: split for name, split in split_of_model.items() if name not in removed}
 
 
-def _intervals(ratios: tuple[float, float, float]) -> dict[str, tuple[float, float]]:
-    """[low, high) in [0, 1) of each set that is wanted; the last one closes at 1."""
+def _split_intervals(ratios: tuple[float, float, float]) -> dict[str, tuple[float, float]]:
+    """Divide [0, 1) into one interval [low, high) for each split with a ratio above 0."""
     intervals, low = {}, 0.0
-    for name, ratio in zip(SETS, ratios, strict=True):
+    for split, ratio in zip(SPLITS, ratios, strict=True):
         if ratio > 0:
-            intervals[name] = low, low + ratio
+            intervals[split] = low, low + ratio
             low += ratio
     last = list(intervals)[-1]
-    intervals[last] = intervals[last][0], 1.0  # the ratios may add up to 0.9999999
+    intervals[last] = intervals[last][0], 1.0  # the sum of the ratios may be 0.9999999
     return intervals
 
 
-def _set_at(place: float, intervals: dict[str, tuple[float, float]]) -> str:
-    return next(name for name, (low, high) in intervals.items() if low <= place < high)
+def _find_interval(value: float, intervals: dict[str, tuple[float, float]]) -> str:
+    return next(split for split, (low, high) in intervals.items() if low <= value < high)
 
 
 def _unit_hash(seed: int, model: str) -> float:
-    """A number in [0, 1) that depends on seed and name only, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}/{nfc(model)}".encode()).digest()
+    """A hash of seed and model name in [0, 1), the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{normalize_name(model)}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def find_shared(manifest: pd.DataFrame, chosen: dict[str, str]) -> Shared:
-    """What a test on one set could have seen in another."""
+def find_shared_images(manifest: pd.DataFrame, split_of_model: dict[str, str]) -> SharedImages:
+    """Find part images that leak from one split to another."""
     owners = manifest[["part_sha256", "model"]].drop_duplicates()
-    sets = owners.model.map(chosen).groupby(owners.part_sha256).transform("nunique")
-    owners = owners[sets > 1]
-    pairs, examples = 0, []
+    num_splits = owners.model.map(split_of_model).groupby(owners.part_sha256).transform("nunique")
+    owners = owners[num_splits > 1]
+    num_pairs, examples = 0, []
     for _, models in owners.groupby("part_sha256").model:
-        sizes = Counter(chosen[model] for model in models)
-        pairs += (len(models) ** 2 - sum(size**2 for size in sizes.values())) // 2
-        # Counted, not listed: a screw in ten thousand models makes fifty million pairs.
-        couples = combinations(sorted(models), 2)
-        apart = islice(((a, b) for a, b in couples if chosen[a] != chosen[b]), EXAMPLES)
-        examples = sorted({*examples, *apart})[:EXAMPLES]
-    return Shared(owners.part_sha256.nunique(), owners.model.nunique(), pairs, examples)
+        sizes = Counter(split_of_model[model] for model in models)
+        # Counted without listing: an image in ten thousand models makes fifty million pairs.
+        num_pairs += (len(models) ** 2 - sum(size**2 for size in sizes.values())) // 2
+        pairs = (
+            (a, b)
+            for a, b in combinations(sorted(models), 2)
+            if split_of_model[a] != split_of_model[b]
+        )
+        examples = sorted({*examples, *islice(pairs, MAX_EXAMPLES)})[:MAX_EXAMPLES]
+    return SharedImages(owners.part_sha256.nunique(), owners.model.nunique(), num_pairs, examples)
 
 
-def count_split(manifest: pd.DataFrame, chosen: dict[str, str], shared: Shared) -> dict:
+def count_split(
+    manifest: pd.DataFrame, split_of_model: dict[str, str], shared: SharedImages
+) -> dict:
     """The counts for metrics/split.json."""
-    models, samples = Counter(chosen.values()), Counter(manifest.model.map(chosen))
+    models = Counter(split_of_model.values())
+    samples = Counter(manifest.model.map(split_of_model))
     return {
-        "models": {name: models[name] for name in SETS},
-        "samples": {name: samples[name] for name in SETS},
+        "models": {split: models[split] for split in SPLITS},
+        "samples": {split: samples[split] for split in SPLITS},
         "shared_part_images": {
             "images": shared.images,
             "models": shared.models,
@@ -131,41 +146,40 @@ def count_split(manifest: pd.DataFrame, chosen: dict[str, str], shared: Shared) 
     }
 
 
-def summary(counts: dict, shared: Shared) -> str:
-    """For the terminal: models and samples of each set, and a warning if they share images."""
+def format_summary(counts: dict, shared: SharedImages) -> str:
+    """A table for the terminal: the size of each split, and a warning about shared images."""
     lines = [
-        f"{counts['models'][name]:7d} models, {counts['samples'][name]:7d} samples in {name}"
-        for name in SETS
+        f"{counts['models'][split]:7d} models, {counts['samples'][split]:7d} samples in {split}"
+        for split in SPLITS
     ]
     if shared.pairs:
         examples = ", ".join(f"{a!r} and {b!r}" for a, b in shared.examples)
         lines.append(
             f"warning: {shared.models} models share {shared.images} identical part images with a "
-            f"model of another set, so the test is easier than it seems; e.g. {examples}"
+            f"model of another split, so the test error is too optimistic; e.g. {examples}"
         )
     return "\n".join(lines)
 
 
 def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -> pd.DataFrame:
-    """Read a manifest or a split table; names such as "01", "NA" or "1e5" stay text.
+    """Read a manifest or a split table. Names such as "01", "NA" or "1e5" remain text.
 
-    Raises: FileNotFoundError; ValueError naming the file if it is no table, a column is missing or
-        a number is none.
+    Raises: FileNotFoundError; ValueError naming the file if it is not a table, if a column is
+        missing, or if a value is not a number.
     """
     try:
         table = pd.read_csv(
             path, dtype=str, usecols=lambda name: name in columns, keep_default_na=False
         )
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; run the stages before this one") from None
-    except ValueError as error:  # empty, cut, or not UTF-8
+        raise FileNotFoundError(f"{path}: no such file; run the previous stages first") from None
+    except ValueError as error:  # empty, malformed, or not UTF-8
         raise ValueError(f"{path}: not a table: {error}") from None
     missing = [column for column in columns if column not in table]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}; expected the index's manifest")
+    types = dict.fromkeys(_INT_COLUMNS, "int64") | dict.fromkeys(_FLOAT_COLUMNS, "float64")
     try:
-        types = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
-        types = {name: kind for name, kind in types.items() if name in columns}
-        return table[list(columns)].astype(types)
+        return table[list(columns)].astype({name: types[name] for name in columns if name in types})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -1,6 +1,6 @@
-"""The samples of one split table, ready to be drawn.
+"""The samples of one split in memory.
 
-Shapes: N samples of a table; P pairs of a batch; K largest twin group.
+Shapes: N samples of the table; P requested rows; K size of the largest twin group among them.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import torch
 
 from partloc.pose import PartPose
 
-if TYPE_CHECKING:  # the network, defined behind this, needs neither tables nor pydantic to answer
+if TYPE_CHECKING:  # the network imports this module, and prediction needs no tables
     import pandas as pd
 
 
 class PairTable:
-    """The samples of one split table, ready to be drawn.
+    """Samples as arrays of length N.
 
-    translation (N, 3), scale (N, 1). whole_hashes, part_hashes (N,): the SHA-256 of the files, 64
-    hexadecimal digits. pictures (N,): a number for each different picture of a model, the first
-    row that shows it. twin_counts (N,): parts in the row's twin group, itself
-    among them. Groups are kept as arrays of rows, not as one array a group: there may be millions.
+    translation (N, 3), scale (N, 1): float32, whole-model units.
+    whole_hashes, part_hashes: SHA-256 of the image files, 64 hexadecimal digits as bytes.
+    image_ids: first row with the same model and part image; equal images have equal ids.
+    twin_group_sizes: number of parts in the row's twin group, the row included.
     """
 
     def __init__(self, table: "pd.DataFrame", data_dir: Path) -> None:
@@ -30,54 +30,54 @@ class PairTable:
         self.models = table["model"].to_numpy()
         self.whole_paths = table["whole_path"].to_numpy()
         self.part_paths = table["part_path"].to_numpy()
-        # Bytes, as text takes twice the memory.
+        # Bytes take half the memory of text.
         self.whole_hashes = table["whole_sha256"].to_numpy(dtype="S64")
         self.part_hashes = table["part_sha256"].to_numpy(dtype="S64")
-        self._first_of_model = _first_alike(table, "model")
-        self.pictures = _first_alike(table, "model", "part_sha256")
-        self.translation = torch.tensor(
-            table[["tx", "ty", "tz"]].to_numpy(dtype=np.float32).reshape(-1, 3)
-        )
-        self.scale = torch.tensor(table[["scale"]].to_numpy(dtype=np.float32).reshape(-1, 1))
-        self._first_twin = _first_alike(table, "model", "twin_group")
-        sizes = np.bincount(self._first_twin, minlength=len(table))
-        self.twin_counts = sizes[self._first_twin]
-        # The rows group by group, and where in them each row's group begins.
-        self._twins = np.argsort(self._first_twin, kind="stable")
-        self._twins_begin = (sizes.cumsum() - sizes)[self._first_twin]
+        self.image_ids = _first_equal_row(table, "model", "part_sha256")
+        translation = table[["tx", "ty", "tz"]].to_numpy(dtype=np.float32).reshape(-1, 3)
+        scale = table[["scale"]].to_numpy(dtype=np.float32).reshape(-1, 1)
+        self.translation, self.scale = torch.tensor(translation), torch.tensor(scale)
+        self._model_ids = _first_equal_row(table, "model")
+        self._twin_ids = _first_equal_row(table, "model", "twin_group")
+        sizes = np.bincount(self._twin_ids, minlength=len(table))
+        self.twin_group_sizes = sizes[self._twin_ids]
+        # All rows sorted by group, and the start of each row's group in them: one array per group
+        # would be too slow for millions of groups.
+        self._grouped_rows = np.argsort(self._twin_ids, kind="stable")
+        self._group_starts = (sizes.cumsum() - sizes)[self._twin_ids]
 
     def __len__(self) -> int:
         return len(self.models)
 
+    def rows_by_model(self) -> list[np.ndarray]:
+        """The rows of each model; models in the order of their first rows."""
+        return _positions_by_value(self._model_ids)
+
     def twin_groups(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Where in `rows` (P,) each group of twins is, a part without any being a group of one."""
-        return _alike(self._first_twin[rows])
+        """Positions in `rows` (P,) of each twin group; a part without twins is a group of one."""
+        return _positions_by_value(self._twin_ids[rows])
 
-    def rows_of_models(self) -> list[np.ndarray]:
-        """The rows of each model, models in order of their first row."""
-        return _alike(self._first_of_model)
+    def twin_poses(self, rows: Sequence[int]) -> PartPose:
+        """The poses of all twins of each row, itself included: (P, K, 3) and (P, K, 1).
 
-    def twins(self, rows: Sequence[int]) -> PartPose:
-        """(P, K, 3) and (P, K, 1): every place that would be right for each row.
-
-        Groups smaller than K repeat the row's own place, which leaves a minimum unchanged.
+        Groups smaller than K are padded with the row's own pose, so a minimum over K is unchanged.
         """
         rows = np.asarray(rows)
-        counts = self.twin_counts[rows, None]  # (P, 1)
-        place = np.arange(counts.max())  # (K,)
-        begin = self._twins_begin[rows, None]
-        twins = self._twins[begin + np.minimum(place, counts - 1)]  # (P, K)
-        index = np.where(place < counts, twins, rows[:, None])
+        sizes = self.twin_group_sizes[rows, None]  # (P, 1)
+        member = np.arange(sizes.max())  # (K,)
+        starts = self._group_starts[rows, None]  # (P, 1)
+        twins = self._grouped_rows[starts + np.minimum(member, sizes - 1)]  # (P, K)
+        index = np.where(member < sizes, twins, rows[:, None])
         return PartPose(self.translation[index], self.scale[index])
 
 
-def _first_alike(table: "pd.DataFrame", *columns: str) -> np.ndarray:
-    """(N,) for each row the first one with the same values in the columns."""
+def _first_equal_row(table: "pd.DataFrame", *columns: str) -> np.ndarray:
+    """For each row, the first row with the same values in the columns, (N,)."""
     first = np.flatnonzero(~table.duplicated(columns).to_numpy())
     return first[table.groupby(list(columns), sort=False).ngroup().to_numpy()]
 
 
-def _alike(numbers: np.ndarray) -> list[np.ndarray]:
-    """Where each number, 0 or more, is found, from the smallest number to the largest."""
-    places = np.argsort(numbers, kind="stable")
-    return np.split(places, np.flatnonzero(np.diff(numbers[places], prepend=-1)))[1:]
+def _positions_by_value(values: np.ndarray) -> list[np.ndarray]:
+    """The positions of each distinct value, in ascending order of the values (integers >= 0)."""
+    positions = np.argsort(values, kind="stable")
+    return np.split(positions, np.flatnonzero(np.diff(values[positions], prepend=-1)))[1:]

@@ -1,4 +1,4 @@
-"""Which parts of a model look the same: thumbnails, their difference, and groups of twins.
+"""Find twins: parts of one model whose images look identical.
 
 Shapes: T = THUMBNAIL_PX.
 """
@@ -7,61 +7,69 @@ import numpy as np
 from PIL import Image
 
 THUMBNAIL_PX = 64
-GROUND_MARGIN = 0.01  # a pixel this near its picture's ground is ground; intensity in [0, 1]
+TWIN_TOLERANCE = 0.015  # maximum `thumbnail_difference` between twins
+# A pixel that differs from the background by at most this much belongs to it; intensity in [0, 1].
+BACKGROUND_TOLERANCE = 0.01
+# A pixel where two thumbnails differ by more than this much shows an object; intensity in [0, 1].
+OBJECT_DIFFERENCE = 0.05
 
 
-def thumbnail(image: Image.Image) -> np.ndarray:
-    """(T, T, 3) uint8: each pixel the mean of the area that it covers."""
+def make_thumbnail(image: Image.Image) -> np.ndarray:
+    """Downsample to (T, T, 3) uint8; each pixel is the mean of the area it covers."""
     small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     return np.asarray(small)
 
 
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """How unlike two thumbnails look, in [0, 1]: 0 is the same picture.
+def thumbnail_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Visual difference between two thumbnails, in [0, 1]; 0 means identical.
 
-    The mean, over the pixels where either shows something other than its ground, of the
-    channel that differs most. Ground does not count: a thin bar on white covers so few pixels
-    that over the whole picture two different bars would be nearly the same.
+    The largest difference of any channel, averaged over the pixels where at least one thumbnail
+    shows an object. Background is ignored: a thin bar covers so few pixels that the mean over all
+    of them would be nearly the same for two different bars.
     """
-    return _difference(a, _shows_something(a), b, _shows_something(b))
+    return _masked_difference(a, _object_mask(a), b, _object_mask(b))
 
 
-def _difference(a: np.ndarray, shown_a: np.ndarray, b: np.ndarray, shown_b: np.ndarray) -> float:
-    apart = _largest(np.maximum(a, b) - np.minimum(a, b))  # (T, T) uint8
-    counted = shown_a | shown_b | (apart > 5 * 255 * GROUND_MARGIN)
-    return float(apart[counted].mean() / 255) if counted.any() else 0.0
+def group_twins(
+    thumbnails: dict[str, np.ndarray], tolerance: float = TWIN_TOLERANCE
+) -> dict[str, str]:
+    """Map each part to its twin group, which is named after its alphabetically first member.
 
-
-def _shows_something(small: np.ndarray) -> np.ndarray:
-    """(T, T) bool: pixels unlike the ground, which is the median colour of the frame's edge."""
-    edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])  # (4T, 3)
-    ground = np.median(edge, axis=0)
-    return _largest(np.abs(small - ground)) > 255 * GROUND_MARGIN
-
-
-def _largest(channels: np.ndarray) -> np.ndarray:
-    """(T, T, 3) -> (T, T); numpy's max over so short an axis takes ten times as long."""
-    return np.maximum(np.maximum(channels[..., 0], channels[..., 1]), channels[..., 2])
-
-
-def group_twins(thumbnails: dict[str, np.ndarray], tolerance: float) -> dict[str, str]:
-    """Name each part's twin group after its first member in alphabetical order.
-
-    Parts are taken in alphabetical order; each joins the first group of which EVERY member is
-    within `tolerance` (complete link), so that a chain of small steps cannot join two parts
-    that differ. The cost grows with parts times groups, not with parts squared.
+    Each part, in alphabetical order, joins the first group whose members are ALL within
+    `tolerance` (complete linkage). A chain of small differences therefore cannot join two parts
+    that differ visibly. The cost is O(parts x groups).
     """
-    shown = {name: _shows_something(picture) for name, picture in thumbnails.items()}
+    masks = {name: _object_mask(image) for name, image in thumbnails.items()}
 
-    def alike(name: str, other: str) -> bool:
-        a, b = thumbnails[name], thumbnails[other]
-        return _difference(a, shown[name], b, shown[other]) <= tolerance
+    def are_twins(a: str, b: str) -> bool:
+        return _masked_difference(thumbnails[a], masks[a], thumbnails[b], masks[b]) <= tolerance
 
     groups: list[list[str]] = []
     for name in sorted(thumbnails):
-        home = next((g for g in groups if all(alike(name, other) for other in g)), None)
-        if home is None:
+        matching = (group for group in groups if all(are_twins(name, other) for other in group))
+        group = next(matching, None)
+        if group is None:
             groups.append([name])
         else:
-            home.append(name)
+            group.append(name)
     return {name: group[0] for group in groups for name in group}
+
+
+def _masked_difference(
+    a: np.ndarray, mask_a: np.ndarray, b: np.ndarray, mask_b: np.ndarray
+) -> float:
+    distance = _channel_max(np.maximum(a, b) - np.minimum(a, b))  # (T, T) uint8
+    mask = mask_a | mask_b | (distance > 255 * OBJECT_DIFFERENCE)
+    return float(distance[mask].mean() / 255) if mask.any() else 0.0
+
+
+def _object_mask(small: np.ndarray) -> np.ndarray:
+    """(T, T) bool: pixels unlike the background, the median colour of the image border."""
+    border = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])  # (4T, 3)
+    background = np.median(border, axis=0)
+    return _channel_max(np.abs(small - background)) > 255 * BACKGROUND_TOLERANCE
+
+
+def _channel_max(image: np.ndarray) -> np.ndarray:
+    """(T, T, 3) -> (T, T). np.max over such a short axis is ten times slower."""
+    return np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])

@@ -2,7 +2,7 @@
 
 The network's own odds come from models that it was trained on, where it is more often right. Two
 numbers, fitted on models that were not trained on, turn them into the probability that the
-translation is less than NEAR off.
+translation is less than RIGHT_TOLERANCE off.
 
 Shapes: N answers, B bins.
 """

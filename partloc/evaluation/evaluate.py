@@ -20,10 +20,10 @@ from tqdm import tqdm
 from partloc.config import Config
 from partloc.data.dataset import PairDataset, make_loader
 from partloc.data.index import MANIFEST_COLUMNS
-from partloc.data.sampler import PlannedBatches, plan_in_order
-from partloc.data.split import SETS, read_manifest
+from partloc.data.sampler import PlannedBatchSampler, plan_sequential
+from partloc.data.split import SPLITS, read_manifest
 from partloc.data.table import PairTable
-from partloc.distributed import encoder_dtype
+from partloc.distributed import inference_dtype
 from partloc.evaluation.calibration import reliability
 from partloc.evaluation.metrics import (
     assigned_errors,
@@ -33,12 +33,12 @@ from partloc.evaluation.metrics import (
     nearest_across,
     summarize,
 )
-from partloc.files import figure_at
+from partloc.files import nested_value
 from partloc.inference.assignment import assign
-from partloc.model.camera import View
+from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
-from partloc.pose import NEAR, PartPose
+from partloc.pose import RIGHT_TOLERANCE, PartPose
 
 PAIRS_PER_BATCH = 8
 ROWS_AT_ONCE = 4096  # that are judged together, at least; one group of many widens only these
@@ -91,7 +91,7 @@ def read_split(
     if table.empty:
         raise ValueError(
             f"{path}: the {name} set has no samples; raise data.{name}_ratio in params.yaml, "
-            f"or choose one of --split {', '.join(other for other in SETS if other != name)}"
+            f"or choose one of --split {', '.join(other for other in SPLITS if other != name)}"
         )
     return table
 
@@ -116,7 +116,7 @@ def answer_models(
         for fields in _regroup(_locate_batches(model, table, config, device), sizes_of(table)):
             rows, translation, scale, *told = fields
             found = Prediction(PartPose(translation, scale), *told)
-            yield Answers(rows.numpy(), found, model.answer_confidence(found))
+            yield Answers(rows.numpy(), found, model.best_confidence(found))
             bar.update(len(rows))
 
 
@@ -125,22 +125,22 @@ def _locate_batches(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Rows, translations, scales, log shares and log odds of one batch after the other, on the
     CPU."""
-    batches = PlannedBatches(table)
-    batches.set_plan(0, plan_in_order(table, PAIRS_PER_BATCH))
+    batches = PlannedBatchSampler(table)
+    batches.set_plan(0, plan_sequential(table, PAIRS_PER_BATCH))
     dataset = PairDataset(table, model.preprocessing, config.data.max_image_pixels)
-    precision = encoder_dtype(device)
+    precision = inference_dtype(device)
     for batch in make_loader(dataset, batches, config.machine.num_workers, device):
         moved = batch.to(device)
         wholes, parts = (model.encode(each, precision) for each in (moved.wholes, moved.parts))
-        found = model.locate(wholes, parts, moved.whole_of_part).pick(moved.part_of_pair)
-        fields = (batch.rows, *found.hypotheses, found.log_share, found.log_odds)
+        found = model.predict(wholes, parts, moved.whole_of_part).select(moved.part_of_pair)
+        fields = (batch.rows, *found.hypotheses, found.log_weight, found.confidence_logit)
         yield tuple(field.cpu() for field in fields)
 
 
 def sizes_of(table: PairTable) -> Iterator[int]:
     """How many rows are judged together: whole models, in order."""
     size = 0
-    for rows in table.rows_of_models():
+    for rows in table.rows_by_model():
         size += len(rows)
         if size >= ROWS_AT_ONCE:
             yield size
@@ -163,14 +163,16 @@ def _regroup(
         held, count = [tuple(field[size:] for field in fields)], count - size
 
 
-def assign_twins(found: Prediction, groups: list[np.ndarray], view: View | None) -> PartPose:
+def assign_twins(
+    found: Prediction, groups: list[np.ndarray], view: PinholeCamera | None
+) -> PartPose:
     """The answers (n, 3), (n, 1) when equal parts of a model, given as groups of rows, take
     distinct places; view: by which these are judged together, None: each by itself."""
     answer = PartPose(*(field.clone() for field in found.pose))
     for rows in groups:
         if len(rows) > 1:
             hypotheses = PartPose(*(field[rows] for field in found.hypotheses))
-            told = found.log_share[rows], found.log_odds[rows]
+            told = found.log_weight[rows], found.confidence_logit[rows]
             placed = assign(hypotheses, *told, view and view.axes)
             for field, values in zip(answer, placed.pose, strict=True):
                 field[rows] = values
@@ -192,13 +194,13 @@ class Judge:
         self.shown_rows = _spread_rows(len(table), MAX_RECORDS // len(AXES))
         self.shown = torch.empty(len(self.shown_rows), len(AXES))
 
-    def enter(self, answers: Answers, constant: PartPose, view: View | None) -> None:
+    def enter(self, answers: Answers, constant: PartPose, view: PinholeCamera | None) -> None:
         """Judge the answers to whole models, and the constant one, (1, 3) and (1, 1), to the same.
 
         view: the model's camera, if it knows one.
         """
         rows, found, pose = answers.rows, answers.found, answers.found.pose
-        truth, twins = truth_of(self.table, rows), self.table.twins(rows)
+        truth, twins = truth_of(self.table, rows), self.table.twin_poses(rows)
         groups = self.table.twin_groups(rows)
         same = PartPose(*(field.expand(len(rows), -1) for field in constant))
         viewing = view and view.forward
@@ -223,7 +225,7 @@ def judged_rows(
     judge: Judge,
     answers: Iterable[Answers],
     constant: PartPose,
-    view: View | None,
+    view: PinholeCamera | None,
 ) -> Iterator[pd.DataFrame]:
     """The table of predictions, piece by piece, while the judge gets to know all answers.
 
@@ -246,7 +248,7 @@ def prediction_rows(samples: pd.DataFrame, judge: Judge, answers: Answers) -> pd
         rows[name] = judge.errors[name][chosen].numpy().astype(float)
     rows["confidence"] = answers.confidence.numpy().astype(float)
     rows["twin_group"] = samples["twin_group"].to_numpy()[chosen]
-    rows["twins"] = judge.table.twin_counts[chosen] - 1
+    rows["twins"] = judge.table.twin_group_sizes[chosen] - 1
     return rows.round(6)
 
 
@@ -260,7 +262,7 @@ def evaluate(judge: Judge, seed: int) -> dict[str, Any]:
         **summarize(judge.errors),
         "by_kind": _by_kind(told | {UNARRANGED: judge.errors[UNARRANGED]}, table),
         "interval_95": bootstrap(told, table.models, seed),
-        "confidence": reliability(judge.confidence, near < NEAR),
+        "confidence": reliability(judge.confidence, near < RIGHT_TOLERANCE),
         "baseline": summarize(judge.constant),
         "n_samples": len(table),
         "n_models": len(set(table.models)),
@@ -274,7 +276,7 @@ def evaluate(judge: Judge, seed: int) -> dict[str, Any]:
 
 def _by_kind(errors: dict[str, Tensor], table: PairTable) -> dict[str, dict[str, float]]:
     """Mean errors of the parts that have a twin, and of those that have none."""
-    has_twin = torch.from_numpy(table.twin_counts > 1)
+    has_twin = torch.from_numpy(table.twin_group_sizes > 1)
     kinds = {}
     for kind, rows in (("unique", ~has_twin), ("twins", has_twin)):
         if rows.any():
@@ -321,7 +323,7 @@ def comparison(figures: dict[str, Any], split: str) -> str:
         ("relative scale error, median", "scale_error/relative_median", ".1%"),
         ("  under 15 %", "scale_error/within_15pct", ".1%"),
     ):
-        ours, theirs = figure_at(figures, path), figure_at(figures["baseline"], path)
+        ours, theirs = nested_value(figures, path), nested_value(figures["baseline"], path)
         if ours is not None:  # without a fitted camera there is no across and along
             lines.append(f"{label:34}{ours:>9{form}}{theirs:>18{form}}")
     return "\n".join(lines)

@@ -12,11 +12,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from partloc.pose import (
-    NEAR,
+    RIGHT_TOLERANCE,
     PartPose,
+    labelled_errors,
+    nearest_twin_errors,
     relative_scale_errors,
-    translation_errors,
-    twin_translation_errors,
 )
 
 CLOSE = 0.15  # relative scale error that counts as right
@@ -78,8 +78,8 @@ def errors_of(
     also told apart into across the image and along the view.
     """
     errors = {
-        "translation_error": translation_errors(predicted, truth),
-        "twin_aware_error": twin_translation_errors(predicted, twins),
+        "translation_error": labelled_errors(predicted, truth),
+        "twin_aware_error": nearest_twin_errors(predicted, twins),
         "relative_scale_error": relative_scale_errors(predicted, truth),
         "absolute_scale_error": (predicted.scale - truth.scale).abs().squeeze(-1),
         "log_scale_error": (predicted.scale / truth.scale).log().abs().squeeze(-1),
@@ -141,11 +141,14 @@ def nearest_across(hypotheses: PartPose, twins: PartPose, viewing: Tensor) -> Te
 def error_sources(errors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Where the error to the nearest twin comes from: which samples, and their part in the mean.
 
-    in_place: less than NEAR off across the image, so that what is off is mostly the depth;
+    in_place: less than RIGHT_TOLERANCE off across the image, so that what is off is mostly the depth;
     other_chosen: another place was chosen though such a one was considered; not_proposed: none was.
     Parts of the mean add up to the mean over all samples.
     """
-    placed, offered = errors["across_image"] < NEAR, errors["nearest_across"] < NEAR
+    placed, offered = (
+        errors["across_image"] < RIGHT_TOLERANCE,
+        errors["nearest_across"] < RIGHT_TOLERANCE,
+    )
     kinds = {"in_place": placed, "other_chosen": ~placed & offered, "not_proposed": ~offered}
     error = errors["twin_aware_error"]
     return {
@@ -158,12 +161,12 @@ def error_sources(errors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
 
 
 def spread(errors: Tensor) -> dict[str, float]:
-    """Mean and quantiles of errors (N,), and the share below NEAR."""
+    """Mean and quantiles of errors (N,), and the share below RIGHT_TOLERANCE."""
     return {
         "mean": errors.mean().item(),
         "median": errors.quantile(0.5).item(),
         "p90": errors.quantile(0.9).item(),
-        "within_0.05": (errors < NEAR).float().mean().item(),
+        "within_0.05": (errors < RIGHT_TOLERANCE).float().mean().item(),
     }
 
 

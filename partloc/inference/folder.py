@@ -1,6 +1,6 @@
 """The answers for a folder of models, or a split table: written as they come.
 
-Nothing but names is held of the models that are not being answered. The processes of a team each
+Nothing but names is held of the models that are not being answered. The distributed processes each
 take a run of the models, and write their rows beside the tables; the leading one joins them.
 """
 
@@ -18,18 +18,18 @@ from tqdm import tqdm
 
 from partloc.data.images import EXTENSIONS, ImageError
 from partloc.data.index import (
-    LAYOUT,
+    LAYOUT_HELP,
     Finding,
     LayoutError,
-    find_models,
-    only,
-    only_whole,
+    find_model_folders,
     pair_files,
+    single_file,
+    whole_file,
 )
-from partloc.data.labels import LabelError, nfc
+from partloc.data.labels import LabelError, normalize_name
 from partloc.data.split import read_manifest
-from partloc.distributed import Team
-from partloc.files import naming, replacing, write_json
+from partloc.distributed import DistributedContext
+from partloc.files import name_file_in_errors, open_atomic, write_json
 from partloc.inference.predictor import Found, Predictor, Question
 
 PREDICTION_COLUMNS = (
@@ -107,16 +107,18 @@ def find_jobs(data_dir: Path) -> list[Job]:
 
     Raises: LayoutError if there is no such folder or no model in it.
     """
-    folders, findings = find_models(data_dir)
+    folders, findings = find_model_folders(data_dir)
     jobs = [_find_parts(data_dir, folder) for folder in folders]
     jobs = [job for job in jobs if job.parts or job.skipped]
     if not jobs:
-        raise LayoutError(f"{data_dir}: no model in this folder; {LAYOUT.format(root=data_dir)}")
+        raise LayoutError(
+            f"{data_dir}: no model in this folder; {LAYOUT_HELP.format(root=data_dir)}"
+        )
     return sorted(jobs + [Job(each.model, "", [], [_skipped(each)]) for each in findings])
 
 
 def _find_parts(data_dir: Path, folder: str) -> Job:
-    model = nfc(folder)
+    model = normalize_name(folder)
     findings: list[Finding] = []
     pictures, _ = pair_files(data_dir, folder, findings)
     # Of what is odd, labels and texts are nobody's loss here.
@@ -127,7 +129,7 @@ def _find_parts(data_dir: Path, folder: str) -> Job:
     )
     skipped = [_skipped(each) for each in lost]
     try:
-        whole = only_whole(folder, pictures.pop("whole", []))
+        whole = whole_file(folder, pictures.pop("whole", []))
     except LabelError as error:
         paths = (f"{folder}/{name}" for names in pictures.values() for name in names)
         skipped += [Skipped(model, path, error.reason, str(error)) for path in paths]
@@ -135,7 +137,7 @@ def _find_parts(data_dir: Path, folder: str) -> Job:
     parts = []
     for part, names in sorted(pictures.items()):
         try:
-            parts.append((part, f"{folder}/{only(names)}"))
+            parts.append((part, f"{folder}/{single_file(names)}"))
         except LabelError as error:
             skipped.append(Skipped(model, f"{folder}/{names[0]}", error.reason, str(error)))
     return Job(model, f"{folder}/{whole}", parts, skipped)
@@ -168,12 +170,14 @@ def jobs_of_table(path: Path) -> list[Job]:
     ]
 
 
-def share_of(jobs: Sequence[Job], team: Team) -> list[Job]:
+def share_of(jobs: Sequence[Job], context: DistributedContext) -> list[Job]:
     """The run of jobs that this process answers: about as many parts as every other's."""
     counts = np.array([len(job.parts) for job in jobs])
     middles = counts.cumsum() - counts / 2  # of each job's parts, in the row of all parts
-    owners = np.minimum(middles * team.size // max(1, counts.sum()), team.size - 1)
-    return [job for job, owner in zip(jobs, owners, strict=True) if owner == team.rank]
+    owners = np.minimum(
+        middles * context.world_size // max(1, counts.sum()), context.world_size - 1
+    )
+    return [job for job, owner in zip(jobs, owners, strict=True) if owner == context.rank]
 
 
 def predict_jobs(
@@ -214,7 +218,7 @@ def _without(error: ImageError, path: Path) -> str:
 
 
 def write_answers(
-    output: Path, outcomes: Iterable[Outcome], team: Team, everything: bool = False
+    output: Path, outcomes: Iterable[Outcome], context: DistributedContext, everything: bool = False
 ) -> Tally:
     """One label file for each part, predictions.csv and skipped.csv, all under `output`.
 
@@ -222,8 +226,8 @@ def write_answers(
     """
     tally = Tally()
     with (
-        joint_table(output / "predictions.csv", PREDICTION_COLUMNS, team) as predictions,
-        joint_table(output / "skipped.csv", SKIPPED_COLUMNS, team) as passed_over,
+        joint_table(output / "predictions.csv", PREDICTION_COLUMNS, context) as predictions,
+        joint_table(output / "skipped.csv", SKIPPED_COLUMNS, context) as passed_over,
     ):
         for outcome in outcomes:
             for answer in outcome.answers:
@@ -246,32 +250,32 @@ def _label(answer: Answer, everything: bool) -> dict[str, Any]:
 
 @contextmanager
 def joint_table(
-    path: Path, columns: Sequence[str], team: Team
+    path: Path, columns: Sequence[str], context: DistributedContext
 ) -> Iterator[Callable[[Iterable[Iterable]], None]]:
-    """A CSV table to which each process of the team writes a run of rows, those of rank 0 first.
+    """A CSV table to which each distributed process writes a run of rows, those of rank 0 first.
 
     The table is replaced, whole, when all have ended well; folders are made. Yields what writes
     rows; it raises OSError naming the table where it cannot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs = [path.with_name(f"{path.name}.{rank}") for rank in range(team.size)]
-    own = runs[team.rank]
+    runs = [path.with_name(f"{path.name}.{rank}") for rank in range(context.world_size)]
+    own = runs[context.rank]
 
     def write(rows: Iterable[Iterable]) -> None:
-        with naming(path), own.open("a", encoding="utf-8", newline="") as file:
+        with name_file_in_errors(path), own.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     try:
         own.unlink(missing_ok=True)  # of a call that was killed
         write([])
         yield write
-        team.wait()  # until every run is complete
-        if team.leads:
-            with replacing(path) as table:
+        context.barrier()  # until every run is complete
+        if context.is_main:
+            with open_atomic(path) as table:
                 table.write((",".join(columns) + "\n").encode())
                 for run in runs:
                     with run.open("rb") as rows:
                         shutil.copyfileobj(rows, table)
-        team.wait()  # until they are joined
+        context.barrier()  # until they are joined
     finally:
         own.unlink(missing_ok=True)

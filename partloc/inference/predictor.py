@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partloc.config import DataConfig
 from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError, load_rgb
-from partloc.data.twins import group_twins, thumbnail
-from partloc.distributed import choose_device, encoder_dtype
+from partloc.data.twins import group_twins, make_thumbnail
+from partloc.distributed import choose_device, inference_dtype
 from partloc.inference.assignment import assign
-from partloc.model.locator import Tokens
+from partloc.model.encoder import EncodedImages
 from partloc.model.model_file import load_model
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
@@ -31,7 +30,6 @@ from partloc.pose import PartPose
 PICTURES_PER_BATCH = 8
 READERS = 2  # threads; decoding leaves Python's lock to the others
 PICTURES_AHEAD = 2 * PICTURES_PER_BATCH
-TWIN_TOLERANCE = DataConfig().twin_tolerance
 
 Source, Read = TypeVar("Source"), TypeVar("Read")
 
@@ -54,7 +52,7 @@ class Picture(NamedTuple):
 
 class Hypothesis(NamedTuple):
     """A place where a part may belong, and the probability that its translation is less than
-    `pose.NEAR` off. pose: tx, ty, tz, scale; whole-model units."""
+    `pose.RIGHT_TOLERANCE` off. pose: tx, ty, tz, scale; whole-model units."""
 
     pose: list[float]
     confidence: float
@@ -131,10 +129,8 @@ class Predictor:
         checkpoint: Path | str,
         device: str = "auto",
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        twin_tolerance: float = TWIN_TOLERANCE,
     ) -> None:
         self.device, self.max_pixels = choose_device(device), max_pixels
-        self.twin_tolerance = twin_tolerance
         self.model = load_model(Path(checkpoint)).to(self.device)
 
     def predict(self, whole: Path | str, parts: Sequence[Path | str]) -> list[Found | ImageError]:
@@ -171,7 +167,7 @@ class Predictor:
         except ImageError as error:
             return error
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-        return Picture(self.model.preprocessing.resize(image), thumbnail(image), digest)
+        return Picture(self.model.preprocessing.resize(image), make_thumbnail(image), digest)
 
     def _answer(
         self, whole: Picture, parts: Iterable[Picture | ImageError]
@@ -181,24 +177,24 @@ class Predictor:
         tokens = self._encode(list(islice(pixels, PICTURES_PER_BATCH)))
         first = torch.zeros(1, dtype=torch.long, device=self.device)
         others = torch.arange(1, len(tokens.cls), device=self.device)
-        answers = [self._locate(tokens.pick(first), tokens.pick(others))] if len(others) else []
+        answers = [self._locate(tokens.select(first), tokens.select(others))] if len(others) else []
         while batch := list(islice(pixels, PICTURES_PER_BATCH)):
-            answers.append(self._locate(tokens.pick(first), self._encode(batch)))
+            answers.append(self._locate(tokens.select(first), self._encode(batch)))
         found = iter(self._found(answers, seen))
         return [error or next(found) for error in seen.errors]
 
     @torch.inference_mode()
-    def _encode(self, pixels: list[Tensor]) -> Tokens:
+    def _encode(self, pixels: list[Tensor]) -> EncodedImages:
         images = self.model.preprocessing.normalize(torch.stack(pixels).to(self.device))
-        return self.model.encode(images, encoder_dtype(self.device))
+        return self.model.encode(images, inference_dtype(self.device))
 
     @torch.inference_mode()
-    def _locate(self, whole: Tokens, parts: Tokens) -> Prediction:
+    def _locate(self, whole: EncodedImages, parts: EncodedImages) -> Prediction:
         """Hypotheses for parts of one whole, on the CPU."""
         index = torch.zeros(len(parts.cls), dtype=torch.long, device=self.device)
-        found = self.model.locate(whole, parts, index)
+        found = self.model.predict(whole, parts, index)
         poses = PartPose(*(field.cpu() for field in found.hypotheses))
-        return Prediction(poses, found.log_share.cpu(), found.log_odds.cpu())
+        return Prediction(poses, found.log_weight.cpu(), found.confidence_logit.cpu())
 
     def _found(self, answers: list[Prediction], seen: "Seen") -> list[Found]:
         """One answer for each picture that could be read, in their order."""
@@ -206,23 +202,25 @@ class Predictor:
             return []
         poses, *told = zip(*(answer[:3] for answer in answers), strict=True)
         poses = PartPose(*(torch.cat(field)[seen.numbers] for field in zip(*poses, strict=True)))
-        log_share, log_odds = (torch.cat(field)[seen.numbers] for field in told)  # (P, K) each
-        confidence = self.model.confidence(log_odds.to(self.device)).cpu()
+        log_weight, confidence_logit = (
+            torch.cat(field)[seen.numbers] for field in told
+        )  # (P, K) each
+        confidence = self.model.confidence(confidence_logit.to(self.device)).cpu()
         rows = torch.cat(poses, 2)  # (P, K, 4)
-        twins = group_twins(seen.thumbnails, self.twin_tolerance)
+        twins = group_twins(seen.thumbnails)
         members: dict[str, list[int]] = {}
         for row, name in enumerate(seen.thumbnails):
             members.setdefault(twins[name], []).append(row)
-        axes = self.model.view and self.model.view.axes
+        axes = self.model.pinhole_camera and self.model.pinhole_camera.axes
         best: dict[int, Hypothesis] = {}
         for group in members.values():
             hypotheses = PartPose(*(field[group] for field in poses))
-            placed = assign(hypotheses, log_share[group], log_odds[group], axes)
+            placed = assign(hypotheses, log_weight[group], confidence_logit[group], axes)
             own = confidence[group].flatten()[placed.number]
-            sure = torch.where(placed.number >= 0, own, placed.log_odds.sigmoid())
+            sure = torch.where(placed.number >= 0, own, placed.confidence_logit.sigmoid())
             for place, row in enumerate(group):
                 best[row] = _hypothesis(torch.cat(placed.pose, 1)[place], sure[place])
-        order = log_share.argsort(dim=1, descending=True, stable=True)
+        order = log_weight.argsort(dim=1, descending=True, stable=True)
         return [
             Found(best[row], [_hypothesis(rows[row, k], confidence[row, k]) for k in order[row]])
             for row in range(len(rows))

@@ -1,7 +1,7 @@
-"""Where in the whole does the part look like itself? Pooling, cross-attention, template matching.
+"""Cross-attention from the part's tokens to the whole's.
 
-Shapes: B pairs, G patches a side of the encoder's grid, S tokens a side after pooling, M = S * S
-tokens, D encoder width, C fusion width, A attention heads, L template sizes.
+Shapes: B pairs, W wholes, G patches per side of the encoder's grid, S tokens per side after
+pooling, M = S * S tokens, D encoder width, C attention width, A attention heads.
 """
 
 import math
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HEAD_DIM = 64  # channels of an attention head
+
 
 def pooling_matrix(source: int, target: int) -> Tensor:
-    """(target, source): row i averages the bin of 1-D adaptive average pooling.
+    """(target, source): row i averages the bin i of 1-D adaptive average pooling.
 
-    Bins overlap when source is no multiple of target: 73 -> 32 has bins of 3 and of 4.
-    A matrix product is deterministic on every device, the pooling kernel's gradient is not.
+    Bins overlap when source is no multiple of target: 73 -> 32 has bins of 3 and of 4. A matrix
+    product is deterministic on every device; the gradient of the pooling kernel is not.
     """
     weights = torch.zeros(target, source)
     for i in range(target):
@@ -24,23 +26,23 @@ def pooling_matrix(source: int, target: int) -> Tensor:
     return weights
 
 
-def bin_centres(source: int, target: int) -> Tensor:
-    """(target,) true centres of the bins, in [-1, 1] across the grid."""
+def bin_centers(source: int, target: int) -> Tensor:
+    """(target,) centres of the pooling bins, in [-1, 1] across the grid."""
     cells = torch.arange(source) + 0.5
     return pooling_matrix(source, target) @ cells * (2 / source) - 1
 
 
-def position_code(centres: Tensor, width: int) -> Tensor:
-    """(S * S, width) sines and cosines of the 2-D place of each token, row by row.
+def position_encoding(centers: Tensor, width: int) -> Tensor:
+    """(S * S, width) sine and cosine encoding of each token's 2-D position, row by row.
 
-    Source: Attention Is All You Need, section 3.5, a half of the width for each axis.
+    Source: Attention Is All You Need, section 3.5 (arXiv:1706.03762), half of the width per axis.
     """
     count = width // 4
-    waves = math.pi * 2.0 ** torch.linspace(-1, math.log2(len(centres)) - 1, count)
-    angles = centres[:, None] * waves  # (S, count)
-    code = torch.cat([angles.sin(), angles.cos()], 1)  # (S, width / 2)
-    down = code[:, None].expand(-1, len(centres), -1)  # (S, S, width / 2)
-    right = code[None].expand(len(centres), -1, -1)
+    frequencies = math.pi * 2.0 ** torch.linspace(-1, math.log2(len(centers)) - 1, count)
+    angles = centers[:, None] * frequencies  # (S, count)
+    encoding = torch.cat([angles.sin(), angles.cos()], 1)  # (S, width / 2)
+    down = encoding[:, None].expand(-1, len(centers), -1)  # (S, S, width / 2)
+    right = encoding[None].expand(len(centers), -1, -1)
     return torch.cat([right, down], -1).flatten(0, 1)  # (S * S, width)
 
 
@@ -59,16 +61,17 @@ class TokenPool(nn.Module):
         return pooled.flatten(1, 2)
 
 
-class CrossAttention(nn.Module):
-    """Part tokens ask, whole tokens answer; the answer says where it comes from.
+class CrossAttentionLayer(nn.Module):
+    """Part tokens are queries; whole tokens are keys and values.
 
-    Queries and keys start as one orthogonal map (`similar_start`), so attention starts as feature
-    similarity; positions are added to the values only, so they cannot disturb that similarity.
+    Queries and keys start as the same orthogonal map, so attention starts as feature similarity.
+    Positions are added to the values only: what is attended to says where it is, and similarity
+    stays a comparison of features.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, similar_start: bool = True) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = max(1, width // HEAD_DIM)
         self.norm_part, self.norm_whole = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
@@ -80,30 +83,29 @@ class CrossAttention(nn.Module):
             nn.Linear(2 * width, width),
             nn.Dropout(dropout),
         )
-        if similar_start:
-            nn.init.orthogonal_(self.query.weight)
-            with torch.no_grad():
-                self.key.weight.copy_(self.query.weight)
-            for linear in (self.query, self.key):
-                nn.init.zeros_(linear.bias)
+        nn.init.orthogonal_(self.query.weight)
+        with torch.no_grad():
+            self.key.weight.copy_(self.query.weight)
+        for linear in (self.query, self.key):
+            nn.init.zeros_(linear.bias)
 
     def forward(self, part: Tensor, whole: Tensor, position: Tensor) -> Tensor:
         """part (B, M, C), whole (B, M, C), position (M, C) -> (B, M, C)."""
 
-        def split(tokens: Tensor) -> Tensor:
+        def split_heads(tokens: Tensor) -> Tensor:
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, M, C / A)
 
         whole = self.norm_whole(whole)
         query, key = self.query(self.norm_part(part)), self.key(whole)
-        found = F.scaled_dot_product_attention(
-            split(query), split(key), split(self.value(whole + position))
+        attended = F.scaled_dot_product_attention(
+            split_heads(query), split_heads(key), split_heads(self.value(whole + position))
         )
-        part = part + self.out(found.transpose(1, 2).flatten(2))
+        part = part + self.out(attended.transpose(1, 2).flatten(2))
         return part + self.mlp(part)
 
 
 class AttentionPool(nn.Module):
-    """One learned query over the part's tokens, so that its background can be left out."""
+    """Softmax-weighted mean of tokens with one learned query; it can ignore the background."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,3 +115,29 @@ class AttentionPool(nn.Module):
         """(B, M, C) -> (B, C)."""
         tokens = self.norm(tokens)
         return (self.score(tokens).softmax(1) * tokens).sum(1)
+
+
+class CrossAttention(nn.Module):
+    """Project the tokens of both images, attend from part to whole, pool over the part's tokens.
+
+    One projection serves whole and part, so that equal content stays equal.
+    """
+
+    def __init__(
+        self, encoder_width: int, width: int, layers: int, dropout: float, grid: int, size: int
+    ) -> None:
+        """grid, size: tokens per side before and after pooling, for the position encoding."""
+        super().__init__()
+        self.project = nn.Sequential(nn.LayerNorm(encoder_width), nn.Linear(encoder_width, width))
+        nn.init.orthogonal_(self.project[1].weight)
+        position = position_encoding(bin_centers(grid, size), width)
+        self.register_buffer("position", position, persistent=False)
+        self.layers = nn.ModuleList(CrossAttentionLayer(width, dropout) for _ in range(layers))
+        self.pool = AttentionPool(width)
+
+    def forward(self, part: Tensor, wholes: Tensor, whole_of_part: Tensor) -> Tensor:
+        """part (B, M, D), wholes (W, M, D), whole_of_part (B,) -> (B, C)."""
+        tokens, whole = self.project(part), self.project(wholes)[whole_of_part]
+        for layer in self.layers:
+            tokens = layer(tokens, whole, self.position)  # (B, M, C)
+        return self.pool(tokens)

@@ -67,14 +67,15 @@ ATTENTION = (
 )
 
 
-class Kept(StrEnum):
-    """What a block keeps for the backward pass; all else is computed a second time there.
+class ActivationPolicy(StrEnum):
+    """What a transformer block stores for the backward pass; the rest is recomputed there.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174).
     """
 
     EVERYTHING = "everything"
-    # Its input and what attention returns: over half of the operations for an eighth of the memory.
+    # Its input and the output of attention: saves over half of the recomputation for an eighth of
+    # the memory.
     ATTENTION = "attention"
     INPUT = "input"
 
@@ -86,8 +87,9 @@ class BackboneError(ValueError):
 class Backbone(nn.Module):
     """A DINOv2 encoder for square images of one size, `image_size` pixels a side.
 
-    embed_dim: D. grid: G, e.g. 73 for 1024. num_tokens: T. num_blocks: transformer blocks. kept:
-    for each block what it keeps for the backward pass; no answer and no gradient depends on it.
+    embed_dim: D. grid: G, e.g. 73 for 1024. num_tokens: T. num_blocks: transformer blocks.
+    activation_policies: what each block stores for the backward pass; no output and no gradient
+    depends on it.
     """
 
     def __init__(self, vit: VisionTransformer, image_size: int) -> None:
@@ -98,7 +100,9 @@ class Backbone(nn.Module):
         self.num_tokens = vit.num_prefix_tokens + self.grid**2
         self.embed_dim = vit.embed_dim
         self.num_blocks = len(vit.blocks)
-        self.kept: Sequence[Kept] = (Kept.EVERYTHING,) * self.num_blocks
+        self.activation_policies: Sequence[ActivationPolicy] = (
+            ActivationPolicy.EVERYTHING,
+        ) * self.num_blocks
         self.run_block = _run_block
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,12 +123,12 @@ class Backbone(nn.Module):
         start = (self.image_size - side) // 2
         central = images[..., start : start + side, start : start + side]  # (B, 3, 14G, 14G)
         tokens = self.embed(central)  # (B, T, D)
-        for block, kept in zip(self.vit.blocks, self.kept, strict=True):
-            tokens = self.run_block(block, tokens, kept if torch.is_grad_enabled() else None)
+        for block, policy in zip(self.vit.blocks, self.activation_policies, strict=True):
+            tokens = self.run_block(block, tokens, policy if torch.is_grad_enabled() else None)
         tokens = self.vit.norm(tokens)
         return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
 
-    def fit_position_table(self, table: Tensor, what: str) -> Tensor:
+    def resize_position_table(self, table: Tensor, what: str) -> Tensor:
         """A table of another image size, resized to this encoder's grid as the official code does.
 
         what: the file it is from. Raises: BackboneError when it is none of this architecture.
@@ -135,20 +139,13 @@ class Backbone(nn.Module):
         """(B, 3, 14 G, 14 G) -> tokens that enter the first block, (B, T, D)."""
         return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(central)))
 
-    def compile(self) -> None:
-        """Let torch.compile make the kernels of the blocks, which are all alike: once for all.
 
-        The first steps take minutes; results differ by rounding.
-        """
-        self.run_block = torch.compile(_run_block)
-
-
-def _run_block(block: nn.Module, tokens: Tensor, kept: Kept | None) -> Tensor:
-    """(B, T, D) -> (B, T, D). kept: None where no backward pass will come."""
-    if kept in (None, Kept.EVERYTHING):
+def _run_block(block: nn.Module, tokens: Tensor, policy: ActivationPolicy | None) -> Tensor:
+    """(B, T, D) -> (B, T, D). policy: None without a backward pass."""
+    if policy in (None, ActivationPolicy.EVERYTHING):
         return block(tokens)
     choose = {}
-    if kept == Kept.ATTENTION:
+    if policy == ActivationPolicy.ATTENTION:
         choose["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
     return checkpoint(block, tokens, use_reentrant=False, **choose)
 

@@ -1,75 +1,106 @@
-"""Where in the image does a translation appear? The users' camera, fitted from their labels.
+"""The camera that took the images: where a pose appears in an image, and back.
 
-The label gives a part's size in the whole, so its picture, shrunk to that size, can be slid over
-the picture of the whole: mostly it fits best where the part is. A robust map from labels to such
-places is the camera. It needs no learning and takes seconds.
-
-Shapes: N samples, S side of the thumbnails, n side of a shrunk part.
+Positions in an image are (right, down, log size): the centre of a part in [-1, 1] across the
+image, and the log of the part's size there as a fraction of the image's side.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.pose import PartPose
 
 
-class View(NamedTuple):
-    """A pinhole camera whose axis passes through the whole's centre, or nearly.
+class PinholeCamera(NamedTuple):
+    """A pinhole camera that looks roughly at the centre of the whole.
 
-    With depth = forward @ translation, away from the camera, what is there is smaller than in the
-    middle by 1 + fading * depth, fading being one over the camera's distance, and
-    place = (slope @ translation + offset) / (1 + fading * depth). fading 0: no perspective.
+    With depth = forward @ translation, the distance behind the whole's centre along the viewing
+    direction, image coordinates are
+    (slope @ translation + offset) / (1 + inverse_distance * depth).
 
-    slope: (2, 3), offset: (2,), right and down in [-1, 1]; fading: (), 1 / model units.
-    inliers: share of the matched places within INLIER of the map; under a half or so, the camera
-    is not the same for all or parts are hard to see.
+    slope: (2, 3), offset: (2,): image coordinates right and down, in [-1, 1].
+    inverse_distance: () one over the camera's distance from the whole's centre, 1 / model units;
+        0 is an orthographic camera.
+    inlier_fraction: fraction of the parts that agree with the camera when it is fitted; NaN
+        otherwise. Below about one half, the images were taken by several cameras, or most parts
+        are hard to find.
     """
 
     slope: Tensor
     offset: Tensor
-    fading: Tensor
-    inliers: float
+    inverse_distance: Tensor
+    inlier_fraction: float
 
     @property
     def forward(self) -> Tensor:
-        """(3,) unit vector along which the camera looks: right times down."""
+        """(3,) unit vector of the viewing direction: right cross down."""
         return F.normalize(torch.linalg.cross(*self.slope), dim=0)
 
     @property
     def axes(self) -> Tensor:
-        """(3, 3), unit vectors right, down, and away from the camera; each square to the others."""
+        """(3, 3), orthonormal rows: right, down and forward."""
         forward = self.forward
         right = F.normalize(self.slope[0] - (self.slope[0] @ forward) * forward, dim=0)
         return torch.stack([right, torch.linalg.cross(forward, right), forward])
 
     @property
-    def unit(self) -> Tensor:
-        """() half image sides that a model unit takes up in the middle of the whole."""
+    def image_scale(self) -> Tensor:
+        """() half image sides per model unit at the whole's centre."""
         return torch.linalg.vector_norm(self.slope) / 2**0.5
 
     @property
-    def _back(self) -> Tensor:
-        """(3, 2), the pseudo-inverse of slope; zero for no camera, and no wait for a GPU."""
+    def _slope_inverse(self) -> Tensor:
+        """(3, 2), the pseudo-inverse of slope, zero for a zero slope; needs no GPU sync."""
         (xx, xy), (_, yy) = self.slope @ self.slope.T
         adjugate = torch.stack([torch.stack([yy, -xy]), torch.stack([-xy, xx])])
         return self.slope.T @ adjugate / (xx * yy - xy * xy).clamp(min=1e-12)
 
     def depth(self, translation: Tensor) -> Tensor:
-        """(..., 3) -> (..., 1), away from the camera from the middle of the whole, model units."""
+        """(..., 3) -> (..., 1), behind the whole's centre along the viewing direction."""
         return translation @ self.forward[:, None]
 
-    def place(self, pose: PartPose) -> Tensor:
-        """(..., 3), (..., 1) -> (..., 3): right, down, and the log of the size that appears."""
-        shrink = 1 + self.fading * self.depth(pose.translation)  # (..., 1)
+    def project(self, pose: PartPose) -> Tensor:
+        """Poses (..., 3), (..., 1) -> image positions (..., 3): right, down, log size."""
+        shrink = 1 + self.inverse_distance * self.depth(pose.translation)  # (..., 1)
         plane = (pose.translation @ self.slope.T + self.offset) / shrink
         return torch.cat([plane, pose.scale.log() - shrink.log()], -1)
 
-    def pose(self, places: Tensor, depth: Tensor) -> PartPose:
-        """The inverse of `place`, for places (..., 3) whose depth (..., 1) is known."""
-        shrink = 1 + self.fading * depth
-        plane = places[..., :2] * shrink - self.offset
-        translation = plane @ self._back.T + depth * self.forward
-        return PartPose(translation, places[..., 2:].exp() * shrink)
+    def unproject(self, positions: Tensor, depth: Tensor) -> PartPose:
+        """The inverse of `project`, for positions (..., 3) of known depth (..., 1)."""
+        shrink = 1 + self.inverse_distance * depth
+        plane = positions[..., :2] * shrink - self.offset
+        translation = plane @ self._slope_inverse.T + depth * self.forward
+        return PartPose(translation, positions[..., 2:].exp() * shrink)
+
+
+class FittedCamera(nn.Module):
+    """A pinhole camera as buffers, which a model file stores; all zeros until one is fitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("slope", torch.zeros(2, 3))
+        self.register_buffer("offset", torch.zeros(2))
+        self.register_buffer("inverse_distance", torch.zeros(()))
+
+    @torch.no_grad()
+    def set(self, camera: PinholeCamera) -> None:
+        for name in ("slope", "offset", "inverse_distance"):
+            getattr(self, name).copy_(getattr(camera, name))
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.slope.any())
+
+    @property
+    def pinhole(self) -> PinholeCamera:
+        """On the module's device."""
+        return PinholeCamera(self.slope, self.offset, self.inverse_distance, math.nan)
+
+    @property
+    def image_scale(self) -> Tensor:
+        """() half image sides per model unit; 1 without a camera."""
+        scale = self.pinhole.image_scale
+        return torch.where(scale > 0, scale, 1.0)

@@ -1,114 +1,116 @@
-"""Crops: every picture is seen without the empty ground around what it shows.
+"""Square crops around the content of an image.
 
-The camera frames the unit cube, so that most things fill a third of their picture. Cropped, the
-same number of pixels and patches shows them half as large again, wholes and parts alike.
+A camera that frames the unit cube leaves most of an image empty. Cropped to their content, whole
+and part are seen with more pixels and patches. Positions are converted between the frame of a crop
+and that of the full image.
 
-Shapes: B pictures, of a whole or of a part; K places a part; S T pixels a side.
+Shapes: B images, of wholes or parts; K positions per part; S T pixels per side.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Squared difference from the corners' colour, in units of normalised pixels, that counts half as
-# the thing shown.
-GROUND = 0.03
-MARGIN = 1.06  # of a crop, in half sides of what it shows
-SMALLEST = 0.1  # half side of a crop: what is tinier is mostly noise
+# Squared colour difference from the corners, in normalised pixels, of a pixel that counts half.
+BACKGROUND_DIFFERENCE = 0.03
+CROP_MARGIN = 1.06  # half side of a crop, in half sides of its content
+MIN_HALF_SIDE = 0.1  # of a crop, in half sides of the image: smaller content is mostly noise
 
 
-def pixel_centres(side: int, device: torch.device | None = None) -> Tensor:
-    """(side,) of a row of so many pixels, in [-1, 1] across it."""
+def pixel_centers(side: int, device: torch.device | None = None) -> Tensor:
+    """(side,) centres of a row of pixels, in [-1, 1] across the row."""
     return (torch.arange(side, device=device) + 0.5) * (2 / side) - 1
 
 
-def foreground(pictures: Tensor) -> Tensor:
-    """(B, 1, h, w), 0..1: what differs from the corners, which seldom show the thing."""
-    last = pictures.shape[-1] - 1
-    corners = pictures[:, :, ::last, ::last].mean((2, 3), keepdim=True)
-    distance = (pictures - corners).square().sum(1, keepdim=True).square()
-    return distance / (distance + GROUND**2)
+def foreground(images: Tensor) -> Tensor:
+    """(B, 3, h, w) -> (B, 1, h, w), 0..1: pixels that differ from the image's corners."""
+    last = images.shape[-1] - 1
+    corners = images[:, :, ::last, ::last].mean((2, 3), keepdim=True)
+    difference = (images - corners).square().sum(1, keepdim=True).square()
+    return difference / (difference + BACKGROUND_DIFFERENCE**2)
 
 
 @torch.no_grad()
-def content_crops(pictures: Tensor) -> Tensor:
-    """(B, 3, S, S) -> (B, 3): right and down of each crop's centre, in [-1, 1] across the picture,
-    and the log of its half side, 0 for the whole picture. A crop is square and inside the picture.
+def content_crops(images: Tensor) -> Tensor:
+    """Find the square around the content of each image.
 
-    Where nothing stands out from the corners it is the whole picture.
+    images: (B, 3, S, S). Returns (B, 3): right and down of the crop's centre, in [-1, 1] across the
+    image, and the log of its half side; (0, 0, 0) is the full image. A crop lies inside the image.
+    An image that is equal to its corners everywhere is not cropped.
     """
-    smooth = _smoothed(pictures)  # against noise
-    shown = foreground(smooth)[:, 0] > 0.5  # (B, S, S)
-    side = pictures.shape[-1]
-    edges = torch.arange(side + 1, device=pictures.device) * (2 / side) - 1  # (S + 1,)
+    smooth = _box_blur(images)  # against noise
+    content = foreground(smooth)[:, 0] > 0.5  # (B, S, S)
+    side = images.shape[-1]
+    edges = torch.arange(side + 1, device=images.device) * (2 / side) - 1  # (S + 1,)
     low, high = [], []
-    for seen in (shown.any(1), shown.any(2)):  # (B, S): columns, rows
-        first, last = seen.int().argmax(1), side - seen.flip(1).int().argmax(1)
+    for occupied in (content.any(1), content.any(2)):  # (B, S): columns, rows
+        first, last = occupied.int().argmax(1), side - occupied.flip(1).int().argmax(1)
         low.append(edges[first])
         high.append(edges[last])
     low, high = torch.stack(low, 1), torch.stack(high, 1)  # (B, 2)
-    half = ((high - low).amax(1, keepdim=True) / 2 * MARGIN).clamp(SMALLEST, 1)
-    half = torch.where(shown.flatten(1).any(1, keepdim=True), half, 1.0)  # (B, 1)
-    centre = ((low + high) / 2).clamp(half - 1, 1 - half)
-    return torch.cat([centre, half.log()], 1)
+    half = ((high - low).amax(1, keepdim=True) / 2 * CROP_MARGIN).clamp(MIN_HALF_SIDE, 1)
+    half = torch.where(content.flatten(1).any(1, keepdim=True), half, 1.0)  # (B, 1)
+    center = ((low + high) / 2).clamp(half - 1, 1 - half)
+    return torch.cat([center, half.log()], 1)
 
 
-def _smoothed(pictures: Tensor) -> Tensor:
-    """(B, 3, S, S), the mean over 3 x 3 pixels; on a processor sums of slices are faster than
-    pooling."""
-    framed = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    rows = framed[:, :, :-2] + framed[:, :, 1:-1] + framed[:, :, 2:]
+def _box_blur(images: Tensor) -> Tensor:
+    """(B, 3, S, S), the mean over 3 x 3 pixels; sums of slices are faster than pooling on a CPU."""
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    rows = padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]
     return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
 @torch.no_grad()
-def jittered(crops: Tensor, jitter: Tensor) -> Tensor:
-    """Crops (B, 3) wider and moved as `data.jitter_of` says, (B, 3): they still show what they
-    showed, and nothing outside the picture."""
+def jitter_crops(crops: Tensor, jitter: Tensor) -> Tensor:
+    """Enlarge and shift crops (B, 3); they still show their content, and only the image.
+
+    jitter: (B, 3), growth and shift, see `crop_jitter_from_uniform`; zeros change nothing.
+    """
     half = crops[:, 2:].exp()  # (B, 1)
-    wide = (half * (1 + jitter[:, :1])).clamp(max=1)
-    moved = crops[:, :2] + (wide - half) * jitter[:, 1:]
-    other = torch.cat([moved.clamp(wide - 1, 1 - wide), wide.log()], 1)
-    return torch.where(jitter.any(1, keepdim=True), other, crops)
+    enlarged = (half * (1 + jitter[:, :1])).clamp(max=1)
+    shifted = crops[:, :2] + (enlarged - half) * jitter[:, 1:]
+    changed = torch.cat([shifted.clamp(enlarged - 1, 1 - enlarged), enlarged.log()], 1)
+    return torch.where(jitter.any(1, keepdim=True), changed, crops)
 
 
 @torch.no_grad()
-def resample(pictures: Tensor, crops: Tensor, side: int) -> Tensor:
-    """What the crops (B, 3) show of pictures (B, 3, S, S), at (B, 3, T, T), T = side.
+def resample_crops(images: Tensor, crops: Tensor, side: int) -> Tensor:
+    """Cut out crops (B, 3) of images (B, 3, S, S) and resize them to (B, 3, T, T), T = side.
 
-    Interpolated linearly and, where pixels become fewer, averaged; two matrix products, which are
+    Linear interpolation, with averaging where the resolution falls. Two matrix products, which are
     deterministic on every device.
     """
     half = crops[:, 2].exp()
-    across, along = (_filter(crops[:, i], half, pictures.shape[-1], side) for i in (0, 1))
-    return along[:, None] @ pictures @ across[:, None].transpose(-1, -2)
+    across, down = (_resampling_matrix(crops[:, i], half, images.shape[-1], side) for i in (0, 1))
+    return down[:, None] @ images @ across[:, None].transpose(-1, -2)
 
 
-def _filter(centre: Tensor, half: Tensor, source: int, target: int) -> Tensor:
-    """(B, T, S) weights of the source's pixels for each of the crop's, rows of sum 1."""
-    place = pixel_centres(target, centre.device)  # (T,)
-    place = (centre[:, None] + half[:, None] * place + 1) * (source / 2) - 0.5  # (B, T), in pixels
+def _resampling_matrix(center: Tensor, half: Tensor, source: int, target: int) -> Tensor:
+    """(B, T, S) weights of the source's pixels for each pixel of the crop; rows sum to 1."""
+    position = pixel_centers(target, center.device)  # (T,)
+    position = (center[:, None] + half[:, None] * position + 1) * (source / 2) - 0.5  # (B, T), px
     width = (half * (source / target)).clamp(min=1)[:, None, None]
-    pixels = torch.arange(source, device=centre.device)
-    weights = (1 - (pixels - place[..., None]).abs() / width).clamp(min=0)  # (B, T, S)
+    pixels = torch.arange(source, device=center.device)
+    weights = (1 - (pixels - position[..., None]).abs() / width).clamp(min=0)  # (B, T, S)
     return weights / weights.sum(-1, keepdim=True)
 
 
-def into_crops(places: Tensor, wholes: Tensor, parts: Tensor) -> Tensor:
-    """Where a part's picture lies in its whole's -> where the part's crop lies in the whole's.
+def to_crop_frame(positions: Tensor, wholes: Tensor, parts: Tensor) -> Tensor:
+    """Position of the part's image in the whole's -> position of the part's crop in the whole's.
 
-    places: (B, K, 3), right and down of the centre in [-1, 1], log size. wholes, parts: (B, 3),
-    the crops of each place's two pictures.
+    positions: (B, K, 3): right and down of the centre in [-1, 1], log size.
+    wholes, parts: (B, 3), the crops of the whole and of the part.
     """
     wholes, parts = wholes[:, None], parts[:, None]
-    centre = places[..., :2] + places[..., 2:].exp() * parts[..., :2]
-    centre = (centre - wholes[..., :2]) / wholes[..., 2:].exp()
-    return torch.cat([centre, places[..., 2:] + parts[..., 2:] - wholes[..., 2:]], -1)
+    center = positions[..., :2] + positions[..., 2:].exp() * parts[..., :2]
+    center = (center - wholes[..., :2]) / wholes[..., 2:].exp()
+    return torch.cat([center, positions[..., 2:] + parts[..., 2:] - wholes[..., 2:]], -1)
 
 
-def out_of_crops(places: Tensor, wholes: Tensor, parts: Tensor) -> Tensor:
-    """The inverse of `into_crops`."""
+def from_crop_frame(positions: Tensor, wholes: Tensor, parts: Tensor) -> Tensor:
+    """The inverse of `to_crop_frame`."""
     wholes, parts = wholes[:, None], parts[:, None]
-    size = places[..., 2:] + wholes[..., 2:] - parts[..., 2:]
-    centre = places[..., :2] * wholes[..., 2:].exp() + wholes[..., :2]
-    return torch.cat([centre - size.exp() * parts[..., :2], size], -1)
+    size = positions[..., 2:] + wholes[..., 2:] - parts[..., 2:]
+    center = positions[..., :2] * wholes[..., 2:].exp() + wholes[..., :2]
+    return torch.cat([center - size.exp() * parts[..., :2], size], -1)

@@ -1,389 +1,300 @@
-"""The network: one shared encoder, cross-attention from part to whole, proposals, a head.
+"""The network: predicts where a part belongs in a whole, from one image of each.
 
-Shapes: B pairs, W wholes, G patches a side of the encoder, S tokens a side after pooling,
-M = S * S, D encoder width, C fusion width, K hypotheses a pair.
+Shapes: W wholes, B pairs, S tokens per side, M = S * S, D encoder width, K hypotheses per pair,
+F features of a pair.
 """
 
-import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
-from partloc.model.attention import (
-    AttentionPool,
-    CrossAttention,
-    TokenPool,
-    bin_centres,
-    pooling_matrix,
-    position_code,
-)
-from partloc.model.backbone import build_backbone
-from partloc.model.camera import View
-from partloc.model.crop import content_crops, into_crops, jittered, out_of_crops, resample
-from partloc.model.depth_net import SIDE, DepthReading, fit_depth, load_depth_net
+from partloc.model.attention import CrossAttention, pooling_matrix
+from partloc.model.camera import PinholeCamera
+from partloc.model.crop import resample_crops, to_crop_frame
+from partloc.model.depth_net import MAP_SIDE, DepthReading, fit_depth, load_depth_net
+from partloc.model.encoder import EncodedImages, ImageEncoder
+from partloc.model.pose_head import ConfidenceHead, PoseHead, PosePrior, PositionDecoder
 from partloc.model.prediction import Prediction
-from partloc.model.refinement import FINER, CloseUp, Look, Overlay
-from partloc.model.template_matching import PIXELS, TemplateMatch
+from partloc.model.refinement import CLOSE_UP_ZOOM, AlignedPair, CloseUpNet, OverlayNet
+from partloc.model.template_matching import CELL_PX, TemplateMatching
 from partloc.pose import PartPose
 
-if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+if TYPE_CHECKING:  # the network also runs where pydantic is not installed
     from partloc.config import ModelConfig, TrainConfig
 
-# Of a place's correction: what the head's 1 means.
-STEP = 0.3
-# Nothing in the unit cube is further than this from its middle, model units.
-DEPTH = 3**0.5 / 2
-
-
-class Tokens(NamedTuple):
-    """What is known of B images: class token (B, D), pooled patch tokens (B, M, D).
-
-    picture: (B, 3, 8 S, 8 S), S cells of the matching, the image itself, and thumbnail
-    (B, 5, SIDE, SIDE), small and with its depth map, for template matching and what follows it;
-    empty without it. crop: (B, 3), what of the image all of this shows, see `crop.content_crops`.
-    """
-
-    cls: Tensor
-    patches: Tensor
-    picture: Tensor
-    thumbnail: Tensor
-    crop: Tensor
-
-    def pick(self, index: Tensor) -> "Tokens":
-        return Tokens(*(field.index_select(0, index) for field in self))
-
-    def compact(self) -> "Tokens":
-        """In half the bits. Features need the range of bfloat16; of a picture half precision
-        keeps sixteen steps and more between two of its 256 levels."""
-        features = (field.bfloat16() for field in (self.cls, self.patches))
-        return Tokens(*features, self.picture.half(), self.thumbnail.half(), self.crop.half())
-
-    def float(self) -> "Tokens":
-        return Tokens(*(field.float() for field in self))
+CORRECTION_SCALE = 0.3  # of a position and depth, for a head output of 1
+TRAINING_HYPOTHESES = 8  # at most so many per pair in training, which takes less time
+# Outputs of the head per proposal: an affine map of position and depth, a score, and a shift.
+AFFINE_OUTPUTS, SCORE_OUTPUTS, SHIFT_OUTPUTS = 4 * (4 + 1), 1, 4
+CROP_FEATURES = 2 * 3
+DEPTH_FIT_FEATURES = 3
 
 
 class PartLocator(nn.Module):
+    """A shared encoder, cross-attention from part to whole, proposals, and a pose head.
+
+    With `match_size: 0` there are no proposals: the head regresses one pose from the tokens.
+    """
+
     def __init__(
         self, config: "ModelConfig", preprocessing: Preprocessing, blank: bool = False
     ) -> None:
-        """blank: with an encoder that has no weights yet, see build_backbone."""
+        """blank: without the weights that come with backbone and depth network."""
         super().__init__()
         self.config, self.preprocessing = config, preprocessing
-        self.backbone = build_backbone(
-            config.backbone_name,
-            preprocessing.image_size,
-            config.pretrained,
-            config.weights,
-            blank,
+        self.encoder = ImageEncoder(config, preprocessing, blank)
+        width, hidden = self.encoder.backbone.embed_dim, config.mlp_hidden_dim
+        self.cross_attention = CrossAttention(
+            width,
+            config.cross_attention_dim,
+            config.cross_attention_layers,
+            config.dropout,
+            self.encoder.backbone.grid,
+            self.encoder.tokens_per_side,
         )
-        grid, size = self.backbone.grid, min(config.downsample_size, self.backbone.grid)
-        depth, width = self.backbone.embed_dim, config.cross_attention_dim
-        self.pool = TokenPool(grid, size)
-        self.project = nn.Sequential(nn.LayerNorm(depth), nn.Linear(depth, width))
-        nn.init.orthogonal_(self.project[1].weight)
-        position = position_code(bin_centres(grid, size), width)
-        if config.position == "none":
-            position = torch.zeros_like(position)
-        self.register_buffer("position", position, persistent=False)
-        self.layers = nn.ModuleList(
-            CrossAttention(
-                width, config.cross_attention_heads, config.dropout, config.similar_start
-            )
-            for _ in range(config.cross_attention_layers)
-        )
-        self.summary = AttentionPool(width)
-        self.match = self.depth_net = None
-        evidence, answers = width + 2 * depth + 2 * 3, 4
+        features, outputs = config.cross_attention_dim + 2 * width + CROP_FEATURES, 4
+        self.template_matching = self.depth_net = None
         if config.match_size:
-            self.match = TemplateMatch(config.match_size)
-            for name, side in (("thumb", SIDE), ("sketch", 2 * SIDE)):
-                shrink = pooling_matrix(FINER * PIXELS * config.match_size, side)
-                self.register_buffer(name, shrink, persistent=False)
+            self.template_matching = TemplateMatching(config.match_size)
+            image_side = CLOSE_UP_ZOOM * CELL_PX * config.match_size
+            for name, side in (("to_thumbnail", MAP_SIDE), ("to_depth_input", 2 * MAP_SIDE)):
+                self.register_buffer(name, pooling_matrix(image_side, side), persistent=False)
             self.depth_net = load_depth_net(blank) if config.depth_maps else None
-            self.overlay, self.closeup = (
-                Overlay(config.mlp_hidden_dim),
-                CloseUp(config.mlp_hidden_dim),
-            )
-            evidence += 2 * config.mlp_hidden_dim + 4 + 3
-            # Of each hypothesis: two corrections of place and depth, of which one is an affine map
-            # of them, and its merit.
-            answers = 4 * (4 + 1) + 1 + 4
-            # From place and depth to the pose: the camera, where none is known.
-            self.lift = nn.Linear(4, 4)
-            nn.init.zeros_(self.lift.weight)
-            nn.init.zeros_(self.lift.bias)
-            self.register_buffer("view_slope", torch.zeros(2, 3))
-            self.register_buffer("view_offset", torch.zeros(2))
-            self.register_buffer("view_fading", torch.zeros(()))
-            self.register_buffer("place_center", torch.zeros(4))
-            self.register_buffer("place_spread", torch.ones(4))
-        self.head = nn.Sequential(
-            nn.LayerNorm(evidence),
-            nn.Linear(evidence, config.mlp_hidden_dim),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.mlp_hidden_dim, config.mlp_hidden_dim),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.mlp_hidden_dim, answers),
-        )
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
-        # Whether an answer is right; learns from what was found, and changes nothing there.
-        self.sure = nn.Linear(config.mlp_hidden_dim + 1, 1)
-        nn.init.zeros_(self.sure.weight)
-        nn.init.zeros_(self.sure.bias)
-        # What that is worth on other models, see calibration; nothing is known to begin with.
-        self.register_buffer("confidence_slope", torch.ones(()))
-        self.register_buffer("confidence_offset", torch.zeros(()))
-        self.register_buffer("center", torch.zeros(4))
-        self.register_buffer("spread", torch.ones(4))
+            self.overlay, self.close_up = OverlayNet(hidden), CloseUpNet(hidden)
+            self.position_decoder = PositionDecoder()
+            features += 2 * hidden + 4 + DEPTH_FIT_FEATURES
+            outputs = AFFINE_OUTPUTS + SCORE_OUTPUTS + SHIFT_OUTPUTS
+        self.pose_head = PoseHead(features, hidden, outputs, config.dropout)
+        self.confidence_head = ConfidenceHead(hidden)
+        self.prior = PosePrior()
 
-    @torch.no_grad()
-    def set_prior(self, table: PairTable) -> None:
-        """Start from the median training pose, and answer in units of its spread."""
-        poses = torch.cat([table.translation, table.scale.log()], 1)  # (N, 4)
-        self.center.copy_(poses.quantile(0.5, dim=0))
-        self.spread.copy_((poses - self.center).abs().mean(0).clamp(min=1e-3))
+    # -- state beside the weights ----------------------------------------------------------------
 
-    @torch.no_grad()
-    def set_view(self, view: View) -> None:
-        """Answer through the fitted camera: a matched place and its depth are a point."""
-        self.view_slope.copy_(view.slope)
-        self.view_offset.copy_(view.offset)
-        self.view_fading.copy_(view.fading)
-        middle = PartPose(self.center[:3], self.center[3:].exp())
-        self.place_center.copy_(torch.cat([view.place(middle), view.depth(middle.translation)]))
-        across = (view.slope.square() @ self.spread[:3].square()).sqrt()
-        along = (view.forward * self.spread[:3]).norm(dim=0, keepdim=True)
-        self.place_spread.copy_(torch.cat([across, self.spread[3:], along]).clamp(min=1e-3))
+    def set_camera(self, camera: PinholeCamera) -> None:
+        """Predict through a fitted camera: an image position and its depth determine a point."""
+        self.position_decoder.set_camera(camera, self.prior)
 
-    def set_learning(self, train: "TrainConfig", has_camera: bool) -> None:
-        """Which of the networks that come with weights learn on; fusion and head always do."""
-        learns = not train.freeze_backbone
-        self.backbone.requires_grad_(learns)
+    def set_trainable(self, train: "TrainConfig", has_camera: bool) -> None:
+        """Choose which of the pretrained networks are trained; everything else always is."""
+        trained = not train.freeze_backbone
+        self.encoder.backbone.requires_grad_(trained)
         if self.depth_net is not None:
-            # Without a camera no label tells how deep a part is.
-            self.depth_net.requires_grad_(learns and has_camera and train.w_depth > 0)
+            # Without a camera no label says how deep a part lies.
+            self.depth_net.requires_grad_(trained and has_camera and train.w_depth > 0)
 
     @property
-    def hypotheses(self) -> int:
-        """How many it gives for a pair; fewer while it learns, see `training_hypotheses`."""
-        if self.match is None:
+    def device(self) -> torch.device:
+        return self.prior.center.device
+
+    @property
+    def num_hypotheses(self) -> int:
+        """Per pair; fewer in training."""
+        if self.template_matching is None:
             return 1
         count = self.config.hypotheses
-        return min(count, self.config.training_hypotheses) if self.training else count
-
-    def confidence(self, log_odds: Tensor) -> Tensor:
-        """The probability, calibrated, that a hypothesis is right: its translation nearer than
-        `pose.NEAR` to the truth."""
-        return (self.confidence_slope * log_odds + self.confidence_offset).sigmoid()
-
-    def answer_confidence(self, found: Prediction) -> Tensor:
-        """(B,), on the CPU: the same, of each pair's answer."""
-        return self.confidence(found.answer_log_odds.to(self.center.device)).cpu()
+        return min(count, TRAINING_HYPOTHESES) if self.training else count
 
     @property
-    def knows_view(self) -> bool:
-        return self.match is not None and bool(self.view_slope.any())
+    def has_camera(self) -> bool:
+        return self.template_matching is not None and self.position_decoder.camera.is_known
 
     @property
-    def view(self) -> View | None:
-        """The fitted camera, if any; on the CPU."""
-        if not self.knows_view:
+    def pinhole_camera(self) -> PinholeCamera | None:
+        """The fitted camera on the CPU, if there is one."""
+        if not self.has_camera:
             return None
-        return View(*(field.cpu() for field in self._view[:3]), math.nan)
+        camera = self.position_decoder.camera.pinhole
+        return PinholeCamera(*(field.cpu() for field in camera[:3]), camera.inlier_fraction)
 
-    @property
-    def _view(self) -> View:
-        return View(self.view_slope, self.view_offset, self.view_fading, math.nan)
+    def project(self, pose: PartPose) -> Tensor:
+        """Poses (..., 3), (..., 1) -> image positions (..., 3): right, down, log size."""
+        return self.position_decoder.camera.pinhole.project(pose)
 
-    @property
-    def _unit(self) -> Tensor:
-        """() half image sides of a model unit; 1 where no camera is known."""
-        unit = self._view.unit
-        return torch.where(unit > 0, unit, 1.0)
+    def confidence(self, logit: Tensor) -> Tensor:
+        """Calibrated probability that a hypothesis is within RIGHT_TOLERANCE of a valid target."""
+        return self.confidence_head.calibrated(logit)
 
-    def place_of(self, pose: PartPose) -> Tensor:
-        """Where poses (..., 3), (..., 1) appear in the image: (..., 3), right, down, log size."""
-        return self._view.place(pose)
+    def best_confidence(self, prediction: Prediction) -> Tensor:
+        """(B,), on the CPU: the confidence of each pair's answer."""
+        return self.confidence(prediction.best_confidence_logit.to(self.device)).cpu()
+
+    # -- forward ---------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        wholes: Tensor | EncodedImages,
+        parts: Tensor | EncodedImages,
+        whole_of_part: Tensor,
+        gt_pose: PartPose | None = None,
+        precision: torch.dtype | None = None,
+        jitter: Tensor | None = None,
+    ) -> Prediction:
+        """Predict K pose hypotheses for each of B parts.
+
+        Both images are cropped to their content and encoded by one encoder. Part tokens attend to
+        whole tokens. The part's image is matched as a template at many sizes; the best positions
+        are proposals. At each proposal the depth maps of whole and part give the depth, two
+        networks compare the aligned images, and the pose head corrects position and depth and
+        scores the proposal. The camera turns position and depth into a pose. The hypothesis with
+        the highest weight is the answer.
+
+        Args:
+            wholes: (W, 3, H, W), normalised images, or encoded images.
+            parts: (B, 3, H, W), normalised images, or encoded images.
+            whole_of_part: (B,), index into wholes.
+            gt_pose: true poses (B, 3), (B, 1), to predict at their positions as well.
+            precision: of the encoder's arithmetic, None for that of its weights.
+            jitter: (W + B, 3), of the crops.
+        """
+        if not isinstance(wholes, EncodedImages):
+            encoded = self.encode(torch.cat([wholes, parts]), precision, jitter)
+            wholes, parts = (
+                EncodedImages(*(field[half] for field in encoded))
+                for half in (slice(len(wholes)), slice(len(wholes), None))
+            )
+        return self.predict(wholes, parts, whole_of_part, gt_pose)
 
     def encode(
         self,
         images: Tensor,
         precision: torch.dtype | None = None,
         jitter: Tensor | None = None,
-    ) -> Tokens:
-        """(B, 3, H, W), normalised -> tokens in float32.
+    ) -> EncodedImages:
+        """Encode normalised images (B, 3, H, W). Everything after the backbone has full precision,
+        since three significant digits would show in the poses. jitter: (B, 3), of the crops."""
+        crops = self.encoder.find_crops(images, jitter)
+        cls, patches = self.encoder(images, crops, precision)
+        if self.template_matching is None:
+            return EncodedImages(cls, patches, cls[:, :0], cls[:, :0], crops)
+        image_side = CLOSE_UP_ZOOM * CELL_PX * self.template_matching.size
+        image = resample_crops(images, crops, image_side)
+        thumbnail = self.to_thumbnail @ image @ self.to_thumbnail.T
+        thumbnail = torch.cat([thumbnail, self._depth_map(image, crops)], 1)
+        return EncodedImages(cls, patches, image, thumbnail, crops)
 
-        precision: of the encoder's arithmetic, None for the weights' own. What reads the answer
-        off the tokens always has the full one, since three significant digits would show in it.
-        jitter: (B, 3), of the crops, see `data.jitter_of`.
-        """
-        crop = images.new_zeros(len(images), 3)
-        if self.config.crop:
-            crop = content_crops(images)
-            if jitter is not None:
-                crop = jittered(crop, jitter)
-        seen = resample(images, crop, self.preprocessing.image_size)
-        with torch.autocast(images.device.type, precision, enabled=precision is not None):
-            cls, patches = self.backbone(seen)
-            cls, patches = cls.float(), self.pool(patches).float()
-        if self.match is None:
-            return Tokens(cls, patches, cls[:, :0], cls[:, :0], crop)
-        picture = resample(images, crop, FINER * PIXELS * self.match.size)
-        thumbnail, depths = self.thumb @ picture @ self.thumb.T, self._depth_map(picture, crop)
-        return Tokens(cls, patches, picture, torch.cat([thumbnail, depths], 1), crop)
-
-    def _depth_map(self, picture: Tensor, crop: Tensor) -> Tensor:
-        """(B, 2, SIDE, SIDE); flat where the model makes none."""
+    def _depth_map(self, image: Tensor, crops: Tensor) -> Tensor:
+        """(B, 2, MAP_SIDE, MAP_SIDE); zeros without a depth network."""
         if self.depth_net is None:
-            return picture.new_zeros(len(picture), 2, SIDE, SIDE)
-        return self.depth_net(self.sketch @ picture @ self.sketch.T, crop)
+            return image.new_zeros(len(image), 2, MAP_SIDE, MAP_SIDE)
+        return self.depth_net(self.to_depth_input @ image @ self.to_depth_input.T, crops)
 
-    def locate(
-        self, wholes: Tokens, part: Tokens, whole_of_part: Tensor, guides: PartPose | None = None
+    def predict(
+        self,
+        wholes: EncodedImages,
+        part: EncodedImages,
+        whole_of_part: Tensor,
+        gt_pose: PartPose | None = None,
     ) -> Prediction:
-        """Tokens of W wholes and B parts, and the whole of each, (B,) -> K hypotheses for B parts.
+        """Predict from W encoded wholes and B encoded parts; arguments as in `forward`."""
+        attended = self.cross_attention(part.patches, wholes.patches, whole_of_part)  # (B, C)
+        whole = wholes.select(whole_of_part)
+        context = torch.cat([attended, part.cls, whole.cls, whole.crop, part.crop], -1)  # (B, F)
+        if self.template_matching is None:
+            return self._regress(context)
 
-        guides: true poses, (B, 3) and (B, 1), for whose places to answer beside those proposed.
-        From these the head learns, before good ones are proposed, and the depth network, from
-        nothing else. Source: the true boxes among the sampled ones of Faster R-CNN
+        images = (F.avg_pool2d(each.image, CLOSE_UP_ZOOM) for each in (wholes, part))
+        match = self.template_matching(*images, whole_of_part, self.num_hypotheses)
+        pair = self._align(whole, part, match.proposals)
+        hypotheses, score, hidden = self._refine(
+            whole, part, context, match.proposals, match.log_weight, pair
+        )
+        log_weight = (score + match.log_weight).log_softmax(1)
+        gt_prediction, depth_error = self._predict_at_gt(whole, part, context, gt_pose)
+        return Prediction(
+            hypotheses,
+            log_weight,
+            self.confidence_head(hidden, log_weight),
+            self.template_matching.positions,
+            match.log_probability,
+            match.proposals,
+            torch.cat([whole.crop, part.crop], -1),
+            gt_prediction,
+            depth_error,
+        )
+
+    def _regress(self, context: Tensor) -> Prediction:
+        """One hypothesis from the features of the pair alone."""
+        raw, hidden = self.pose_head(context[:, None])  # (B, 1, 4)
+        log_weight = torch.zeros_like(raw[..., 0])
+        logit = self.confidence_head(hidden, log_weight)
+        return Prediction(self.prior(raw), log_weight, logit)
+
+    def _align(self, whole: EncodedImages, part: EncodedImages, positions: Tensor) -> AlignedPair:
+        """Close-ups at positions (B, K, 3) in the crops."""
+        depths = whole.thumbnail[:, 3:], part.thumbnail[:, 3:]
+        return self.close_up.align(whole.image, depths[0], part.image, depths[1], positions)
+
+    def _refine(
+        self,
+        whole: EncodedImages,
+        part: EncodedImages,
+        context: Tensor,
+        positions: Tensor,
+        log_weight: Tensor,
+        pair: AlignedPair,
+    ) -> tuple[PartPose, Tensor, Tensor]:
+        """Predict the pose at each position (B, K, 3) in the crops.
+
+        context: (B, F). log_weight: (B, K). pair: the close-ups there.
+        Returns: poses (B, K, .), scores (B, K), hidden features of the pose head (B, K, .).
+        """
+        # The depth network is trained by `depth_error` alone.
+        pair, thumbnails = pair.detach(), (whole.thumbnail.detach(), part.thumbnail.detach())
+        size = positions[..., 2:].exp()  # (B, K, 1)
+        coarse = pair.half_resolution  # enough for depth maps
+        fit = fit_depth(coarse.read_depth(size.flatten(0, 1)), coarse.mask)
+        overlay = self.overlay(*thumbnails, positions, fit.depth)  # (B, K, C)
+        close_up = self.close_up(pair, positions, fit.depth)  # (B, K, C)
+        depth, residual, visible = (each.unflatten(0, positions.shape[:2]) for each in fit)
+        context = context[:, None].expand(-1, positions.shape[1], -1)
+        fit_features = [(residual / size).log1p(), visible, log_weight.detach()[..., None]]
+        fit_features = torch.cat(fit_features, -1)
+        decoder, crops = self.position_decoder, (whole.crop, part.crop)
+        start = decoder.normalize(positions, depth, *crops)
+        outputs, hidden = self.pose_head(
+            torch.cat([context, overlay, close_up, start, fit_features], -1)
+        )
+        affine, score, shift = outputs.split([AFFINE_OUTPUTS, SCORE_OUTPUTS, SHIFT_OUTPUTS], -1)
+        # Shifts count in half sides of the part, a change of size as a factor.
+        units = torch.cat([size, size, torch.ones_like(size)], -1)
+        moved = positions + CORRECTION_SCALE * shift[..., :3] * units
+        moved_depth = depth + CORRECTION_SCALE * shift[..., 3:] * size
+        corrected = decoder.normalize(moved, moved_depth, *crops)
+        # Depth varies with the position, in a way that depends on the object: an affine map is
+        # learned several times faster than a number alone.
+        affine = affine.unflatten(-1, (4, 5))  # (B, K, 4, 4 + 1)
+        corrected = (
+            corrected + (affine[..., :4] @ corrected[..., None]).squeeze(-1) + affine[..., 4]
+        )
+        return self.prior(decoder(corrected, self.prior)), score.squeeze(-1), hidden
+
+    def _predict_at_gt(
+        self,
+        whole: EncodedImages,
+        part: EncodedImages,
+        context: Tensor,
+        gt_pose: PartPose | None,
+    ) -> tuple[PartPose | None, DepthReading | None]:
+        """The poses predicted at the true positions, and the error of the depth maps there.
+
+        The pose head learns from them before good positions are proposed, and the depth network
+        from nothing else. Source: the true boxes among the proposals of Faster R-CNN
         (arXiv:1506.01497).
         """
-        asked, answering = self.project(part.patches), self.project(wholes.patches)[whole_of_part]
-        for layer in self.layers:
-            asked = layer(asked, answering, self.position)  # (B, M, C)
-        whole = wholes.pick(whole_of_part)
-        evidence = [self.summary(asked), part.cls, whole.cls, whole.crop, part.crop]
-        evidence = torch.cat(evidence, -1)
-        if self.match is None:
-            raw, found = self._read(evidence[:, None])  # (B, 1, 4)
-            log_share = torch.zeros_like(raw[..., 0])
-            return Prediction(self._pose(raw), log_share, self._log_odds(found, log_share))
-        pictures = (F.avg_pool2d(each, FINER) for each in (wholes.picture, part.picture))
-        match = self.match(*pictures, whole_of_part, self.hypotheses)
-        look = self._look(whole, part, match.proposals)
-        hypotheses, merit, found = self._answer(
-            whole, part, evidence, match.proposals, match.log_share, look
-        )
-        guided = misread = None
-        if guides is not None:
-            guided, misread = self._guided(whole, part, evidence, guides)
-        log_share = (merit + match.log_share).log_softmax(1)
-        crops = torch.cat([whole.crop, part.crop], -1)
-        told = (log_share, self._log_odds(found, log_share))
-        weighed = (self.match.places, match.log_probability, match.proposals, crops)
-        return Prediction(hypotheses, *told, *weighed, guided, misread)
-
-    def _guided(
-        self, whole: Tokens, part: Tokens, evidence: Tensor, guides: PartPose
-    ) -> tuple[PartPose, DepthReading | None]:
-        """The answers at the true places, and what `Prediction.misread` is, where there are depth
-        maps."""
-        places = into_crops(self.place_of(guides)[:, None], whole.crop, part.crop)
-        look = self._look(whole, part, places)
-        sure = torch.zeros_like(places[..., 0])
-        answers, *_ = self._answer(whole, part, evidence, places, sure, look)
-        guided = PartPose(*(field.squeeze(1) for field in answers))
+        if gt_pose is None:
+            return None, None
+        camera = self.position_decoder.camera
+        positions = to_crop_frame(self.project(gt_pose)[:, None], whole.crop, part.crop)
+        pair = self._align(whole, part, positions)
+        certain = torch.zeros_like(positions[..., 0])
+        poses, *_ = self._refine(whole, part, context, positions, certain, pair)
+        prediction = PartPose(*(field.squeeze(1) for field in poses))
         if self.depth_net is None:
-            return guided, None
-        depth = self._view.depth(guides.translation) * self._unit / whole.crop[:, 2:].exp()
-        reading = look.coarse.read_depth(places[:, 0, 2:].exp())
-        return guided, reading._replace(depth=reading.depth - depth)
-
-    def _look(self, whole: Tokens, part: Tokens, places: Tensor) -> Look:
-        """Close up, at places in the crops (B, K, 3)."""
-        maps = whole.thumbnail[:, 3:], part.thumbnail[:, 3:]
-        return self.closeup.look(whole.picture, maps[0], part.picture, maps[1], places)
-
-    def _answer(
-        self,
-        whole: Tokens,
-        part: Tokens,
-        evidence: Tensor,
-        places: Tensor,
-        log_share: Tensor,
-        look: Look,
-    ) -> tuple[PartPose, Tensor, Tensor]:
-        """For each place in the crops (B, K, 3), looked at: the pose there, its merit (B, K) beside
-        its share, and what the head has found (B, K, .)."""
-        # The depth network learns from `misread` alone.
-        look, thumbnails = look.detach(), (whole.thumbnail.detach(), part.thumbnail.detach())
-        size = places[..., 2:].exp()  # (B, K, 1)
-        some = look.coarse  # depth maps have no more to say
-        fit = fit_depth(some.read_depth(size.flatten(0, 1)), some.mask)
-        seen = self.overlay(*thumbnails, places, fit.depth)  # (B, K, .)
-        near = self.closeup(look, places, fit.depth)  # (B, K, .)
-        depth, residual, shown = (each.unflatten(0, places.shape[:2]) for each in fit)
-        every = evidence[:, None].expand(-1, places.shape[1], -1)
-        doubt = torch.cat([(residual / size).log1p(), shown, log_share.detach()[..., None]], -1)
-        where = self._where(places, depth, whole.crop, part.crop)
-        answer, found = self._read(torch.cat([every, seen, near, where, doubt], -1))
-        bend, merit, shift = answer.split([20, 1, 4], -1)
-        # A shift counts in the part's own half sides, a change of size as a factor.
-        moved = places + STEP * shift[..., :3] * torch.cat([size, size, torch.ones_like(size)], -1)
-        where = self._where(moved, depth + STEP * shift[..., 3:] * size, whole.crop, part.crop)
-        # Depth also goes with the place, but how depends on the thing: such a map is learned
-        # several times faster than a number alone.
-        bend = bend.unflatten(-1, (4, 5))  # (B, K, 4, 4 + 1)
-        where = where + (bend[..., :4] @ where[..., None]).squeeze(-1) + bend[..., 4]
-        pose = self._pose(self.lift(where) + self._seen_from(where))
-        return pose, merit.squeeze(-1), found
-
-    def _read(self, evidence: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's raw answers to (B, K, .), and what it has found before it answers."""
-        found = self.head[:-1](evidence)
-        return self.head[-1](found), found
-
-    def _log_odds(self, found: Tensor, log_share: Tensor) -> Tensor:
-        """(B, K, .), (B, K) -> (B, K)."""
-        return self.sure(torch.cat([found, log_share[..., None]], -1).detach()).squeeze(-1)
-
-    def _where(self, places: Tensor, depth: Tensor, whole: Tensor, part: Tensor) -> Tensor:
-        """Places (B, K, 3) and depths (B, K, 1) in the crops -> (B, K, 4): right, down, log size
-        that appears, and depth in model units, all in units of their spread."""
-        depth = depth * whole[:, None, 2:].exp() / self._unit
-        where = torch.cat([out_of_crops(places, whole, part), depth], -1)
-        return (where - self.place_center) / self.place_spread
-
-    def _seen_from(self, where: Tensor) -> Tensor:
-        """Raw answers (B, K, 4) of what the camera sees there; zeros where none is known."""
-        where = self.place_center + self.place_spread * where
-        pose = self._view.pose(where[..., :3], where[..., 3:].clamp(-DEPTH, DEPTH))
-        raw = torch.cat([pose.translation, pose.scale.log()], -1)
-        known = self._view.unit > 0
-        return torch.where(known, (raw - self.center) / self.spread, 0.0)
-
-    def _pose(self, raw: Tensor) -> PartPose:
-        raw = self.center + self.spread * raw
-        # exp keeps the scale positive; the clamp keeps it, and its gradient, within a float.
-        translation, log_scale = raw[..., :3], raw[..., 3:].clamp(-7, 2)
-        if not self.training:  # else there would be no gradient to lead back into the whole
-            translation, log_scale = translation.clamp(-0.5, 0.5), log_scale.clamp(max=0)
-        return PartPose(translation, log_scale.exp())
-
-    def forward(
-        self,
-        wholes: Tensor | Tokens,
-        parts: Tensor | Tokens,
-        whole_of_part: Tensor,
-        guides: PartPose | None = None,
-        precision: torch.dtype | None = None,
-        jitter: Tensor | None = None,
-    ) -> Prediction:
-        """wholes (W, 3, H, W), parts (B, 3, H, W), whole_of_part (B,) -> hypotheses for B parts.
-
-        jitter: (W + B, 3). Tokens of both, where they are known, save their encoding.
-        """
-        if not isinstance(wholes, Tokens):
-            tokens = self.encode(torch.cat([wholes, parts]), precision, jitter)
-            wholes, parts = (
-                Tokens(*(field[half] for field in tokens))
-                for half in (slice(len(wholes)), slice(len(wholes), None))
-            )
-        return self.locate(wholes, parts, whole_of_part, guides)
+            return prediction, None
+        depth = camera.pinhole.depth(gt_pose.translation) * camera.image_scale
+        depth = depth / whole.crop[:, 2:].exp()
+        reading = pair.half_resolution.read_depth(positions[:, 0, 2:].exp())
+        return prediction, reading._replace(depth=reading.depth - depth)

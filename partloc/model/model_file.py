@@ -1,44 +1,49 @@
-"""Files that survive: the model that users get, and the state that an interrupted run goes on from.
-
-Every write goes to a neighbour with a fixed name, is flushed to the disk and then renamed, so a
-reader sees the old file or the new one, never a part.
-"""
+"""The model file: weights, architecture and preprocessing, all that a prediction needs."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from partloc.config import ModelConfig
 from partloc.data.transforms import Preprocessing
-from partloc.files import CheckpointError, hash_file, is_whole, load, save_atomically, write_hash
+from partloc.files import (
+    CheckpointError,
+    checksum_path,
+    load_tensors,
+    matches_checksum,
+    save_tensors,
+    write_checksum,
+)
 from partloc.model.depth_net import DEPTH_WEIGHTS, load_depth_net
 from partloc.model.locator import PartLocator
 
-MODEL_FORMAT = "partloc-model-7"
-# The parameters of a model that its weights' shapes depend on.
-SHAPING = (
-    *("backbone_name", "cross_attention_layers", "cross_attention_dim", "cross_attention_heads"),
-    *("mlp_hidden_dim", "match_size", "depth_maps"),
+MODEL_FORMAT = "partloc-model-8"
+OLDER_FORMAT_PREFIX = "partloc-model-"
+# Configuration keys that determine the shapes of the weights.
+ARCHITECTURE_KEYS = (
+    *("backbone_name", "cross_attention_layers", "cross_attention_dim", "mlp_hidden_dim"),
+    *("match_size", "depth_maps"),
 )
+POSITION_TABLE = "encoder.backbone.vit.pos_embed"
 
 
 def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool = False) -> None:
-    """Write the model file: weights, architecture and preprocessing; nothing else is needed.
+    """Write a model file.
 
-    half: weights in half precision, and the file's SHA-256 beside it: for starting weights, which
-    travel with the code. A depth network that does so too is left out, and named by its SHA-256.
+    half: in half precision, with a checksum beside it: for weights that come with the code. The
+    depth network is left out if it is the one that comes with the code, and named by its SHA-256.
     """
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
     depth_net = None
     if half:
         weights = {key: value.half() for key, value in weights.items()}
         if model.depth_net is not None:
-            ours = {key: value.half() for key, value in _depth_weights().items()}
-            if all(torch.equal(weights[key], value) for key, value in ours.items()):
-                weights = {key: value for key, value in weights.items() if key not in ours}
-                depth_net = hash_file(DEPTH_WEIGHTS).read_text()
+            shipped = {key: value.half() for key, value in _shipped_depth_weights().items()}
+            if all(weights[key].equal(value) for key, value in shipped.items()):
+                weights = {key: value for key, value in weights.items() if key not in shipped}
+                depth_net = checksum_path(DEPTH_WEIGHTS).read_text()
     content = {
         "format": MODEL_FORMAT,
         "depth_net": depth_net,
@@ -47,75 +52,79 @@ def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool 
         "weights": weights,
         "info": info,
     }
-    save_atomically(path, content)
+    save_tensors(path, content)
     if half:
-        write_hash(path)
+        write_checksum(path)
 
 
 def load_model(path: Path) -> PartLocator:
-    """Rebuild the network of a model file, in evaluation mode, on the CPU.
+    """Build the network of a model file, in evaluation mode, on the CPU.
 
-    Raises: CheckpointError also when the file is a checkpoint of something else.
+    Raises: CheckpointError for a missing, damaged or foreign file.
     """
     content = _load_content(path)
-    # The weights are in the file, so none are looked for elsewhere.
-    beginning = {"pretrained": False, "weights": None, "start_from": None}
-    config = ModelConfig(**content["model"] | beginning)
+    # The weights are in the file: none are looked for elsewhere.
+    config = ModelConfig(
+        **content["model"] | {"pretrained": False, "weights": None, "start_from": None}
+    )
     model = PartLocator(config, Preprocessing(**content["preprocessing"]), blank=True)
-    model.load_state_dict(_weights_of(content, path), assign=True)
+    model.load_state_dict(_full_weights(content, path), assign=True)
     return model.eval()
 
 
 def start_from(model: PartLocator, path: Path) -> None:
-    """Give a model the weights of a model file; only the size of the images may differ.
+    """Initialise a model with the weights of a model file; only the image size may differ.
 
-    Raises: CheckpointError when the file is missing, damaged (its .sha256, where there is one,
-        tells), or of another architecture, named by the parameters that differ.
+    Raises: CheckpointError if the file is missing, does not match its checksum, or is of another
+        architecture; the message names the keys that differ.
     """
-    if hash_file(path).exists() and not is_whole(path):
+    if checksum_path(path).exists() and not matches_checksum(path):
         raise CheckpointError(
-            f"{path}: not the file that {hash_file(path).name} was written for; get both again"
+            f"{path}: not the file that {checksum_path(path).name} was written for; get both again"
         )
     content = _load_content(path)
-    ours = model.config.model_dump()
-    unlike = [
-        f"model.{key}: {content['model'].get(key)!r} there, {ours[key]!r} here"
-        for key in SHAPING
-        if content["model"].get(key) != ours[key]
+    config = model.config.model_dump()
+    different = [
+        f"model.{key}: {content['model'].get(key)!r} there, {config[key]!r} here"
+        for key in ARCHITECTURE_KEYS
+        if content["model"].get(key) != config[key]
     ]
-    if unlike:
-        raise CheckpointError(f"{path}: weights of another architecture; {'; '.join(unlike)}")
-    weights = _weights_of(content, path)
-    table = "backbone.vit.pos_embed"
-    weights[table] = model.backbone.fit_position_table(weights[table], str(path))
-    model.load_state_dict(weights)
+    if different:
+        raise CheckpointError(f"{path}: weights of another architecture; {'; '.join(different)}")
+    weights = _full_weights(content, path)
+    table = model.encoder.backbone.resize_position_table(weights[POSITION_TABLE], str(path))
+    model.load_state_dict(weights | {POSITION_TABLE: table})
 
 
-def _weights_of(content: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """All of a model file's, in single precision.
+def _full_weights(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """All weights of a model file in single precision.
 
-    Raises: CheckpointError when the depth network that it was made beside is not the code's.
+    Raises: CheckpointError if it refers to another depth network than the one beside the code.
     """
     weights = {key: value.float() for key, value in content["weights"].items()}
     if content["depth_net"] is None:
         return weights
-    weights |= _depth_weights()
-    ours = hash_file(DEPTH_WEIGHTS).read_text()
-    if content["depth_net"] != ours:
+    expected, found = content["depth_net"], checksum_path(DEPTH_WEIGHTS).read_text()
+    if expected != found:
         raise CheckpointError(
-            f"{path}: expected {DEPTH_WEIGHTS.name} of SHA-256 {content['depth_net'][:12]}... "
-            f"beside the code, found {ours[:12]}...; get both again, or make both (make pretrain)"
+            f"{path}: expected {DEPTH_WEIGHTS.name} of SHA-256 {expected[:12]}... beside the code, "
+            f"found {found[:12]}...; get both files again, or train both (make pretrain)"
         )
-    return weights
+    return weights | _shipped_depth_weights()
 
 
-def _depth_weights() -> dict[str, torch.Tensor]:
+def _shipped_depth_weights() -> dict[str, Tensor]:
     return load_depth_net().state_dict(prefix="depth_net.")
 
 
 def _load_content(path: Path) -> dict[str, Any]:
-    content = load(path)
+    content = load_tensors(path)
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != MODEL_FORMAT:
-        raise CheckpointError(f"{path}: expected a {MODEL_FORMAT} file, found format {found!r}")
-    return content
+    if found == MODEL_FORMAT:
+        return content
+    if isinstance(found, str) and found.startswith(OLDER_FORMAT_PREFIX):
+        raise CheckpointError(
+            f"{path}: written by another version of partloc (format {found}; this one reads "
+            f"{MODEL_FORMAT}); train again, or use the version that wrote it"
+        )
+    raise CheckpointError(f"{path}: expected a {MODEL_FORMAT} file, found format {found!r}")

@@ -1,6 +1,6 @@
-"""What the network says of pairs, and what it weighed.
+"""What the network predicts for pairs of whole and part.
 
-Shapes: B pairs, K hypotheses a pair, H places.
+Shapes: B pairs, K hypotheses per pair, H positions of template matching.
 """
 
 from typing import NamedTuple
@@ -13,47 +13,52 @@ from partloc.pose import PartPose
 
 
 class Prediction(NamedTuple):
-    """hypotheses: poses (B, K, 3) and (B, K, 1); log_share: (B, K), by which they are chosen, as
-    logarithms of shares that are together 1; log_odds: (B, K), that each is right, with which of
-    its twins ever.
+    """K pose hypotheses for each pair, with weights and confidences.
 
-    With template matching also what it weighed: places (H, 3), right and down and log size, and
-    log_probability (B, H); where the hypotheses were proposed, proposals (B, K, 3), and the crops
-    of whole and part that all these places are of, (B, 6); and, asked with guides, the answers
-    there: guided, (B, 3) and (B, 1), and by how much the depth maps are off: misread, its depth
-    less the true one.
+    hypotheses: poses (B, K, 3) and (B, K, 1). log_weight: (B, K), log of the mixture weights,
+    which sum to 1; the hypothesis of the highest weight is the answer. confidence_logit: (B, K),
+    uncalibrated log odds that a hypothesis is within RIGHT_TOLERANCE of a valid target.
+
+    With template matching also: positions (H, 3) (right, down, log size) and log_probability
+    (B, H) of the matching; proposals (B, K, 3), the positions of the hypotheses; crops (B, 6), of
+    whole and part, in whose frame all these positions are.
+
+    With ground-truth poses given also: gt_prediction, (B, 3) and (B, 1), the pose predicted at the
+    true position; depth_error, the depth read there less the true one.
     """
 
     hypotheses: PartPose
-    log_share: Tensor
-    log_odds: Tensor
-    places: Tensor | None = None
+    log_weight: Tensor
+    confidence_logit: Tensor
+    positions: Tensor | None = None
     log_probability: Tensor | None = None
     proposals: Tensor | None = None
     crops: Tensor | None = None
-    guided: PartPose | None = None
-    misread: DepthReading | None = None
+    gt_prediction: PartPose | None = None
+    depth_error: DepthReading | None = None
 
     @property
     def pose(self) -> PartPose:
-        """The answer, (B, 3) and (B, 1): the hypothesis of the highest share."""
+        """(B, 3) and (B, 1): the hypothesis of the highest weight."""
         return PartPose(*(self._best(field) for field in self.hypotheses))
 
     @property
-    def answer_log_odds(self) -> Tensor:
-        """(B,), that the answer is right."""
-        return self._best(self.log_odds)
+    def best_confidence_logit(self) -> Tensor:
+        """(B,), of the hypothesis of the highest weight."""
+        return self._best(self.confidence_logit)
 
     def _best(self, field: Tensor) -> Tensor:
-        best = self.log_share.argmax(1)
+        best = self.log_weight.argmax(1)
         return field[torch.arange(len(best), device=best.device), best]
 
-    def pick(self, index: Tensor) -> "Prediction":
-        """Of the pairs that `index` names, in its order."""
-        hypotheses = PartPose(*(field[index] for field in self.hypotheses))
-        guided = self.guided and PartPose(*(field[index] for field in self.guided))
-        misread = self.misread and DepthReading(*(field[index] for field in self.misread))
-        found = (self.log_probability, self.proposals, self.crops)
-        found = (None if field is None else field[index] for field in found)
-        told = (self.log_share[index], self.log_odds[index])
-        return Prediction(hypotheses, *told, self.places, *found, guided, misread)
+    def select(self, index: Tensor) -> "Prediction":
+        """The predictions of the pairs in `index`, in its order."""
+        selected = {}
+        for name, value in self._asdict().items():
+            if name == "positions" or value is None:  # positions are those of every pair
+                selected[name] = value
+            elif isinstance(value, Tensor):
+                selected[name] = value[index]
+            else:
+                selected[name] = type(value)(*(field[index] for field in value))
+        return Prediction(**selected)

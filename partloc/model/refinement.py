@@ -1,14 +1,13 @@
-"""Render and compare: the part's picture, pasted where it was proposed, is looked at in the whole.
+"""Render and compare: the part's image, placed at a proposed position, is compared with the whole.
 
-Only with both in one frame is it plain what covers what, what stands on the ground, and thereby
-how deep in the scene the part lies, which the place in the image alone does not tell. A second
-look, close up, tells whether it is the part at all, and by how much the place is off. Both see the
-depth maps of whole and part too.
+Seen together in one frame, whole and part show what occludes what and what supports what, and so
+how deep in the scene the part lies. Two small networks look at each proposal: one in the frame of
+the whole, one close up in the frame of the part, which also shows whether it is the part at all and
+how far the position is off. Both see the depth maps, too.
 
-Source of the idea: DeepIM, arXiv:1804.00175.
+Source of the idea: DeepIM (arXiv:1804.00175).
 
-Shapes: B pairs, K proposals a pair, Q = B * K, S pixels a side of the frame looked at, SIDE of a
-depth map and of the picture above it.
+Shapes: B pairs, K proposals per pair, Q = B * K, S pixels per side of the common frame.
 """
 
 import math
@@ -18,173 +17,175 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.model.crop import foreground, pixel_centres
-from partloc.model.depth_net import SIDE, DepthReading, read_depth
+from partloc.model.crop import foreground, pixel_centers
+from partloc.model.depth_net import MAP_SIDE, DepthReading, read_depth
 
-REACH = 3.0  # coordinates in the part's frame are followed so far, in its half sides
-NEAR_SIDE = 64  # of the frame of the close-up, pixels
-FINER = 2  # pixels, a side, of the picture that it is cut from, for one of the matching's
-LEVELS = 4  # of such a picture, each half as large as the one before
-MARGIN = 1.6  # what the close-up shows, in the part's half sides
-DEEP = 2.0  # depth is followed so far from the part's middle, in the frame's half sides
-CHANNELS = 3 + 3 + 3 + 1 + 1 + 3  # of `_compared`
+COORDINATE_RANGE = 3.0  # coordinates in the part's frame are clipped there, in its half sides
+CLOSE_UP_SIDE = 64  # of the close-up's frame, pixels
+CLOSE_UP_ZOOM = 2  # pixels per side of its source image for one pixel of template matching
+CLOSE_UP_MARGIN = 1.6  # half side of the close-up, in half sides of the part
+PYRAMID_LEVELS = 4  # of the source image, each half as large as the one before
+DEPTH_RANGE = 2.0  # depth around the part's centre is clipped there, in half sides of the frame
+COMPARED_CHANNELS = 3 + 3 + 3 + 1 + 1 + 3  # of `_compare`
 
 
-class Look(NamedTuple):
-    """Whole and part in one frame, S pixels a side, for Q proposals.
+class AlignedPair(NamedTuple):
+    """Whole and part in one frame of S pixels per side, for Q proposals.
 
-    whole, part: (Q, 3, S, S); whole_depths, part_depths: (Q, 2, S, S), each in its own half sides;
-    mask: (Q, 1, S, S), how much of a pixel the part fills; inside: (Q, 1, S, S), whether it lies
-    in the part's picture.
+    whole, part: (Q, 3, S, S). whole_depth, part_depth: (Q, 2, S, S), each in half sides of its own
+    crop. mask: (Q, 1, S, S), coverage by the part. inside: (Q, 1, S, S), 1 inside the part's image.
     """
 
     whole: Tensor
-    whole_depths: Tensor
+    whole_depth: Tensor
     part: Tensor
-    part_depths: Tensor
+    part_depth: Tensor
     mask: Tensor
     inside: Tensor
 
-    def detach(self) -> "Look":
-        return Look(*(field.detach() for field in self))
+    def detach(self) -> "AlignedPair":
+        return AlignedPair(*(field.detach() for field in self))
 
     @property
-    def coarse(self) -> "Look":
+    def half_resolution(self) -> "AlignedPair":
         """Every second pixel."""
-        return Look(*(field[..., ::2, ::2] for field in self))
-
-    @property
-    def unlike(self) -> Tensor:
-        """(Q, 1, S, S) squared difference of colour."""
-        return (self.whole - self.part).square().sum(1, keepdim=True)
+        return AlignedPair(*(field[..., ::2, ::2] for field in self))
 
     def read_depth(self, size: Tensor) -> DepthReading:
-        """size: as `depth.read_depth` takes it, (Q, 1)."""
-        return read_depth(self.whole_depths, self.part_depths, self.unlike, self.mask, size)
+        """size: (Q, 1), see `depth_net.read_depth`."""
+        color_difference = (self.whole - self.part).square().sum(1, keepdim=True)
+        return read_depth(self.whole_depth, self.part_depth, color_difference, self.mask, size)
 
 
-class Overlay(nn.Module):
-    """Features of each proposed place, (B, K, width), seen in the frame of the whole."""
+class OverlayNet(nn.Module):
+    """Features of each proposal in the frame of the whole, (B, K, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = [(32, 2), (64, 2), (64, 1), (96, 2), (96, 1), (192, 2), (192, 1)]
-        self.layers = _network(CHANNELS + 2, blocks, SIDE, width)
-        self.register_buffer("pixels", pixel_centres(SIDE), persistent=False)
+        self.layers = _conv_network(COMPARED_CHANNELS + 2, blocks, MAP_SIDE, width)
+        self.register_buffer("pixels", pixel_centers(MAP_SIDE), persistent=False)
 
-    def forward(self, wholes: Tensor, parts: Tensor, places: Tensor, depth: Tensor) -> Tensor:
-        """wholes, parts (B, 5, SIDE, SIDE), pictures above depth maps; places (B, K, 3), right,
-        down, log size; depth (Q, 1), in the whole's half sides."""
-        count = places.shape[1]
+    def forward(self, wholes: Tensor, parts: Tensor, positions: Tensor, depth: Tensor) -> Tensor:
+        """wholes, parts: (B, 5, S, S), S = MAP_SIDE, images and depth maps. positions: (B, K, 3).
+        depth: (Q, 1), in half sides of the whole's crop."""
+        count = positions.shape[1]
         wholes = wholes.repeat_interleave(count, 0).split([3, 2], 1)
-        right, down, size = _unpacked(places)
-        # Of each pixel of the whole: where it is in the part's own picture, [-1, 1] inside.
-        frame = _grid((self.pixels - right) / size, (self.pixels - down) / size)
-        look = _look(*wholes, *parts.split([3, 2], 1), frame)
-        where = frame.clamp(-REACH, REACH).permute(0, 3, 1, 2)
-        both = _compared(look, depth, size, torch.ones_like(size))
-        return self.layers(torch.cat([both, where], 1)).unflatten(0, (-1, count))
+        right, down, size = _split_positions(positions)
+        # Coordinates of the whole's pixels in the part's image, [-1, 1] inside it.
+        grid = _meshgrid((self.pixels - right) / size, (self.pixels - down) / size)
+        pair = _align(*wholes, *parts.split([3, 2], 1), grid)
+        coordinates = grid.clamp(-COORDINATE_RANGE, COORDINATE_RANGE).permute(0, 3, 1, 2)
+        compared = _compare(pair, depth, size, torch.ones_like(size))
+        return self.layers(torch.cat([compared, coordinates], 1)).unflatten(0, (-1, count))
 
 
-class CloseUp(nn.Module):
-    """Features of each proposed place, (B, K, width), seen in the frame of the part."""
+class CloseUpNet(nn.Module):
+    """Features of each proposal in the frame of the part, (B, K, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = [(32, 2), (64, 2), (64, 1), (128, 2), (128, 1), (128, 2)]
-        self.layers = _network(CHANNELS, blocks, NEAR_SIDE, width)
-        self.register_buffer("pixels", MARGIN * pixel_centres(NEAR_SIDE), persistent=False)
+        self.layers = _conv_network(COMPARED_CHANNELS, blocks, CLOSE_UP_SIDE, width)
+        pixels = CLOSE_UP_MARGIN * pixel_centers(CLOSE_UP_SIDE)
+        self.register_buffer("pixels", pixels, persistent=False)
 
-    def look(
-        self, wholes: Tensor, depths: Tensor, parts: Tensor, part_depths: Tensor, places: Tensor
-    ) -> Look:
-        """wholes, parts (B, 3, h, h), and their depth maps, (B, 2, SIDE, SIDE) each; places
-        (B, K, 3)."""
-        right, down, size = _unpacked(places)
-        beside = _grid(self.pixels * size + right, self.pixels * size + down)
-        # How many of the whole's pixels one of the frame's is wide, so which level is not coarser
-        # than the frame, and hardly finer.
-        wide = MARGIN * wholes.shape[-1] / NEAR_SIDE  # for a part as large as the whole
-        level = (wide * size).log2().floor().clamp(0, LEVELS - 1)[..., None, None]  # (Q, 1, 1, 1)
+    def align(
+        self, wholes: Tensor, depths: Tensor, parts: Tensor, part_depths: Tensor, positions: Tensor
+    ) -> AlignedPair:
+        """Cut the surroundings of each position out of the whole.
+
+        wholes, parts: (B, 3, h, h). depths, part_depths: (B, 2, MAP_SIDE, MAP_SIDE).
+        positions: (B, K, 3).
+        """
+        right, down, size = _split_positions(positions)
+        grid = _meshgrid(self.pixels * size + right, self.pixels * size + down)
+        # Pixels of the whole per pixel of the frame, for a part as large as the whole: it selects
+        # the level of the pyramid that is not coarser than the frame.
+        ratio = CLOSE_UP_MARGIN * wholes.shape[-1] / CLOSE_UP_SIDE
+        level = (ratio * size).log2().floor().clamp(0, PYRAMID_LEVELS - 1)[..., None, None]
         whole = sum(
-            torch.where(level == i, _sample(picture, beside), 0.0)
-            for i, picture in enumerate(_levels(wholes))
+            torch.where(level == i, _sample(image, grid), 0.0)
+            for i, image in enumerate(_image_pyramid(wholes))
         )
-        frame = _grid(self.pixels[None], self.pixels[None]).expand(len(parts), -1, -1, -1)
-        part = F.avg_pool2d(parts, 2 ** min(max(0, math.floor(math.log2(wide))), LEVELS - 1))
-        return _look(whole, _sample(depths, beside), part, part_depths, frame)
+        part_grid = _meshgrid(self.pixels[None], self.pixels[None]).expand(len(parts), -1, -1, -1)
+        part_level = min(max(0, math.floor(math.log2(ratio))), PYRAMID_LEVELS - 1)
+        part = F.avg_pool2d(parts, 2**part_level)
+        return _align(whole, _sample(depths, grid), part, part_depths, part_grid)
 
-    def forward(self, look: Look, places: Tensor, depth: Tensor) -> Tensor:
-        """places (B, K, 3), depth (Q, 1), in the whole's half sides."""
-        size = _unpacked(places)[2]
-        return self.layers(_compared(look, depth, size, size)).unflatten(0, (-1, places.shape[1]))
+    def forward(self, pair: AlignedPair, positions: Tensor, depth: Tensor) -> Tensor:
+        """positions (B, K, 3), depth (Q, 1), in half sides of the whole's crop."""
+        size = _split_positions(positions)[2]
+        features = self.layers(_compare(pair, depth, size, size))
+        return features.unflatten(0, (-1, positions.shape[1]))
 
 
-def _network(seen: int, blocks: list[tuple[int, int]], side: int, width: int) -> nn.Sequential:
-    """Convolutions of (channels, stride), then one layer that keeps where things are."""
+def _conv_network(
+    channels: int, blocks: list[tuple[int, int]], side: int, width: int
+) -> nn.Sequential:
+    """Convolutions (channels, stride), then a linear layer over all positions."""
     layers: list[nn.Module] = []
     for out, stride in blocks:
-        layers += [nn.Conv2d(seen, out, 3, stride, padding=1), nn.GroupNorm(8, out), nn.GELU()]
-        seen, side = out, side // stride
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(seen * side**2, width))
+        layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.GroupNorm(8, out), nn.GELU()]
+        channels, side = out, side // stride
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side**2, width))
 
 
-def _unpacked(places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split_positions(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, K, 3) -> right, down and size, (Q, 1) each."""
-    right, down, log_size = places.flatten(0, 1).T[:, :, None]
+    right, down, log_size = positions.flatten(0, 1).T[:, :, None]
     return right, down, log_size.exp()
 
 
-def _grid(x: Tensor, y: Tensor) -> Tensor:
+def _meshgrid(x: Tensor, y: Tensor) -> Tensor:
     """(Q, S), (Q, S) -> (Q, S, S, 2)."""
     size = (len(x), y.shape[1], x.shape[1])
     return torch.stack([x[:, None].expand(size), y[:, :, None].expand(size)], -1)
 
 
-def _sample(pictures: Tensor, frame: Tensor) -> Tensor:
-    """(B, C, h, w) looked up at (Q, S, S, 2), Q // B frames a picture -> (Q, C, S, S); beyond its
-    edge a picture goes on as it ends."""
-    count = len(frame) // len(pictures)
-    below = frame.unflatten(0, (-1, count)).flatten(1, 2)  # (B, Q // B * S, S, 2)
-    seen = F.grid_sample(pictures, below, padding_mode="border", align_corners=False)
-    return seen.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
+def _sample(images: Tensor, grid: Tensor) -> Tensor:
+    """(B, C, h, w) sampled at (Q, S, S, 2), Q // B grids per image -> (Q, C, S, S); the border
+    pixels continue beyond an image."""
+    count = len(grid) // len(images)
+    stacked = grid.unflatten(0, (-1, count)).flatten(1, 2)  # (B, Q // B * S, S, 2)
+    sampled = F.grid_sample(images, stacked, padding_mode="border", align_corners=False)
+    return sampled.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _levels(pictures: Tensor) -> list[Tensor]:
+def _image_pyramid(images: Tensor) -> list[Tensor]:
     """(B, 3, h, h) -> (B, 3, h, h), (B, 3, h / 2, h / 2) and so on.
 
-    Source: the mipmaps of Williams (1983).
+    Source: mipmaps, Williams (1983).
     """
-    levels = [pictures]
-    for _ in range(LEVELS - 1):
+    levels = [images]
+    for _ in range(PYRAMID_LEVELS - 1):
         levels.append(F.avg_pool2d(levels[-1], 2))
     return levels
 
 
-def _look(
-    whole: Tensor, whole_depths: Tensor, parts: Tensor, part_depths: Tensor, frame: Tensor
-) -> Look:
-    """whole (Q, 3, S, S), whole_depths (Q, 2, S, S), as the frame shows them; parts (B, 3, h, h),
-    part_depths (B, 2, SIDE, SIDE), of which it shows what is at (Q, S, S, 2), or for all K
-    proposals of a part the same, at (B, S, S, 2)."""
-    cut_out = _sample(torch.cat([parts, foreground(parts)], 1), frame)  # (., 4, S, S)
-    shown = torch.cat([cut_out, _sample(part_depths, frame), _inside(frame)], 1)
-    shown = shown.repeat_interleave(len(whole) // len(frame), 0)  # (Q, 7, S, S)
-    part, mask, part_depths, inside = shown.split([3, 1, 2, 1], 1)
-    return Look(whole, whole_depths, part, part_depths, mask * inside, inside)
+def _align(
+    whole: Tensor, whole_depth: Tensor, parts: Tensor, part_depths: Tensor, grid: Tensor
+) -> AlignedPair:
+    """Sample the part into the frame of the whole.
+
+    whole (Q, 3, S, S) and whole_depth (Q, 2, S, S) are in the frame. parts (B, 3, h, h) and
+    part_depths (B, 2, MAP_SIDE, MAP_SIDE) are sampled at the grid (Q, S, S, 2), or (B, S, S, 2) if
+    all K proposals of a part share it.
+    """
+    image_and_mask = _sample(torch.cat([parts, foreground(parts)], 1), grid)  # (., 4, S, S)
+    inside = (grid.abs() < 1).all(-1).to(grid.dtype)[:, None]
+    sampled = torch.cat([image_and_mask, _sample(part_depths, grid), inside], 1)
+    sampled = sampled.repeat_interleave(len(whole) // len(grid), 0)  # (Q, 7, S, S)
+    part, mask, part_depth, inside = sampled.split([3, 1, 2, 1], 1)
+    return AlignedPair(whole, whole_depth, part, part_depth, mask * inside, inside)
 
 
-def _compared(look: Look, depth: Tensor, size: Tensor, unit: Tensor) -> Tensor:
-    """(Q, CHANNELS, S, S): the whole, the part, how they differ where the part is, and where it
-    is; and the depth maps of both, from the part's middle at `depth` on, in units of `unit`."""
+def _compare(pair: AlignedPair, depth: Tensor, size: Tensor, unit: Tensor) -> Tensor:
+    """(Q, COMPARED_CHANNELS, S, S): whole, part, their difference, the part's mask, and both depth
+    maps around the part's centre at `depth`, in multiples of `unit`."""
     depth, size, unit = (each[..., None, None] for each in (depth, size, unit))
-    around = ((look.whole_depths[:, :1] - depth) / unit).clamp(-DEEP, DEEP)
-    own = (look.part_depths[:, :1] * size / unit).clamp(-DEEP, DEEP) * look.mask
-    unlike = (look.whole - look.part).abs() * look.mask
-    depths = [around, own, around * look.mask - own]
-    return torch.cat([look.whole, look.part, unlike, look.mask, look.inside, *depths], 1)
-
-
-def _inside(frame: Tensor) -> Tensor:
-    """(Q, 1, S, S): whether a pixel lies in the part's picture."""
-    return (frame.abs() < 1).all(-1).to(frame.dtype)[:, None]
+    around = ((pair.whole_depth[:, :1] - depth) / unit).clamp(-DEPTH_RANGE, DEPTH_RANGE)
+    own = (pair.part_depth[:, :1] * size / unit).clamp(-DEPTH_RANGE, DEPTH_RANGE) * pair.mask
+    difference = (pair.whole - pair.part).abs() * pair.mask
+    depths = [around, own, around * pair.mask - own]
+    return torch.cat([pair.whole, pair.part, difference, pair.mask, pair.inside, *depths], 1)

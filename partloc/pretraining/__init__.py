@@ -1,1 +1,1 @@
-"""Trainings of the weights that come with the code; no stage of the pipeline runs them."""
+"""Trainings of the weights in `partloc/weights`; no stage of the pipeline runs them."""

@@ -1,1 +1,1 @@
-"""Procedural objects and their pictures: the demo data set, and what pretraining draws."""
+"""Procedural 3-D models and their rendering: the demo data set and the pretraining data."""

@@ -1,26 +1,27 @@
-"""What the demo's families build with: a source of chance, a palette, and a list of parts.
+"""The construction of one procedural object: its random generator, colours and list of parts.
 
-Equal parts share one mesh and differ in place alone, so their own pictures are the same bytes.
+Equal parts share one Mesh and differ only in their positions, so their images are byte-identical.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from partloc.synthetic.mesh import Mesh, rotation
+from partloc.synthetic.mesh import Mesh, rotation_matrix
 
-Colour = tuple[float, float, float]
-Place = tuple[float, float, float]
+Color = tuple[float, ...]  # RGB, 0..1
+Position = tuple[float, float, float] | np.ndarray
 
-WOODS = [(0.86, 0.72, 0.52), (0.74, 0.52, 0.33), (0.50, 0.32, 0.20), (0.93, 0.85, 0.70)]
-GREYS = [
+WOOD_COLORS = [(0.86, 0.72, 0.52), (0.74, 0.52, 0.33), (0.50, 0.32, 0.20), (0.93, 0.85, 0.70)]
+GREY_COLORS = [
     (0.92, 0.92, 0.92),
     (0.75, 0.77, 0.80),
     (0.86, 0.86, 0.84),
     (0.55, 0.57, 0.60),
     (0.25, 0.26, 0.28),
 ]
-PAINTS = [
+PAINT_COLORS = [
     (0.80, 0.16, 0.14),
     (0.95, 0.50, 0.12),
     (0.95, 0.80, 0.18),
@@ -31,10 +32,12 @@ PAINTS = [
     (0.90, 0.62, 0.66),
     (0.55, 0.72, 0.86),
 ]
-DARK = (0.16, 0.16, 0.18)
+DARK_COLOR = (0.16, 0.16, 0.18)
 
-# Words that other people's files would hold: umlauts, dots and hyphens are legal in names.
-FOREIGN = {
+FRONT_VIEWS_DEG = (0.0, 90.0)  # rotations about z that show the front of an object to the camera
+
+# Part names as in user data: umlauts, dots and hyphens are legal in file names.
+IRREGULAR_PART_NAMES = {
     "wheel": "räder",
     "leg": "füße",
     "top": "platte.ø",
@@ -52,108 +55,135 @@ FOREIGN = {
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A mesh in its own frame, and where its origin stands in the model's."""
+    """A mesh in its own frame, and the position (3,) of its origin in the frame of the object."""
 
     name: str
     mesh: Mesh
-    at: np.ndarray  # (3,)
+    position: np.ndarray
 
 
 @dataclass
-class Kit:
+class ObjectBuilder:
+    """Collects the parts of one object and draws its random numbers and colours.
+
+    Attributes:
+        irregular_names: replace part names by those of IRREGULAR_PART_NAMES.
+        rotations_deg: rotations about z that show the object well; one of them is drawn.
+        body, trim, accent, dark: the colours of the object.
+    """
+
     rng: np.random.Generator
-    foreign: bool = False  # give the parts untidy names
+    irregular_names: bool = False
     parts: list[Part] = field(default_factory=list)
-    turns_deg: tuple[float, ...] = (0, 90, 180, 270)  # about z, that show the model well
+    rotations_deg: tuple[float, ...] = (0, 90, 180, 270)
 
     def __post_init__(self) -> None:
-        self.joint = self.choose("-", "-", ".", "_")
-        self.body, self.trim, self.accent, self.dark = palette(self)
+        self.separator = self.choice("-", "-", ".", "_")  # before the number of a part
+        self.body, self.trim, self.accent, self.dark = sample_palette(self)
 
-    def between(self, low: float, high: float) -> float:
+    def uniform(self, low: float, high: float) -> float:
+        """Draw a number between `low` and `high`."""
         return float(self.rng.uniform(low, high))
 
-    def count(self, low: int, high: int) -> int:
-        """A whole number, both ends possible."""
+    def integer(self, low: int, high: int) -> int:
+        """Draw an integer; both bounds are included."""
         return int(self.rng.integers(low, high + 1))
 
-    def chance(self, probability: float) -> bool:
+    def bernoulli(self, probability: float) -> bool:
+        """Draw a truth value that is true with this probability."""
         return bool(self.rng.random() < probability)
 
-    def choose(self, *options):
+    def choice(self, *options: Any) -> Any:
+        """Draw one of the options, all with the same probability."""
         return options[int(self.rng.integers(len(options)))]
 
-    def add(self, name: str, mesh: Mesh, *places: Place) -> None:
-        """One part for each place, all with the same mesh; numbered when the name is shared."""
-        if self.foreign:
-            name = FOREIGN.get(name, name)
-        taken = {part.name for part in self.parts}
-        for place in places or [(0.0, 0.0, 0.0)]:
+    def add(self, name: str, mesh: Mesh, *positions: Position) -> None:
+        """Add one part per position, by default at the origin; equal names are numbered."""
+        if self.irregular_names:
+            name = IRREGULAR_PART_NAMES.get(name, name)
+        used_names = {part.name for part in self.parts}
+        for position in positions or [(0.0, 0.0, 0.0)]:
             unique = name
             number = 1
-            while unique in taken or (len(places) > 1 and unique == name):
-                unique = f"{name}{self.joint}{number}"
+            while unique in used_names or (len(positions) > 1 and unique == name):
+                unique = f"{name}{self.separator}{number}"
                 number += 1
-            taken.add(unique)
-            self.parts.append(Part(unique, mesh, np.array(place, float)))
+            used_names.add(unique)
+            self.parts.append(Part(unique, mesh, np.array(position, float)))
 
-    def turned(self) -> list[Part]:
-        """The parts of the model, turned about z; shared meshes stay shared."""
-        angle = float(self.choose(*self.turns_deg))
-        if self.chance(0.25):
-            angle += self.between(-30, 30)
-        meshes = {id(part.mesh): part.mesh.turned("z", angle) for part in self.parts}
-        turn = rotation("z", angle)
-        return [Part(part.name, meshes[id(part.mesh)], turn @ part.at) for part in self.parts]
+    def rotated_parts(self) -> list[Part]:
+        """Return the parts after a random rotation about z; shared meshes stay shared."""
+        angle = float(self.choice(*self.rotations_deg))
+        if self.bernoulli(0.25):
+            angle += self.uniform(-30, 30)
+        meshes = {id(part.mesh): part.mesh.rotated("z", angle) for part in self.parts}
+        matrix = rotation_matrix("z", angle)
+        return [
+            Part(part.name, meshes[id(part.mesh)], matrix @ part.position) for part in self.parts
+        ]
 
 
-def palette(kit: Kit) -> tuple[Colour, Colour, Colour, Colour]:
-    """Body, trim, accent and dark. Often they are one material, or two, as in real objects."""
-    families = [WOODS, GREYS, PAINTS]
-    pools = [families[i] for i in kit.rng.choice(3, size=3, p=[0.3, 0.35, 0.35])]
-    body, trim, accent = (_tinted(kit, kit.choose(*pool)) for pool in pools)
-    style = kit.rng.random()
+def sample_palette(builder: ObjectBuilder) -> tuple[Color, Color, Color, Color]:
+    """Draw body, trim, accent and dark colours; often one or two materials, as in real objects."""
+    materials = [WOOD_COLORS, GREY_COLORS, PAINT_COLORS]
+    pools = [materials[i] for i in builder.rng.choice(3, size=3, p=[0.3, 0.35, 0.35])]
+    body, trim, accent = (_perturbed_color(builder, builder.choice(*pool)) for pool in pools)
+    style = builder.rng.random()
     if style < 0.25:
         return body, body, body, body
     if style < 0.55:
-        return body, kit.choose(body, trim), trim, trim
-    return body, trim, accent, _tinted(kit, DARK)
+        return body, builder.choice(body, trim), trim, trim
+    return body, trim, accent, _perturbed_color(builder, DARK_COLOR)
 
 
-def _tinted(kit: Kit, colour: Colour) -> Colour:
-    """A little lighter or darker and off hue, so that no two models wear the same paint."""
-    tinted = np.array(colour) * kit.between(0.9, 1.15) + kit.rng.normal(0, 0.03, 3)
-    return tuple(float(c) for c in np.clip(tinted, 0.02, 1.0))
+def _perturbed_color(builder: ObjectBuilder, color: Color) -> Color:
+    """Vary brightness and hue slightly, so that no two objects have exactly the same colours."""
+    perturbed = np.array(color) * builder.uniform(0.9, 1.15) + builder.rng.normal(0, 0.03, 3)
+    return tuple(float(channel) for channel in np.clip(perturbed, 0.02, 1.0))
 
 
-def disguise(kit: Kit) -> None:
-    """Other proportions, and often other colours, than the family would have."""
-    stretch = np.exp(kit.rng.uniform(-0.35, 0.35, 3)) if kit.chance(0.7) else np.ones(3)
-    style = kit.rng.random()
-    one = _any_colour(kit)
+def randomize_appearance(builder: ObjectBuilder) -> None:
+    """Change the proportions of the object, and often its colours, beyond those of the family."""
+    stretch = np.exp(builder.rng.uniform(-0.35, 0.35, 3)) if builder.bernoulli(0.7) else np.ones(3)
+    style = builder.rng.random()
+    common_color = _random_color(builder)
     meshes = {}
-    for part in kit.parts:
+    for part in builder.parts:
         if id(part.mesh) not in meshes:
             mesh = part.mesh.scaled(*stretch)
-            if style < 0.25:  # one material throughout
-                mesh = mesh.painted(one)
-            elif style < 0.5:  # every part its own
-                mesh = mesh.painted(_any_colour(kit))
+            if style < 0.25:  # one material
+                mesh = mesh.with_color(common_color)
+            elif style < 0.5:  # a colour per mesh
+                mesh = mesh.with_color(_random_color(builder))
             meshes[id(part.mesh)] = mesh
-    kit.parts = [Part(part.name, meshes[id(part.mesh)], part.at * stretch) for part in kit.parts]
+    builder.parts = [
+        Part(part.name, meshes[id(part.mesh)], part.position * stretch) for part in builder.parts
+    ]
 
 
-def _any_colour(kit: Kit) -> Colour:
-    if kit.chance(0.5):
-        return (kit.between(0.08, 0.92),) * 3
-    return tuple(float(c) for c in kit.rng.uniform(0.08, 0.95, 3))
+def _random_color(builder: ObjectBuilder) -> Color:
+    if builder.bernoulli(0.5):
+        return (builder.uniform(0.08, 0.92),) * 3
+    return tuple(float(channel) for channel in builder.rng.uniform(0.08, 0.95, 3))
 
 
-def corners(width: float, depth: float, z: float = 0.0) -> list[Place]:
-    """The four corners of a rectangle about the origin."""
+def corner_positions(width: float, depth: float, z: float = 0.0) -> list[Position]:
+    """The four corners of a rectangle centred at the origin; `width` along x, `depth` along y."""
     return [(x * width / 2, y * depth / 2, z) for x in (-1, 1) for y in (-1, 1)]
 
 
-def spread(length: float, count: int) -> list[float]:
-    """`count` positions from -length/2 to length/2, ends included."""
+def evenly_spaced(length: float, count: int) -> list[float]:
+    """`count` coordinates from -length/2 to length/2, ends included; [0] for a single one."""
     return [float(v) for v in np.linspace(-length / 2, length / 2, count)] if count > 1 else [0.0]
+
+
+def centered_position(mesh: Mesh, host: Part) -> np.ndarray:
+    """Position (3,) of a mesh whose bounding box has the same centre as that of the host."""
+    (low, high), (mesh_low, mesh_high) = host.mesh.bounds(), mesh.bounds()
+    return host.position + (low + high - mesh_low - mesh_high) / 2
+
+
+def adjacent_positions(mesh: Mesh, host: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (3,) at which a mesh touches the low and the high side of the host, per axis."""
+    (low, high), (mesh_low, mesh_high) = host.mesh.bounds(), mesh.bounds()
+    return host.position + low - mesh_high, host.position + high - mesh_low

@@ -1,10 +1,10 @@
-"""Pictures of coloured meshes through the demo's camera, off screen.
+"""Off-screen rendering of coloured meshes with the camera of `synthetic.camera`.
 
-Shading is flat, so a triangle has one colour, computed here. What is left is which triangle is
-seen at each pixel: VTK draws the triangles' numbers as colours, without light and without
-anti-aliasing, in a window that a process opens once.
+Shading is flat and computed here: a triangle has one colour. VTK only determines which triangle is
+visible at each pixel. It draws the triangle indices as colours, without lighting and without
+anti-aliasing, in one window per process.
 
-Shapes: M triangles, S side of the picture in pixels, P pixels that show something.
+Shapes: M triangles, S image side in pixels, P foreground pixels.
 """
 
 import subprocess
@@ -18,43 +18,47 @@ import pyvista
 from partloc.synthetic.camera import (
     DISTANCE,
     DOWN,
+    FIELD_OF_VIEW_DEG,
     FORWARD,
-    HALF_WIDTH,
     POSITION,
     RIGHT,
-    VIEW_ANGLE_DEG,
+    TAN_HALF_FOV,
 )
 
-OVERSAMPLING = 2  # drawn at twice the size and averaged down
-HEADLIGHT = 0.78  # strength of the light at the camera
-OVERHEAD = 0.42  # strength of the light from above
-OVERHEAD_DIRECTION = np.array([0.32, 0.0, 0.947])  # toward it; leaning, so a box's sides differ
-CONTRAST = 0.92  # colours are pulled a little toward mid grey, so black and white keep shading
-OPEN_A_WINDOW = "import pyvista; pyvista.Plotter(off_screen=True).show()"
-PATIENCE_S = 120  # for a child that opens a window, which takes one or two on a warm disk
+SUPERSAMPLING = 2  # rendered at this multiple of the image size, then averaged down
+HEADLIGHT_STRENGTH = 0.78  # light at the camera
+OVERHEAD_STRENGTH = 0.42  # light from above
+OVERHEAD_DIRECTION = np.array([0.32, 0.0, 0.947])  # toward the light; tilted, so box sides differ
+CONTRAST = 0.92  # pulls colours slightly toward mid grey, so that black and white show shading
+OPEN_WINDOW_CODE = "import pyvista; pyvista.Plotter(off_screen=True).show()"
+OPEN_WINDOW_TIMEOUT_S = 120  # opening takes one or two seconds with a warm disk cache
 
 
 class RenderError(OSError):
-    """This machine lacks what drawing needs."""
+    """This machine has no OpenGL library that renders off screen."""
 
 
-def picture(triangles: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray:
-    """Shaded triangles on white ground, (size, size, 3) uint8.
+def render_image(triangles: np.ndarray, colors: np.ndarray, size: int) -> np.ndarray:
+    """Render shaded triangles on a white background.
 
-    triangles: (M, 3, 3), corners in the camera's scene; colours: (M, 3), 0..1, before shading.
-
-    Raises: RenderError as `require_opengl`.
+    Args:
+        triangles: (M, 3, 3), corners in the frame of the whole model.
+        colors: (M, 3), 0..1, before shading.
+        size: S.
+    Returns: (S, S, 3) uint8.
+    Raises: RenderError as `check_opengl`.
     """
     image = np.full((size, size, 3), 255, dtype=np.uint8)
-    seen = seen_triangles(triangles, size * OVERSAMPLING)
-    window = _window(seen >= 0)  # most of a picture is ground
-    if window is None:
+    indices = visible_triangles(triangles, size * SUPERSAMPLING)
+    region = _foreground_region(indices >= 0)  # most of an image is background
+    if region is None:
         return image
-    top, bottom, left, right = window
-    step = OVERSAMPLING
-    seen = seen[top * step : bottom * step, left * step : right * step]
-    palette = np.concatenate([shade(triangles, colours), [[255, 255, 255]]])  # -1 is the ground
-    large = palette.astype(np.uint16)[seen]
+    top, bottom, left, right = region
+    step = SUPERSAMPLING
+    indices = indices[top * step : bottom * step, left * step : right * step]
+    # Index -1, the background, selects the last colour.
+    palette = np.concatenate([shade_triangles(triangles, colors), [[255, 255, 255]]])
+    large = palette.astype(np.uint16)[indices]
     # Sums of slices: ten times as fast as a sum over axes.
     rows = sum(large[i::step] for i in range(step))
     total = sum(rows[:, i::step] for i in range(step))
@@ -62,122 +66,128 @@ def picture(triangles: np.ndarray, colours: np.ndarray, size: int) -> np.ndarray
     return image
 
 
-def shade(triangles: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Flat colours under the two lights, (M, 3) uint8; arguments as in `picture`."""
+def shade_triangles(triangles: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Flat colours under the two lights, (M, 3) uint8; arguments as in `render_image`."""
     normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)  # (M, 3)
-    # The visible side counts, whichever way round the corners run.
-    away = ((POSITION - triangles.mean(1)) * normal).sum(1, keepdims=True) < 0
-    normal = np.where(away, -normal, normal)
-    light = HEADLIGHT * np.abs(normal @ FORWARD)
-    light += OVERHEAD * np.maximum(normal @ OVERHEAD_DIRECTION, 0)
-    muted = 0.5 + CONTRAST * (colours - 0.5)
+    # Normals point toward the camera, whatever the winding order.
+    faces_away = ((POSITION - triangles.mean(1)) * normal).sum(1, keepdims=True) < 0
+    normal = np.where(faces_away, -normal, normal)
+    light = HEADLIGHT_STRENGTH * np.abs(normal @ FORWARD)
+    light += OVERHEAD_STRENGTH * np.maximum(normal @ OVERHEAD_DIRECTION, 0)
+    muted = 0.5 + CONTRAST * (colors - 0.5)
     return np.round(255 * np.clip(light[:, None] * muted, 0, 1)).astype(np.uint8)
 
 
-def seen_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
-    """The number of the triangle seen at each pixel's centre, (size, size) int, -1 on the ground.
+def visible_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
+    """Index of the triangle visible at each pixel centre, -1 on the background.
 
-    triangles: (M, 3, 3), M < 2**24 - 1, corners in the camera's scene.
-
-    Raises: RenderError as `require_opengl`.
+    Args:
+        triangles: (M, 3, 3), M < 2**24 - 1, corners in the frame of the whole model.
+        size: S.
+    Returns: (S, S) int32.
+    Raises: RenderError as `check_opengl`.
     """
-    if len(triangles) == 0:  # pyvista refuses an empty mesh
+    if len(triangles) == 0:  # pyvista rejects an empty mesh
         return np.full((size, size), -1, dtype=np.int32)
-    plotter = _plotter()
-    # One actor for all pictures: adding one costs more than drawing it.
-    plotter.mapper.dataset = _numbered(triangles)
+    plotter = _shared_plotter()
+    # One actor for all images: adding an actor costs more than rendering it.
+    plotter.mapper.dataset = _index_colored_mesh(triangles)
     if plotter.window_size != [size, size]:
-        plotter.window_size = [size, size]  # it draws, too
+        plotter.window_size = [size, size]  # this also renders
     else:
         plotter.render()
-    image = plotter.image.astype(np.int32)  # (size, size, 3)
+    image = plotter.image.astype(np.int32)  # (S, S, 3)
     return image[..., 0] + (image[..., 1] << 8) + (image[..., 2] << 16) - 1
 
 
-def depth_map(triangles: np.ndarray, size: int) -> np.ndarray:
-    """How far behind the origin each pixel's centre sees a surface, along the view, model units.
+def render_depth_map(triangles: np.ndarray, size: int) -> np.ndarray:
+    """Depth of the visible surface at each pixel centre, relative to the origin, model units.
 
-    (size, size) float32, NaN on the ground; triangles as in `seen_triangles`.
-
-    Raises: RenderError as `require_opengl`.
+    Args: as `visible_triangles`.
+    Returns: (S, S) float32, NaN on the background; positive behind the origin.
+    Raises: RenderError as `check_opengl`.
     """
-    seen = seen_triangles(triangles, size)
-    drawn = seen >= 0
-    corner, *others = triangles[seen[drawn]].transpose(1, 0, 2) - POSITION  # (P, 3) each
+    indices = visible_triangles(triangles, size)
+    foreground = indices >= 0
+    corner, *others = triangles[indices[foreground]].transpose(1, 0, 2) - POSITION  # (P, 3) each
     normal = np.cross(others[0] - corner, others[1] - corner)
-    across = (np.arange(size) + 0.5) * (2 / size) - 1
-    right, down = np.meshgrid(HALF_WIDTH * across, HALF_WIDTH * across)
-    ray = FORWARD + right[drawn][:, None] * RIGHT + down[drawn][:, None] * DOWN  # (P, 3)
-    facing = (ray * normal).sum(1)
-    distance = (corner * normal).sum(1) / np.where(facing == 0, 1, facing)
-    # A triangle seen almost edge-on reaches no further than its corners.
-    reach = np.stack([corner, *others]) @ FORWARD  # (3, P)
+    centers = (np.arange(size) + 0.5) * (2 / size) - 1
+    right, down = np.meshgrid(TAN_HALF_FOV * centers, TAN_HALF_FOV * centers)
+    ray = FORWARD + right[foreground][:, None] * RIGHT + down[foreground][:, None] * DOWN  # (P, 3)
+    slope = (ray * normal).sum(1)
+    distance = (corner * normal).sum(1) / np.where(slope == 0, 1, slope)
+    # The plane of a nearly edge-on triangle may be hit beyond the corners.
+    corner_depths = np.stack([corner, *others]) @ FORWARD  # (3, P)
     depth = np.full((size, size), np.nan, dtype=np.float32)
-    depth[drawn] = np.clip(distance, reach.min(0), reach.max(0)) - DISTANCE
+    depth[foreground] = np.clip(distance, corner_depths.min(0), corner_depths.max(0)) - DISTANCE
     return depth
 
 
-def aim(camera: pyvista.Camera) -> None:
-    """Make VTK's camera the one that `partloc.camera` describes."""
+def configure_camera(camera: pyvista.Camera) -> None:
+    """Set a VTK camera to the camera of `synthetic.camera`."""
     camera.position, camera.focal_point, camera.up = tuple(POSITION), (0, 0, 0), (0, 0, 1)
-    camera.view_angle = VIEW_ANGLE_DEG
-    camera.clipping_range = (DISTANCE - 1, DISTANCE + 1)  # the unit cube reaches 0.87
+    camera.view_angle = FIELD_OF_VIEW_DEG
+    camera.clipping_range = (DISTANCE - 1, DISTANCE + 1)  # the unit cube extends to 0.87
 
 
 @cache
-def require_opengl() -> None:
-    """A child opens a window first: without OpenGL, VTK does not raise but crash.
+def check_opengl() -> None:
+    """Check in a child process that VTK can open a window: without OpenGL it crashes.
 
     Raises: RenderError naming the packages to install.
     """
     try:
         child = subprocess.run(
-            [sys.executable, "-c", OPEN_A_WINDOW], capture_output=True, timeout=PATIENCE_S
+            [sys.executable, "-c", OPEN_WINDOW_CODE],
+            capture_output=True,
+            timeout=OPEN_WINDOW_TIMEOUT_S,
         )
-        found = f"a trial ended with status {child.returncode}"
+        reason = f"a trial ended with status {child.returncode}"
     except subprocess.TimeoutExpired:
-        found = f"a trial did not end in {PATIENCE_S} seconds"
+        reason = f"a trial did not end in {OPEN_WINDOW_TIMEOUT_S} seconds"
     else:
         if child.returncode == 0:
             return
     raise RenderError(
-        f"cannot draw off screen: {found}; expected an OpenGL library that works without a "
+        f"cannot render off screen: {reason}; expected an OpenGL library that works without a "
         "display. On Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (or libosmesa6)"
     )
 
 
 @cache
-def _plotter() -> pyvista.Plotter:
-    """One for each process, opened when it is first needed."""
-    if parent_process() is None:  # else the parent has asked
-        require_opengl()
-    # Without a display VTK complains about X11 before it turns to EGL or OSMesa.
+def _shared_plotter() -> pyvista.Plotter:
+    """The plotter of this process, opened on first use."""
+    if parent_process() is None:  # a worker's parent has checked already
+        check_opengl()
+    # Without a display, VTK warns about X11 before it falls back to EGL or OSMesa.
     with pyvista.vtk_verbosity("off"):
         plotter = pyvista.Plotter(off_screen=True, lighting="none")
         plotter.disable_anti_aliasing()
         plotter.set_background("black")
-        nothing = _numbered(np.zeros((1, 3, 3)))
-        plotter.add_mesh(nothing, scalars="number", rgb=True, lighting=False)
+        placeholder = _index_colored_mesh(np.zeros((1, 3, 3)))
+        plotter.add_mesh(placeholder, scalars="index", rgb=True, lighting=False)
         plotter.show(auto_close=False)
-    aim(plotter.camera)  # only here: opening the window fits the camera to what it holds
+    configure_camera(plotter.camera)  # after `show`, which fits the camera to the mesh
     return plotter
 
 
-def _numbered(triangles: np.ndarray) -> pyvista.PolyData:
-    """Triangles that share no corners, coloured by their number plus one; black is the ground."""
+def _index_colored_mesh(triangles: np.ndarray) -> pyvista.PolyData:
+    """Triangles that share no corners, coloured by index + 1; black is the background."""
     corners = np.arange(3 * len(triangles)).reshape(-1, 3)
     mesh = pyvista.PolyData.from_regular_faces(triangles.reshape(-1, 3).astype(np.float32), corners)
-    number = np.arange(1, len(triangles) + 1)
-    colours = np.stack([number & 255, number >> 8 & 255, number >> 16], axis=-1)
-    mesh.cell_data["number"] = colours.astype(np.uint8)  # (M, 3)
+    index = np.arange(1, len(triangles) + 1)
+    colors = np.stack([index & 255, index >> 8 & 255, index >> 16], axis=-1)
+    mesh.cell_data["index"] = colors.astype(np.uint8)  # (M, 3)
     return mesh
 
 
-def _window(drawn: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Rows [top, bottom) and columns [left, right) of the small picture that hold all drawn pixels.
+def _foreground_region(foreground: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Rows [top, bottom) and columns [left, right) of the image that contain all foreground.
 
-    drawn: (OVERSAMPLING * S, OVERSAMPLING * S) bool. None when nothing is drawn.
+    Args:
+        foreground: (SUPERSAMPLING * S, SUPERSAMPLING * S) bool.
+    Returns: None without foreground.
     """
-    rows, columns = (np.flatnonzero(drawn.any(axis)) // OVERSAMPLING for axis in (1, 0))
+    rows, columns = (np.flatnonzero(foreground.any(axis)) // SUPERSAMPLING for axis in (1, 0))
     return (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if len(rows) else None

@@ -1,1 +1,1 @@
-"""Losses, optimiser, resumable state and the training loop."""
+"""Training: losses, optimiser, resumable state, token cache and the training loop."""

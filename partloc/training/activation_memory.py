@@ -1,10 +1,9 @@
-"""How much of the encoder's work to keep for the backward pass, so that a batch fits in memory.
+"""Memory planning: which activations the encoder's blocks store, so that a batch fits in memory.
 
-Keeping less costs time: what is not kept is computed twice. What a training step needs is, but for
-constants, linear in the number of images and of pairs; the slopes are measured on the model itself
-with one and two of each, and for every batch the fastest plan that fits is chosen.
-
-Shapes: T tokens of an image, D width of the encoder.
+What a block does not store is recomputed in the backward pass (gradient checkpointing), which
+costs time. The memory of a training step is, up to constants, linear in the numbers of images and
+of pairs; the slopes are measured on the model itself with one and two of each. For every batch the
+fastest plan that fits is chosen. A plan is one ActivationPolicy per block.
 """
 
 from collections.abc import Callable
@@ -16,137 +15,158 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from partloc.model.backbone import Kept
+from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
 
-# Of a parameter in training: itself, its gradient and AdamW's two moments in float32.
+# A trainable parameter: its value, its gradient and AdamW's two moments, all float32.
 BYTES_PER_PARAMETER = 16
-# While a block is being differentiated, beside what it has kept: gradients of the same tensors.
-DIFFERENTIATING = 1.0
-# Tokens that a block is measured with; what it keeps is so much a token.
-FEW = 64
-# Of the budget, left to what is not counted: the device's own needs, fragmentation.
-RESERVE = 0.1
+# Gradients held while a block is differentiated, as a multiple of its saved activations.
+GRADIENT_FACTOR = 1.0
+# Tokens of the smaller of two measurements of a block; its saved bytes are linear in the tokens.
+MEASURED_TOKENS = 64
+# Fraction of the budget left for what is not counted: the CUDA context, fragmentation.
+RESERVED_FRACTION = 0.1
 
 
 class StepMemory(NamedTuple):
     """Bytes that a training step needs.
 
-    constant: weights, gradients, optimiser, and what the weights' half precision copies need.
-    pair: of each pair, outside the blocks. block: of each image, in each block, by what it keeps.
-    attention_share: of a block's operations, what attention itself takes.
+    constant_bytes: weights, gradients, optimiser state, and low-precision copies of the weights.
+    pair_bytes: activations outside the blocks, per pair.
+    block_bytes: activations of one image in one block, by policy.
+    attention_fraction: fraction of a block's operations spent in attention itself.
+    num_blocks: transformer blocks.
     """
 
-    constant: float
-    pair: float
-    block: dict[Kept, float]
-    attention_share: float
+    constant_bytes: float
+    pair_bytes: float
+    block_bytes: dict[ActivationPolicy, float]
+    attention_fraction: float
     num_blocks: int
 
-    def peak(self, images: int, pairs: int, plan: tuple[Kept, ...]) -> float:
-        """Of a batch, when the blocks keep what `plan` says."""
-        kept = self.constant + self.pair * pairs
-        kept += images * sum(self.block[how] for how in plan)
-        everything = self.block[Kept.EVERYTHING]
-        # The last block is differentiated while all others still keep theirs.
-        again = everything - self.block[plan[-1]]
-        return kept + images * (again + DIFFERENTIATING * everything)
+    def peak_bytes(self, images: int, pairs: int, plan: tuple[ActivationPolicy, ...]) -> float:
+        """Return the peak memory of a batch under `plan`."""
+        stored = self.constant_bytes + self.pair_bytes * pairs
+        stored += images * sum(self.block_bytes[policy] for policy in plan)
+        everything = self.block_bytes[ActivationPolicy.EVERYTHING]
+        # The last block is differentiated while all others still hold their activations.
+        recomputed = everything - self.block_bytes[plan[-1]]
+        return stored + images * (recomputed + GRADIENT_FACTOR * everything)
 
-    def again(self, plan: tuple[Kept, ...]) -> float:
-        """How many blocks' worth of operations are done twice."""
-        return plan.count(Kept.INPUT) + plan.count(Kept.ATTENTION) * (1 - self.attention_share)
+    def recomputed_blocks(self, plan: tuple[ActivationPolicy, ...]) -> float:
+        """Return the recomputed operations, in units of one block's forward pass."""
+        attention_stored = plan.count(ActivationPolicy.ATTENTION)
+        return plan.count(ActivationPolicy.INPUT) + attention_stored * (1 - self.attention_fraction)
 
-    def plan(self, images: int, pairs: int, budget: float) -> tuple[Kept, ...]:
-        """The plan that computes least twice among those that fit in `budget` bytes; if none fits,
-        the one that needs least.
+    def choose_plan(self, images: int, pairs: int, budget: float) -> tuple[ActivationPolicy, ...]:
+        """Return the plan with the least recomputation that fits in `budget` bytes.
 
-        Blocks that keep more come last: they have let go of it before the first ones are
-        computed again.
+        If none fits, the plan with the lowest peak. Blocks that store more come last: their
+        activations are freed before the first blocks are recomputed.
         """
         plans = []
         for inputs, attentions in product(range(self.num_blocks + 1), repeat=2):
             rest = self.num_blocks - inputs - attentions
             if rest >= 0:
-                plan = (Kept.INPUT,) * inputs + (Kept.ATTENTION,) * attentions
-                plan += (Kept.EVERYTHING,) * rest
-                plans.append((self.again(plan), self.peak(images, pairs, plan), plan))
-        fitting = [plan for plan in plans if plan[1] <= (1 - RESERVE) * budget]
+                plan = (ActivationPolicy.INPUT,) * inputs
+                plan += (ActivationPolicy.ATTENTION,) * attentions
+                plan += (ActivationPolicy.EVERYTHING,) * rest
+                peak = self.peak_bytes(images, pairs, plan)
+                plans.append((self.recomputed_blocks(plan), peak, plan))
+        fitting = [plan for plan in plans if plan[1] <= (1 - RESERVED_FRACTION) * budget]
         return min(fitting)[2] if fitting else min(plans, key=lambda plan: plan[1])[2]
 
 
-class Planner:
-    """Sets before each batch what the encoder's blocks keep.
+class MemoryPlanner:
+    """Sets the encoder's activation policies before each batch.
 
-    By batch, since how many images a batch of so many pairs has depends on how they share wholes.
+    Per batch, because the number of images depends on how many pairs share a whole.
     """
 
     def __init__(self, model: PartLocator, dtype: torch.dtype | None, budget_gb: float) -> None:
-        """budget_gb: of 1e9 bytes, all that a step may take."""
-        self.backbone = model.backbone
-        memory = measure_step(model, dtype)
-        self.plan = lru_cache(maxsize=None)(partial(memory.plan, budget=budget_gb * 1e9))
+        """dtype: of autocast, None for full precision. budget_gb: memory of a step, 1e9 bytes."""
+        self.backbone = model.encoder.backbone
+        memory = measure_step_memory(model, dtype)
+        choose_plan = partial(memory.choose_plan, budget=budget_gb * 1e9)
+        self.choose_plan = lru_cache(maxsize=None)(choose_plan)
 
     def prepare(self, images: int, pairs: int) -> None:
-        self.backbone.kept = self.plan(images, pairs)
+        """Set the policies for a batch of `images` images and `pairs` pairs."""
+        self.backbone.activation_policies = self.choose_plan(images, pairs)
 
 
-def measure_step(model: PartLocator, dtype: torch.dtype | None) -> StepMemory:
-    """What a training step of the model needs; of the encoder one block is run, on few tokens."""
-    backbone, device = model.backbone, model.center.device
+def measure_step_memory(model: PartLocator, dtype: torch.dtype | None) -> StepMemory:
+    """Measure the memory of a training step; the model is left as it was.
+
+    Only one block of the encoder runs, on few tokens. Under FakeTensorMode nothing is computed.
+    """
+    backbone = model.encoder.backbone
     tokens, width = backbone.num_tokens, backbone.embed_dim
-
-    def without_blocks(pairs: int) -> None:
-        images = torch.zeros(pairs, 3, *[backbone.image_size] * 2, device=device)
-        model(images, images, torch.arange(pairs, device=device), precision=dtype)
-
-    def one_block(count: int) -> None:
-        entering = torch.zeros(1, count, width, device=device, requires_grad=True)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            backbone.vit.blocks[0](entering)
-
-    run_block, training = backbone.run_block, model.training
-    backbone.run_block = lambda _block, entering, _kept: entering
-    model.train()
-    try:
-        outside = [saved_bytes(partial(without_blocks, pairs), model) for pairs in (1, 2)]
-        inside = [saved_bytes(partial(one_block, count), model) for count in (FEW, 2 * FEW)]
-    finally:
-        backbone.run_block = run_block
-        model.train(training)
+    pair_bytes, token_bytes = _measure_pair_and_token_bytes(model, dtype)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     copies = dtype.itemsize * parameters if dtype else 0
-    entering = 4 * tokens * width
-    # Attention's answer and its normaliser, one number a head.
-    returned = (dtype or torch.float32).itemsize * tokens * width
-    returned += 4 * tokens * backbone.vit.blocks[0].attn.num_heads
+    block_input = 4 * tokens * width
+    # The output of attention and its normaliser, one number per head.
+    attention_output = (dtype or torch.float32).itemsize * tokens * width
+    attention_output += 4 * tokens * backbone.vit.blocks[0].attn.num_heads
     return StepMemory(
-        constant=BYTES_PER_PARAMETER * parameters + copies,
-        pair=outside[1] - outside[0],
-        block={
-            Kept.EVERYTHING: (inside[1] - inside[0]) / FEW * tokens,
-            Kept.ATTENTION: entering + returned,
-            Kept.INPUT: entering,
+        constant_bytes=BYTES_PER_PARAMETER * parameters + copies,
+        pair_bytes=pair_bytes,
+        block_bytes={
+            ActivationPolicy.EVERYTHING: token_bytes * tokens,
+            ActivationPolicy.ATTENTION: block_input + attention_output,
+            ActivationPolicy.INPUT: block_input,
         },
-        attention_share=tokens / (tokens + 6 * width),
+        attention_fraction=tokens / (tokens + 6 * width),
         num_blocks=backbone.num_blocks,
     )
 
 
-def saved_bytes(run: Callable[[], None], model: nn.Module) -> int:
-    """Bytes that autograd keeps for the backward pass of run(), parameters not counted.
+def _measure_pair_and_token_bytes(
+    model: PartLocator, dtype: torch.dtype | None
+) -> tuple[float, float]:
+    """Return the saved bytes of a pair outside the blocks, and of a token in one block."""
+    backbone, device = model.encoder.backbone, model.device
 
-    What a checkpointed function keeps is not seen.
+    def run_without_blocks(pairs: int) -> None:
+        images = torch.zeros(pairs, 3, *[backbone.image_size] * 2, device=device)
+        model(images, images, torch.arange(pairs, device=device), precision=dtype)
+
+    def run_one_block(count: int) -> None:
+        block_input = torch.zeros(1, count, backbone.embed_dim, device=device, requires_grad=True)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            backbone.vit.blocks[0](block_input)
+
+    run_block, training = backbone.run_block, model.training
+    backbone.run_block = lambda _block, tokens, _policy: tokens
+    model.train()
+    try:
+        one, two = (saved_bytes(partial(run_without_blocks, pairs), model) for pairs in (1, 2))
+        few, many = (
+            saved_bytes(partial(run_one_block, count), model)
+            for count in (MEASURED_TOKENS, 2 * MEASURED_TOKENS)
+        )
+    finally:
+        backbone.run_block = run_block
+        model.train(training)
+    return two - one, (many - few) / MEASURED_TOKENS
+
+
+def saved_bytes(run: Callable[[], None], model: nn.Module) -> int:
+    """Return the bytes that autograd saves for the backward pass of run(), without parameters.
+
+    Tensors saved inside a checkpointed function are not counted.
     """
-    # Storages are told apart by their handles: addresses fake tensors do not have.
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    held: dict[int, UntypedStorage] = {}  # keeps them, so that no handle is used twice
+    # Storages are identified by their handles, because fake tensors have no addresses.
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved: dict[int, UntypedStorage] = {}  # holds the storages, so that no handle is reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            held[storage._cdata] = storage
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage
         return tensor
 
     with torch.random.fork_rng(), torch.enable_grad(), saved_tensors_hooks(pack, lambda t: t):
         run()
-    return sum(storage.nbytes() for storage in held.values())
+    return sum(storage.nbytes() for storage in saved.values())

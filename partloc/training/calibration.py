@@ -1,35 +1,37 @@
-"""Platt scaling: confidences that hold on models that were not trained on.
+"""Platt scaling: calibrates the predicted confidence on the validation set.
 
-Shapes: N answers.
+Shapes: N predictions.
 """
 
 import numpy as np
 from torch import Tensor
 
-# Fewer answers than this, or none right, or none wrong, tell nothing reliable.
-LEAST = 20
+MIN_PREDICTIONS = 20  # a fit to fewer is unreliable
 
 
-def fit_platt(log_odds: Tensor, right: Tensor) -> tuple[float, float] | None:
-    """Slope and offset, so that sigmoid(slope * log_odds + offset) is the share that is right.
+def fit_platt(logits: Tensor, is_right: Tensor) -> tuple[float, float] | None:
+    """Fit slope and offset so that sigmoid(slope * logit + offset) is the probability of success.
 
-    log_odds: (N,); right: (N,) bool. None when there are too few of either kind.
-    Source: Platt (1999), with his targets, which keep a small set from certainty; the slope is
-    held above zero, so that the order of the answers stays.
+    Args:
+        logits: confidence logits, (N,).
+        is_right: whether each prediction is right, (N,) bool.
+    Returns: slope and offset; None if there are fewer than MIN_PREDICTIONS, or all are right, or
+        all are wrong. The slope is positive, so the order of the predictions stays.
+    Source: Platt (1999), with his smoothed targets, which keep a small set from certainty.
     """
-    good, bad = int(right.sum()), int((~right).sum())
-    if good + bad < LEAST or not good or not bad:
+    right, wrong = int(is_right.sum()), int((~is_right).sum())
+    if right + wrong < MIN_PREDICTIONS or not right or not wrong:
         return None
-    target = np.where(right.numpy(), (good + 1) / (good + 2), 1 / (bad + 2))
-    value = log_odds.double().numpy()
+    target = np.where(is_right.numpy(), (right + 1) / (right + 2), 1 / (wrong + 2))
+    values = logits.double().numpy()
 
-    def surprise(weights: np.ndarray) -> float:
-        """Cross-entropy for the logarithm of the slope, and the offset."""
-        score = np.exp(weights[0]) * value + weights[1]
-        return float(np.mean(np.logaddexp(0, score) - target * score))
+    def cross_entropy(parameters: np.ndarray) -> float:
+        """parameters: log(slope), offset."""
+        scores = np.exp(parameters[0]) * values + parameters[1]
+        return float(np.mean(np.logaddexp(0, scores) - target * scores))
 
-    # Half a second to load, which an answer need not wait for.
+    # The import takes half a second, which only training should pay.
     from scipy.optimize import minimize
 
-    log_slope, offset = minimize(surprise, np.zeros(2), bounds=[(-4, 4), (-20, 20)]).x
+    log_slope, offset = minimize(cross_entropy, np.zeros(2), bounds=[(-4, 4), (-20, 20)]).x
     return float(np.exp(log_slope)), float(offset)

@@ -1,6 +1,10 @@
-"""The camera of a data set, fitted from its labels and pictures.
+"""Estimates the camera of a data set from its labels and images, without training.
 
-Shapes: N samples, S side of the thumbnails, n side of a shrunk part.
+The label gives a part's size in the whole. The part's image, shrunk to that size, is slid over the
+image of the whole; the offset of the best match is usually where the part appears. A camera is
+then fitted robustly to the pairs of labelled translation and matched image position.
+
+Shapes: N samples, S side of the whole's thumbnail, n side of a part's thumbnail.
 """
 
 import numpy as np
@@ -11,103 +15,130 @@ from torch.nn import functional as F
 
 from partloc.data.images import load_rgb
 from partloc.data.table import PairTable
-from partloc.model.camera import View
+from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
 
-VIEW_STREAM = 3  # of chance, as in plan
-THUMBNAIL = 48  # side, pixels
-SAMPLES = 400
-SCALES = (0.25, 0.8)  # smaller parts fit anywhere, larger ones nowhere else
-FOREGROUND = 0.04  # difference from the corners' colour, of 1, that counts as the part
-INLIER = 0.1  # residual, in half image sides
-FREE = 4  # parts that a camera of nine numbers can be made to agree with
-FLAT = 0.05  # labels that spread so much less across a plane than in it tell no camera
-# Of `View.fading`: a camera nearer than 1.25 would be inside the sphere round some wholes.
-NEAREST = 0.8
+CAMERA_FIT_STREAM = 3  # of random numbers; each use of the seed has a stream of its own
+MAX_SAMPLES = 400
+MIN_SAMPLES = 8
+# Scales of usable parts: smaller ones match anywhere, larger ones leave no room to slide.
+MIN_SCALE, MAX_SCALE = 0.25, 0.8
+THUMBNAIL_PX = 48  # side of the whole's thumbnail
+FOREGROUND_THRESHOLD = 0.04  # difference from the corners' mean colour, intensities 0..1
+MIN_FOREGROUND_PX = 4  # of a part's thumbnail
+INLIER_DISTANCE = 0.1  # half image sides
+# A camera has nine parameters, so it can be made to agree with about this many more parts.
+OVERFITTED_PARTS = 4
+# Minimum extent of the labels along their third principal axis, as a fraction of the first;
+# labels in a plane do not determine a camera.
+MIN_FLATNESS_RATIO = 0.05
+# 1 / whole-model units; a camera closer than 1.25 would be inside the bounding sphere of a whole.
+MAX_INVERSE_DISTANCE = 0.8
+FIT_ITERATIONS = 50
+MIN_RESIDUAL = 0.02  # half image sides; bounds the weights of the reweighted least squares
 
 
-def fit_view(
-    table: PairTable, max_pixels: int, seed: int, known: View | None = None
-) -> View | None:
-    """Fit the camera on up to SAMPLES parts without twins; None when there are too few, or when
-    all lie about in one plane.
+def fit_camera(
+    table: PairTable, max_pixels: int, seed: int, known: PinholeCamera | None = None
+) -> PinholeCamera | None:
+    """Fit the camera to up to MAX_SAMPLES parts without twins.
 
-    known: a camera to come back to unless the fitted one agrees with more parts by FREE; so many
-        agree with any fit, and of a few parts these are a large share.
+    Args:
+        table: labelled samples.
+        max_pixels: limit of `load_rgb`.
+        seed: of the choice of samples.
+        known: a camera to prefer unless the fitted one agrees with at least OVERFITTED_PARTS more
+            parts; any fit gains about that many, which among few parts is a large fraction.
+    Returns: the camera with its inlier fraction; None if fewer than MIN_SAMPLES parts could be
+        matched, or if their labels lie almost in a plane.
     """
-    scale = table.scale[:, 0].numpy()
-    rows = np.flatnonzero((table.twin_counts == 1) & (SCALES[0] < scale) & (scale < SCALES[1]))
-    chance = np.random.default_rng([seed, VIEW_STREAM])
-    rows = sorted(chance.permutation(rows)[:SAMPLES].tolist())
-    places = {row: _best_place(table, row, max_pixels) for row in rows}
-    found = [row for row in rows if places[row] is not None]
-    if len(found) < 8:
+    rows = _choose_rows(table, seed)
+    positions = {row: _match_part(table, row, max_pixels) for row in rows}
+    matched = [row for row in rows if positions[row] is not None]
+    if len(matched) < MIN_SAMPLES:
         return None
-    labels, seen = table.translation[found], torch.tensor([places[row] for row in found])
-    extents = torch.linalg.svdvals(labels - labels.mean(0))  # (3,), the largest first
-    if extents[2] <= FLAT * extents[0]:
+    translations = table.translation[matched]
+    targets = torch.tensor([positions[row] for row in matched])  # (N, 2)
+    extents = torch.linalg.svdvals(translations - translations.mean(0))  # (3,), descending
+    if extents[2] <= MIN_FLATNESS_RATIO * extents[0]:
         return None
-    poses = PartPose(labels, table.scale[found])
+    poses = PartPose(translations, table.scale[matched])
 
-    def judged(view: View) -> View:
-        residuals = (view.place(poses)[:, :2] - seen).norm(dim=1)
-        return view._replace(inliers=(residuals < INLIER).float().mean().item())
+    def with_inlier_fraction(camera: PinholeCamera) -> PinholeCamera:
+        residuals = (camera.project(poses)[:, :2] - targets).norm(dim=1)
+        return camera._replace(inlier_fraction=(residuals < INLIER_DISTANCE).float().mean().item())
 
-    view = judged(_robust_view(labels, seen))
+    camera = with_inlier_fraction(fit_camera_to_points(translations, targets))
     if known is not None:
-        known = judged(known)
-        if known.inliers >= view.inliers - FREE / len(found):
+        known = with_inlier_fraction(known)
+        if known.inlier_fraction >= camera.inlier_fraction - OVERFITTED_PARTS / len(matched):
             return known
-    return view
+    return camera
 
 
-def _best_place(table: PairTable, row: int, max_pixels: int) -> tuple[float, float] | None:
-    """Right and down of the best fit of a part of known size; None for an empty picture."""
-    side = max(2, round(THUMBNAIL * table.scale[row].item()))
-    whole = _thumbnail(table, table.whole_paths[row], THUMBNAIL, max_pixels)
-    part = _thumbnail(table, table.part_paths[row], side, max_pixels)  # (3, n, n)
-    corners = part[:, :: side - 1, :: side - 1].mean((1, 2), keepdim=True)
-    mask = ((part - corners).abs().amax(0) > FOREGROUND).float()  # (n, n)
-    if mask.sum() < 4:
+def _choose_rows(table: PairTable, seed: int) -> list[int]:
+    """Return up to MAX_SAMPLES random rows of parts of usable size without twins, sorted."""
+    scale = table.scale[:, 0].numpy()
+    usable = (table.twin_group_sizes == 1) & (MIN_SCALE < scale) & (scale < MAX_SCALE)
+    rng = np.random.default_rng([seed, CAMERA_FIT_STREAM])
+    return sorted(rng.permutation(np.flatnonzero(usable))[:MAX_SAMPLES].tolist())
+
+
+def _match_part(table: PairTable, row: int, max_pixels: int) -> tuple[float, float] | None:
+    """Return the image position (right, down) where a part matches its whole best.
+
+    In half image sides from the centre; None if the part's image is empty.
+    """
+    side = max(2, round(THUMBNAIL_PX * table.scale[row].item()))
+    whole = _load_thumbnail(table, table.whole_paths[row], THUMBNAIL_PX, max_pixels)  # (3, S, S)
+    part = _load_thumbnail(table, table.part_paths[row], side, max_pixels)  # (3, n, n)
+    background = part[:, :: side - 1, :: side - 1].mean((1, 2), keepdim=True)  # of the corners
+    mask = ((part - background).abs().amax(0) > FOREGROUND_THRESHOLD).float()  # (n, n)
+    if mask.sum() < MIN_FOREGROUND_PX:
         return None
+    # The squared distance at each offset, up to a constant: |whole|^2 - 2 whole * part.
     padded = F.pad(whole[None], (side // 2,) * 4, mode="replicate")
     energy = F.conv2d(padded.square().sum(1, keepdim=True), mask[None, None])
     distance = (energy - 2 * F.conv2d(padded, (part * mask)[None]))[0, 0]
-    distance = distance[:THUMBNAIL, :THUMBNAIL]
-    down, right = divmod(int(distance.argmin()), THUMBNAIL)
-    return tuple((cell + side % 2 / 2) * 2 / THUMBNAIL - 1 for cell in (right, down))
+    distance = distance[:THUMBNAIL_PX, :THUMBNAIL_PX]  # (S, S)
+    down, right = divmod(int(distance.argmin()), THUMBNAIL_PX)
+    return tuple((cell + side % 2 / 2) * 2 / THUMBNAIL_PX - 1 for cell in (right, down))
 
 
-def _thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tensor:
-    """(3, side, side), 0..1."""
+def _load_thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tensor:
+    """Return an image as (3, side, side), 0..1."""
     image = load_rgb(table.data_dir / path, max_pixels)
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BOX), dtype=np.float32)
     return torch.from_numpy(pixels / 255).permute(2, 0, 1)
 
 
-def _robust_view(source: Tensor, target: Tensor) -> View:
-    """The camera (N, 3) -> (N, 2) with about the least sum of distances, inliers left open.
+def fit_camera_to_points(source: Tensor, target: Tensor) -> PinholeCamera:
+    """Fit a camera that maps points (N, 3) to image positions (N, 2), robust to outliers.
 
-    Multiplied by its denominator the map is linear in all that is sought, but for the direction
-    of depth, which is that of the round before.
+    Approximately minimises the sum of distances. Multiplied by its denominator, the projection is
+    linear in all parameters except the direction of depth, which is taken from the previous
+    iteration. The inlier fraction of the result is 0, that is, unknown.
+
     Source: the direct linear transform (Abdel-Aziz and Karara, 1971), by iteratively reweighted
     least squares (Holland and Welsch, 1977).
     """
     source, target = source.double(), target.double()
-    design = torch.cat([source, torch.ones_like(source[:, :1])], 1)  # (N, 4)
-    rows = torch.block_diag(design, design)  # (2 N, 8), those of right, then those of down
+    homogeneous = torch.cat([source, torch.ones_like(source[:, :1])], 1)  # (N, 4)
+    design = torch.block_diag(homogeneous, homogeneous)  # (2 N, 8), rows of right, then of down
     weights = torch.ones(len(source), dtype=torch.float64)
-    view, fading = None, torch.zeros((), dtype=torch.float64)
-    for _ in range(50):
-        heavy = weights.repeat(2)[:, None]
-        known = target.T.reshape(-1, 1)  # (2 N, 1)
-        if view is not None:
-            faded = -view.depth(source).repeat(2, 1) * known
-            both = torch.linalg.lstsq(heavy * torch.cat([rows, faded], 1), heavy * known).solution
-            fading = both[8, 0].clamp(0, NEAREST)
-            known = known * (1 + fading * view.depth(source).repeat(2, 1))
-        linear = torch.linalg.lstsq(heavy * rows, heavy * known).solution.view(2, 4)
-        view = View(linear[:, :3], linear[:, 3], fading, 0.0)
-        one = PartPose(source, torch.ones_like(source[:, :1]))
-        weights = (view.place(one)[:, :2] - target).norm(dim=1).clamp(min=0.02).rsqrt()
-    return View(*(field.float() for field in view[:3]), 0.0)
+    camera, inverse_distance = None, torch.zeros((), dtype=torch.float64)
+    for _ in range(FIT_ITERATIONS):
+        row_weights = weights.repeat(2)[:, None]  # (2 N, 1)
+        values = target.T.reshape(-1, 1)  # (2 N, 1)
+        if camera is not None:
+            depth = camera.depth(source).repeat(2, 1)  # (2 N, 1)
+            joint = torch.cat([design, -depth * values], 1)  # (2 N, 9)
+            solution = torch.linalg.lstsq(row_weights * joint, row_weights * values).solution
+            inverse_distance = solution[8, 0].clamp(0, MAX_INVERSE_DISTANCE)
+            values = values * (1 + inverse_distance * depth)
+        linear = torch.linalg.lstsq(row_weights * design, row_weights * values).solution.view(2, 4)
+        camera = PinholeCamera(linear[:, :3], linear[:, 3], inverse_distance, 0.0)
+        points = PartPose(source, torch.ones_like(source[:, :1]))
+        residuals = (camera.project(points)[:, :2] - target).norm(dim=1)  # (N,)
+        weights = residuals.clamp(min=MIN_RESIDUAL).rsqrt()
+    return PinholeCamera(*(field.float() for field in camera[:3]), 0.0)

@@ -1,6 +1,10 @@
-"""The training loss: weighted L1 on translation and on scale, blind to which twin is which.
+"""The training loss: negative log-likelihood of the pose hypotheses, plus auxiliary terms.
 
-Shapes: B batch, K twins of a part.
+A "twin" of a part is a part of the same model that looks identical. The poses of all twins are
+valid targets.
+
+Shapes: B batch, H hypotheses, T valid targets of a part (its twins), P grid positions of the
+template matching, V pixels of a depth map.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,174 +13,196 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from partloc.model.crop import into_crops
+from partloc.model.crop import to_crop_frame
 from partloc.model.depth_net import DepthReading
 from partloc.model.prediction import Prediction
-from partloc.pose import NEAR, PartPose
+from partloc.pose import RIGHT_TOLERANCE, PartPose
 
 if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
     from partloc.config import TrainConfig
 
-# Cost that makes a hypothesis e times less likely: the width of the mixture's densities.
-SOFTNESS = 0.15
-# What learning whether answers are right counts; it moves one layer, which nothing else does.
-SURENESS = 0.1
-# Pixels of a part in sight from which its place teaches as much about depth as it can.
-ENOUGH = 10
+# Scale of the mixture's exponential components, in units of the pose loss: a hypothesis whose
+# pose loss is larger by this is e times less likely.
+MIXTURE_SCALE = 0.15
+# Weight of the confidence loss; only the confidence head has a gradient from it.
+CONFIDENCE_WEIGHT = 0.1
+# Standard deviations of (right, down, log size) around a target position, right and down in half
+# image sides: of the matching distribution, and of the wider neighbourhood in which a proposal can
+# still be refined to the target.
+MATCH_STD = (0.1, 0.1, 0.25)
+RANK_STD = (0.15, 0.15, 0.35)
+# Added to the number of visible pixels in the depth loss, so that barely visible parts count less.
+DEPTH_PIXEL_OFFSET = 10
 
 
-class LossParts(NamedTuple):
-    """Per-sample losses, each (B,): what is minimised, and what it is made of.
+class LossTerms(NamedTuple):
+    """The loss of each sample and its terms, each (B,).
 
-    translation_loss, scale_loss: of the answer, before weighting; sure_loss, match_loss,
-    rank_loss, depth_loss: before weighting; guided_loss: weighted.
+    `loss` is minimised. `translation_loss` and `scale_loss` are L1 errors of the best hypothesis
+    (scale as configured); `gt_pose_loss` is weighted already; all other terms are unweighted.
     """
 
     loss: Tensor
     translation_loss: Tensor
     scale_loss: Tensor
-    sure_loss: Tensor
+    confidence_loss: Tensor
     match_loss: Tensor
     rank_loss: Tensor
-    guided_loss: Tensor
+    gt_pose_loss: Tensor
     depth_loss: Tensor
 
 
 def training_loss(
     prediction: Prediction,
     targets: PartPose,
-    target_places: Tensor | None,
+    target_positions: Tensor | None,
     config: "TrainConfig",
-    guides: PartPose | None = None,
-) -> LossParts:
-    """The likelihood of the hypotheses, and of the places that were matched.
+    gt_targets: PartPose | None = None,
+) -> LossTerms:
+    """Compute the loss of each sample and its terms.
 
-    A hypothesis costs w_trans * translation + w_scale * scale. Of several, each with a share p,
-    the loss is -b * log(sum of p * exp(-cost / b)), that of one is its cost; w_match * match,
-    w_rank * rank and w_depth * depth are added, the cost of the answer at the true place, and the
-    surprise at which hypotheses are right.
+    The pose loss of a hypothesis is w_trans * translation + w_scale * scale. The hypotheses are a
+    mixture with weights p and exponential components of scale b = MIXTURE_SCALE, whose negative
+    log-likelihood is -b * log(sum of p * exp(-pose loss / b)). With a single hypothesis this is
+    its pose loss. Added to it are CONFIDENCE_WEIGHT * confidence, w_match * match, w_rank * rank,
+    the pose loss of the prediction at the ground-truth position, and w_depth * depth.
 
     Args:
-        targets: the places that would be right, (B, K, 3) and (B, K, 1).
-        target_places: where they appear in the image, (B, K, 3); None leaves matching out.
-        guides: as targets, of the guided answers, where others than the pair's own.
-    Source: the mixture density of Bishop (1994), with Laplace components.
+        prediction: of B parts.
+        targets: valid target poses, (B, T, 3) and (B, T, 1).
+        target_positions: their image positions (right, down, log size), (B, T, 3); None leaves
+            out the match and rank terms.
+        config: weights of the terms.
+        gt_targets: like `targets`, for the prediction at the ground-truth position if these
+            differ; default `targets`.
+    Source: mixture density networks (Bishop, 1994), with Laplace components.
     """
-    translation, scale = hypotheses_loss(prediction.hypotheses, targets, config)  # (B, hypotheses)
-    cost = config.w_trans * translation + config.w_scale * scale
-    total = -SOFTNESS * (prediction.log_share - cost / SOFTNESS).logsumexp(1)
-    sure = sure_loss(prediction, targets)
-    total = total + SURENESS * sure
-    match = rank = guided = depth = torch.zeros_like(total)
-    if target_places is not None:
-        target_places = into_crops(target_places, *prediction.crops.split(3, 1))
-        match = match_loss(prediction.places, prediction.log_probability, target_places)
-        rank = rank_loss(prediction.proposals, prediction.log_share, target_places)
+    translation, scale = hypothesis_losses(prediction.hypotheses, targets, config)  # (B, H)
+    pose = config.w_trans * translation + config.w_scale * scale
+    total = -MIXTURE_SCALE * (prediction.log_weight - pose / MIXTURE_SCALE).logsumexp(1)
+    confidence = confidence_loss(prediction, targets)
+    total = total + CONFIDENCE_WEIGHT * confidence
+    match = rank = gt_pose = depth = torch.zeros_like(total)
+    if target_positions is not None:
+        cropped = to_crop_frame(target_positions, *prediction.crops.split(3, 1))
+        match = match_loss(prediction.positions, prediction.log_probability, cropped)
+        rank = rank_loss(prediction.proposals, prediction.log_weight, cropped)
         total = total + config.w_match * match + config.w_rank * rank
-    if prediction.guided is not None:
-        one = PartPose(*(field[:, None] for field in prediction.guided))
-        moved, sized = hypotheses_loss(one, guides or targets, config)
-        guided = (config.w_trans * moved + config.w_scale * sized).squeeze(1)
-        total = total + guided
-    if prediction.misread is not None:
-        depth = depth_loss(prediction.misread)
+    if prediction.gt_prediction is not None:
+        single = PartPose(*(field[:, None] for field in prediction.gt_prediction))
+        gt_translation, gt_scale = hypothesis_losses(single, gt_targets or targets, config)
+        gt_pose = (config.w_trans * gt_translation + config.w_scale * gt_scale).squeeze(1)
+        total = total + gt_pose
+    if prediction.depth_error is not None:
+        depth = depth_loss(prediction.depth_error)
         total = total + config.w_depth * depth
-    best = prediction.log_share.argmax(1, keepdim=True)
+    best = prediction.log_weight.argmax(1, keepdim=True)
     translation, scale = (term.gather(1, best).squeeze(1) for term in (translation, scale))
-    return LossParts(total, translation, scale, sure, match, rank, guided, depth)
+    return LossTerms(total, translation, scale, confidence, match, rank, gt_pose, depth)
 
 
-def sure_loss(prediction: Prediction, targets: PartPose) -> Tensor:
-    """Surprise at which hypotheses are right, (B,); each counts by its share, since the answer is
-    the one of the highest. targets: as in `training_loss`."""
-    distance = torch.cdist(prediction.hypotheses.translation, targets.translation)  # (B, H, K)
-    right = (distance.amin(-1) < NEAR).to(distance.dtype)
-    surprise = F.binary_cross_entropy_with_logits(prediction.log_odds, right, reduction="none")
-    return (prediction.log_share.detach().exp() * surprise).sum(1)
+def confidence_loss(prediction: Prediction, targets: PartPose) -> Tensor:
+    """Binary cross-entropy of "translation error below RIGHT_TOLERANCE", (B,).
+
+    Averaged by mixture weight, which concentrates it on hypotheses that may be returned.
+    targets: as in `training_loss`.
+    """
+    distance = torch.cdist(prediction.hypotheses.translation, targets.translation)  # (B, H, T)
+    is_right = (distance.amin(-1) < RIGHT_TOLERANCE).to(distance.dtype)  # (B, H)
+    nll = F.binary_cross_entropy_with_logits(
+        prediction.confidence_logit, is_right, reduction="none"
+    )
+    return (prediction.log_weight.detach().exp() * nll).sum(1)
 
 
-def hypotheses_loss(
+def hypothesis_losses(
     predicted: PartPose, targets: PartPose, config: "TrainConfig"
 ) -> tuple[Tensor, Tensor]:
-    """L1 distances in translation and scale to the nearest of the places that would be right.
+    """L1 losses of translation and scale to the nearest valid target of each hypothesis.
 
     Args:
-        predicted: H hypotheses, translation (B, H, 3), whole-model units; scale (B, H, 1), > 0.
-        targets: translation (B, K, 3), scale (B, K, 1). K = 1 without twins.
-        config: weights, and whether the scale is compared by its logarithm (relative error:
-            twice too big costs the same as twice too small) or as it is.
-    Returns: translation, summed over the three axes, and scale, each (B, H).
-    Raises: ValueError if shapes do not belong together; broadcasting would hide it.
-    Source: the minimum over indistinguishable answers as in CosyPose, eq. 2 (arXiv:2008.08465);
+        predicted: translation (B, H, 3), whole-model units; scale (B, H, 1), > 0.
+        targets: translation (B, T, 3), scale (B, T, 1). T = 1 without twins.
+        config: weights that define "nearest", and `scale_loss`: `log` compares logarithms, so
+            that twice too large costs the same as twice too small; `plain` compares scales.
+    Returns: translation loss, summed over the three axes, and scale loss, each (B, H).
+    Raises: ValueError if the shapes do not match; broadcasting would hide it.
+    Source: the minimum over indistinguishable poses as in CosyPose, eq. 2 (arXiv:2008.08465);
         log sizes as in R-CNN, appendix C (arXiv:1311.2524).
     """
-    size, h = predicted.scale.shape[:2]
-    k = targets.scale.shape[1]
+    batch, h = predicted.scale.shape[:2]
+    t = targets.scale.shape[1]
     shapes = [tuple(field.shape) for field in (*predicted, *targets)]
-    if shapes != [(size, h, 3), (size, h, 1), (size, k, 3), (size, k, 1)]:
-        raise ValueError(f"expected (B, H, 3), (B, H, 1), (B, K, 3), (B, K, 1), found {shapes}")
-    offset = predicted.translation[:, :, None] - targets.translation[:, None]  # (B, H, K, 3)
-    translation = offset.abs().sum(-1)  # (B, H, K)
-    ours, theirs = predicted.scale, targets.scale.transpose(1, 2)  # (B, H, 1), (B, 1, K)
+    if shapes != [(batch, h, 3), (batch, h, 1), (batch, t, 3), (batch, t, 1)]:
+        raise ValueError(f"expected (B, H, 3), (B, H, 1), (B, T, 3), (B, T, 1), found {shapes}")
+    offset = predicted.translation[:, :, None] - targets.translation[:, None]  # (B, H, T, 3)
+    translation = offset.abs().sum(-1)  # (B, H, T)
+    # (B, H, 1) and (B, 1, T)
+    predicted_scale, target_scale = predicted.scale, targets.scale.transpose(1, 2)
     if config.scale_loss == "log":
-        ours, theirs = ours.log(), theirs.log()
-    scale = (ours - theirs).abs()  # (B, H, K)
+        predicted_scale, target_scale = predicted_scale.log(), target_scale.log()
+    scale = (predicted_scale - target_scale).abs()  # (B, H, T)
     nearest = (config.w_trans * translation + config.w_scale * scale).argmin(-1, keepdim=True)
     return tuple(term.gather(-1, nearest).squeeze(-1) for term in (translation, scale))
 
 
-def targets_of(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:
-    """The places a prediction is compared with: (B, K, .) with twins, (B, 1, .) without."""
+def loss_targets(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:
+    """Return the valid targets: all twin poses (B, T, .), or the labelled pose as (B, 1, .)."""
     if twin_aware:
         return twins
     return PartPose(*(torch.unsqueeze(field, 1) for field in pose))
 
 
-# How near to the truth a place has to be, one standard deviation: right, down, log size; and a
-# proposal, whose answer can still correct it.
-TOLERANCE = (0.1, 0.1, 0.25)
-VICINITY = (0.15, 0.15, 0.35)
+def match_loss(positions: Tensor, log_probability: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of the nearest target under the matching distribution, (B,).
 
+    The distribution is a mixture of Gaussians of standard deviation MATCH_STD at the grid
+    positions. Unlike the error of the mean position, the loss never favours the middle between two
+    candidates; with twins, probability at any target position lowers it.
 
-def match_loss(places: Tensor, log_probability: Tensor, targets: Tensor) -> Tensor:
-    """Surprise at the truth: -log of the probability near any place that would be right, (B,).
-
-    Unlike the error of the mean place, it never rewards the middle between two candidates, and of
-    equal parts it accepts any one place.
     Args:
-        places: (H, 3), right and down in half image sides, log size. log_probability: (B, H).
-        targets: (B, K, 3), where the places that would be right appear.
+        positions: (P, 3), right and down in half image sides, log size.
+        log_probability: (B, P).
+        targets: image positions of the valid targets, (B, T, 3).
     Source: the negative log-likelihood of a mixture density (Bishop, 1994), components fixed.
     """
-    offset = (places[:, None] - targets[:, None]) / places.new_tensor(TOLERANCE)  # (B, H, K, 3)
-    nearness = -offset.square().sum(-1).amin(-1) / 2  # (B, H)
-    return -(log_probability + nearness).logsumexp(1)
+    std = positions.new_tensor(MATCH_STD)
+    offset = (positions[:, None] - targets[:, None]) / std  # (B, P, T, 3)
+    log_density = -offset.square().sum(-1).amin(-1) / 2  # (B, P)
+    return -(log_probability + log_density).logsumexp(1)
 
 
-def rank_loss(proposals: Tensor, log_share: Tensor, targets: Tensor) -> Tensor:
-    """Surprise at which proposals are near the truth, (B,); nothing where none is.
+def rank_loss(proposals: Tensor, log_weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy between the mixture weights and the proposals' closeness to a target, (B,).
 
-    The mixture teaches the same, but so weakly beside the poses that the order of the proposals
-    hardly improves on the matching's.
+    Nearly zero if no proposal is close. The mixture likelihood has the same optimum, but its
+    gradient on the weights is so weak beside that of the poses that the order of the proposals
+    hardly improves on that of the matching.
+
     Args:
-        proposals: (B, K, 3), right and down in half image sides, log size. log_share: (B, K).
-        targets: (B, T, 3), where the places that would be right appear.
+        proposals: (B, H, 3), right and down in half image sides, log size.
+        log_weight: (B, H).
+        targets: image positions of the valid targets, (B, T, 3).
     """
-    offset = (proposals[:, :, None] - targets[:, None]) / proposals.new_tensor(VICINITY)
-    nearness = (-offset.square().sum(-1).amin(-1) / 2).exp()  # (B, K)
-    total = nearness.sum(1)
-    share = nearness / total.clamp(min=1e-3)[:, None]
-    return -(share * log_share).sum(1) * total.clamp(max=1)
+    std = proposals.new_tensor(RANK_STD)
+    offset = (proposals[:, :, None] - targets[:, None]) / std  # (B, H, T, 3)
+    closeness = (-offset.square().sum(-1).amin(-1) / 2).exp()  # (B, H)
+    total = closeness.sum(1)
+    target_weight = closeness / total.clamp(min=1e-3)[:, None]
+    return -(target_weight * log_weight).sum(1) * total.clamp(max=1)
 
 
-def depth_loss(misread: DepthReading) -> Tensor:
-    """Surprise at the true depth of the part, the mean over its pixels in sight, (B,); little where
-    hardly one is. So poses teach the maps, of which no label tells more.
+def depth_loss(depth_error: DepthReading) -> Tensor:
+    """Negative log-likelihood of the true depth of a part, averaged over its visible pixels, (B,).
 
-    misread: of the depth maps at the true place, the depth less the true one.
+    Pose labels thereby train the depth maps, for which there is no other label.
+
+    Args:
+        depth_error: reading of the depth maps at the ground-truth position, with the true depth
+            subtracted, all (B, V).
     Source: the negative log-likelihood of a Laplace density, as in Kendall and Gal
         (arXiv:1703.04977).
     """
-    depth, expected, trust = misread
-    surprise = trust * (depth.abs() / expected + expected.log())
-    return surprise.sum(1) / (trust.sum(1) + ENOUGH)
+    error, expected_error, weight = depth_error
+    nll = weight * (error.abs() / expected_error + expected_error.log())
+    return nll.sum(1) / (weight.sum(1) + DEPTH_PIXEL_OFFSET)

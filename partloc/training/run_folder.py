@@ -1,4 +1,4 @@
-"""The folder of one training run: its lock, and the state to resume an interrupted run from."""
+"""The folder of a training run: its lock, and the states from which an interrupted run resumes."""
 
 import fcntl
 import os
@@ -9,16 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from partloc.files import CheckpointError, hash_file, is_whole, load, save_atomically, write_hash
+from partloc.files import (
+    CheckpointError,
+    checksum_path,
+    load_tensors,
+    matches_checksum,
+    save_tensors,
+    write_checksum,
+)
 
-KEPT_STATES = 2
+MAX_STATES = 2  # files of each kind that are kept
 
 
 class RunFolder:
-    """Resumable state of one training run, keyed by what determines its result.
+    """Resumable state of one training run, in a folder named after the run's fingerprint.
 
-    state-*.pth after an epoch and best-*.pth, the weights of the best epoch so far (the last two
-    of each, with a .sha256 beside them), tensorboard/, lock, finished, code.
+    Contents: `state-*.pth`, the state after an epoch; `best-*.pth`, the weights of the best epoch
+    so far (MAX_STATES of each, with a .sha256 file beside them); `tensorboard/`; `lock`;
+    `finished`, if the run is; `code`, a hash of the source code that started the run.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
@@ -28,21 +36,22 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; a second trainer on the same state would corrupt both.
+        """Hold the folder's lock; a second trainer on the same state would corrupt both.
 
-        Raises: CheckpointError naming the process that holds it.
+        Raises: CheckpointError naming the process that holds the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
             try:
-                # Not flock: the loader's workers would inherit it, and outlive a killed trainer
-                # by some seconds.
+                # Not flock: data-loader workers would inherit it, and they outlive a killed
+                # trainer by some seconds.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 file.seek(0)
                 raise CheckpointError(
-                    f"{self.path}: another training (process {file.read().strip() or '?'}) works "
-                    "on the same configuration and data; wait for it or stop it, then run again"
+                    f"{self.path}: another training (process {file.read().strip() or '?'}) is "
+                    "running on the same configuration and data; wait for it or stop it, then run "
+                    "again"
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -51,31 +60,34 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
+        """Whether the run has finished and written its outputs."""
         return self._finished.exists()
 
     def mark_finished(self) -> None:
-        """All is written elsewhere now; of the state nothing is needed any more."""
+        """Mark the run as finished and delete its states; the outputs are written elsewhere."""
         self._finished.touch()
-        for path in self._files("state") + self._files("best"):
+        for path in self._paths("state") + self._paths("best"):
             _remove(path)
 
     def write_note(self, name: str, text: str) -> None:
+        """Write a short text file into the folder."""
         (self.path / name).write_text(text)
 
     def read_note(self, name: str) -> str | None:
+        """Return the text of a note, or None if there is none."""
         path = self.path / name
         return path.read_text() if path.exists() else None
 
     def clear(self) -> None:
-        """Drop all state but the lock: the next training starts afresh."""
+        """Delete everything but the lock, so that the next training starts from the beginning."""
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
             elif entry.name != "lock":
                 entry.unlink()
 
-    def others(self) -> list[Path]:
-        """The folders beside this one that hold unfinished state of other configurations."""
+    def other_unfinished_runs(self) -> list[Path]:
+        """Return the folders beside this one that hold the state of unfinished runs."""
         return sorted(
             folder
             for folder in self.path.parent.iterdir()
@@ -84,48 +96,52 @@ class RunFolder:
         )
 
     def save_state(self, epoch: int, state: dict[str, Any]) -> None:
-        """Write the state after `epoch` finished epochs and its hash; keep the last two."""
+        """Write the state after `epoch` epochs and its checksum; delete the oldest state."""
         self._save("state", epoch, state)
 
     def save_best(self, epoch: int, weights: dict[str, Any]) -> None:
-        """Write the best weights so far. Two are kept, since each state kept has its own best."""
+        """Write the best weights so far. As many are kept as states: each state has its best."""
         self._save("best", epoch, weights)
 
     def load_state(self) -> dict[str, Any] | None:
-        """The newest undamaged state, or None; damaged ones are reported and passed over."""
-        for path in reversed(self._files("state")):
-            if is_whole(path):
-                return load(path)
-            print(f"warning: {path} is damaged; trying the state before", file=sys.stderr)
+        """Load the newest undamaged state, or None; damaged states are reported and skipped."""
+        for path in reversed(self._paths("state")):
+            if matches_checksum(path):
+                return load_tensors(path)
+            print(f"warning: {path} is damaged; trying the previous state", file=sys.stderr)
         return None
 
     def load_best(self, epoch: int) -> dict[str, Any]:
-        """The weights that were the best after `epoch`. Raises: CheckpointError if damaged."""
-        path = self._file("best", epoch)
-        if not is_whole(path):
-            raise CheckpointError(f"{path}: missing or damaged; train anew with --no-resume")
-        return load(path)
+        """Load the best weights written after `epoch`. Raises: CheckpointError if damaged."""
+        path = self._path("best", epoch)
+        if not matches_checksum(path):
+            raise CheckpointError(f"{path}: missing or damaged; train again with --no-resume")
+        return load_tensors(path)
 
-    def rewind(self, epoch: int) -> None:
-        """Drop what was written after `epoch`: damaged states, and a best one without its state."""
-        for path in self._files("state") + self._files("best"):
+    def truncate_after(self, epoch: int) -> None:
+        """Delete everything written after `epoch`.
+
+        That is, damaged states, and best weights whose state was never written.
+        """
+        for path in self._paths("state") + self._paths("best"):
             if int(path.stem[-6:]) > epoch:
                 _remove(path)
 
     def _save(self, kind: str, epoch: int, value: dict[str, Any]) -> None:
-        path = self._file(kind, epoch)
-        save_atomically(path, value)
-        write_hash(path)
-        for old in self._files(kind)[:-KEPT_STATES]:
+        path = self._path(kind, epoch)
+        save_tensors(path, value)
+        write_checksum(path)
+        for old in self._paths(kind)[:-MAX_STATES]:
             _remove(old)
 
-    def _file(self, kind: str, epoch: int) -> Path:
+    def _path(self, kind: str, epoch: int) -> Path:
         return self.path / f"{kind}-{epoch:06d}.pth"
 
-    def _files(self, kind: str) -> list[Path]:
+    def _paths(self, kind: str) -> list[Path]:
         return sorted(self.path.glob(f"{kind}-*.pth"))
 
 
 def _remove(path: Path) -> None:
-    hash_file(path).unlink(missing_ok=True)
+    """Delete a file and its checksum; the checksum first, so that no file has a stale one."""
+    checksum_path(path).unlink(missing_ok=True)
     path.unlink()

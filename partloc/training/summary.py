@@ -1,9 +1,9 @@
-"""What a configuration costs, before it runs: parameters, tokens, FLOPs, memory.
+"""Prints the cost of a configuration before it runs: parameters, tokens, FLOPs, memory.
 
-    $ python -m partloc.summary                     # of params.yaml
-    $ python -m partloc.summary --full-size         # of the full-size defaults
+    $ python -m partloc.training.summary                     # of params.yaml
+    $ python -m partloc.training.summary --full-size         # of the full-size defaults
 
-Shapes: B pairs, each of two images; N patches and D width of the encoder.
+A pair is two images. Multiplications and additions count separately (2 FLOPs per product and sum).
 """
 
 import sys
@@ -15,16 +15,18 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from partloc.cli import make_parser
 from partloc.data.transforms import Preprocessing
-from partloc.model.backbone import Kept
+from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
-from partloc.training.activation_memory import measure_step
+from partloc.training.activation_memory import StepMemory, measure_step_memory
 
 if TYPE_CHECKING:  # FLOPs are counted also where pydantic is not installed
     from partloc.config import Config
 
+BACKWARD_COST = 2  # FLOPs of the backward pass, in units of the forward pass
+
 
 def _attention_flops(query: tuple, key: tuple, value: tuple, *_args, **_kwargs) -> int:
-    """Of shapes; torch knows those of the GPU's kernels only."""
+    """FLOPs of attention by shapes; torch counts those of GPU kernels only."""
     return sdpa_flop_count(query, key, value)
 
 
@@ -32,19 +34,22 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _at
 
 
 def count_flops(model: PartLocator) -> tuple[int, int]:
-    """To encode an image, and to locate a pair whose tokens are known; nothing is computed.
+    """Count the FLOPs to encode an image, and to locate a part in a whole, both encoded.
 
-    Of matrix products, convolutions and attention, a product and a sum counting two.
+    Counts matrix products, convolutions and attention; nothing is computed.
     """
-    side = model.backbone.image_size
+    side = model.encoder.backbone.image_size
     counts = []
-    # Fake tensors have shapes and no values: the FLOPs are counted, not spent.
+    # Fake tensors have shapes but no values.
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        device = model.center.device
+        device = model.device
         image = torch.empty(1, 3, side, side, device=device)
-        alone = torch.zeros(1, dtype=torch.long, device=device)
+        whole_of_part = torch.zeros(1, dtype=torch.long, device=device)
         tokens = model.encode(image)
-        for run in (lambda: model.encode(image), lambda: model.locate(tokens, tokens, alone)):
+        for run in (
+            lambda: model.encode(image),
+            lambda: model.predict(tokens, tokens, whole_of_part),
+        ):
             with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 run()
             counts.append(counter.get_total_flops())
@@ -52,45 +57,68 @@ def count_flops(model: PartLocator) -> tuple[int, int]:
 
 
 def summarize_model(config: "Config") -> dict[str, str]:
-    """The figures of one training pair (two images) and of a batch, name -> text."""
-    # No encoder's weights are needed, so none are fetched or read.
-    blank = config.model.model_copy(update={"pretrained": False, "weights": None})
-    model = PartLocator(blank, Preprocessing.of(config.data))
-    backbone = model.backbone
-    an_image, a_pair = count_flops(model)
-    gigaflops = (2 * an_image + a_pair) / 1e9
-    total = sum(parameter.numel() for parameter in model.parameters())
-    encoder = sum(parameter.numel() for parameter in backbone.parameters())
-    frozen = config.train.freeze_backbone
-    model.set_learning(config.train, has_camera=True)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        memory = measure_step(model, torch.bfloat16 if config.train.use_amp else None)
-    pairs, blocks = config.train.batch_size, backbone.num_blocks
-    plan = (Kept.INPUT if config.train.use_gradient_checkpointing else Kept.EVERYTHING,) * blocks
-    if config.train.use_gradient_checkpointing == "auto":
-        plan = memory.plan(2 * pairs, pairs, config.machine.memory_budget_gb * 1e9)
-    training = (3 + memory.again(plan) / blocks) * gigaflops  # backward costs two
-    peak = memory.peak(2 * pairs, pairs, plan)
-    kept = ", ".join(f"{plan.count(how)} keep {how}" for how in Kept if how in plan)
-    kept = f"of {blocks} blocks {kept}"
-    if frozen:
-        training, peak = 3 * a_pair / 1e9, memory.constant + memory.pair * pairs
-        kept = "the encoder's tokens are read"
-    side = model.pool.weights.shape[0]
+    """Return the cost of a configuration as (name, text): of a pair, and of a batch in memory."""
+    # The cost does not depend on the weights, so none are downloaded or read.
+    architecture = config.model.model_copy(update={"pretrained": False, "weights": None})
+    model = PartLocator(architecture, Preprocessing.from_config(config.data))
+    model.set_trainable(config.train, has_camera=True)
+    image_flops, pair_flops = count_flops(model)
+    forward = 2 * image_flops + pair_flops
+    backbone, tokens = model.encoder.backbone, model.encoder.tokens_per_side
     return {
-        "encoder": f"{config.model.backbone_name}, {encoder / 1e6:.1f} M parameters",
-        "all parameters": f"{total / 1e6:.1f} M",
+        "encoder": f"{config.model.backbone_name}, {_count_parameters(backbone):.1f} M parameters",
+        "all parameters": f"{_count_parameters(model):.1f} M",
         "patches of an image": f"{backbone.grid} x {backbone.grid}",
-        "tokens after pooling": f"{side} x {side}",
-        "forward, a pair": f"{gigaflops:.1f} GFLOP",
-        "training, a pair": f"{training:.1f} GFLOP",
-        "memory, computed": f"{peak / 1e9:.1f} GB to train with batches of {pairs}; {kept}",
+        "tokens after pooling": f"{tokens} x {tokens}",
+        "forward, a pair": f"{forward / 1e9:.1f} GFLOP",
+        **_summarize_step(config, model, forward, pair_flops),
     }
 
 
+def _summarize_step(
+    config: "Config", model: PartLocator, forward: int, pair_flops: int
+) -> dict[str, str]:
+    """FLOPs and memory of a training step.
+
+    forward: FLOPs of a pair, its images encoded. pair_flops: of a pair without encoding.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        memory = measure_step_memory(model, torch.bfloat16 if config.train.use_amp else None)
+    pairs, blocks = config.train.batch_size, model.encoder.backbone.num_blocks
+    if config.train.freeze_backbone:
+        flops = (1 + BACKWARD_COST) * pair_flops
+        peak = memory.constant_bytes + memory.pair_bytes * pairs
+        detail = "the encoder's outputs are cached"
+    else:
+        plan = _choose_plan(config, memory)
+        flops = (1 + BACKWARD_COST + memory.recomputed_blocks(plan) / blocks) * forward
+        peak = memory.peak_bytes(2 * pairs, pairs, plan)
+        counts = ((policy, plan.count(policy)) for policy in ActivationPolicy)
+        stored = ", ".join(f"{count} store {policy}" for policy, count in counts if count)
+        detail = f"of {blocks} blocks {stored}"
+    return {
+        "training, a pair": f"{flops / 1e9:.1f} GFLOP",
+        "memory, computed": f"{peak / 1e9:.1f} GB to train with batches of {pairs}; {detail}",
+    }
+
+
+def _choose_plan(config: "Config", memory: StepMemory) -> tuple[ActivationPolicy, ...]:
+    """Return the activation policies of a batch in which no two pairs share a whole."""
+    pairs, mode = config.train.batch_size, config.train.use_gradient_checkpointing
+    if mode == "auto":
+        return memory.choose_plan(2 * pairs, pairs, config.machine.memory_budget_gb * 1e9)
+    policy = ActivationPolicy.INPUT if mode else ActivationPolicy.EVERYTHING
+    return (policy,) * memory.num_blocks
+
+
+def _count_parameters(module: torch.nn.Module) -> float:
+    """Return the number of parameters, millions."""
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = make_parser(__doc__, prog="python -m partloc.summary")
-    parser.add_argument("--full-size", action="store_true", help="the defaults, not a file")
+    parser = make_parser(__doc__, prog="python -m partloc.training.summary")
+    parser.add_argument("--full-size", action="store_true", help="the defaults instead of a file")
     args = parser.parse_args(argv)
     from partloc.config import Config, ConfigError, load_config
 

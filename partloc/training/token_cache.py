@@ -1,12 +1,11 @@
-"""What a frozen encoder says of each picture, computed once and kept on the disk.
+"""On-disk cache of a frozen encoder's outputs: each image is encoded once, for all trainings.
 
-One file for each encoder, size and precision holds a row for each picture, mapped into memory:
-every training that would compute the same finds it there. A row counts if its checksum holds, so
-whatever a crash leaves is either a row or nothing. Several processes may fill one file: whoever
-needs a row that is not there computes and appends it, and looks before each one what the others
-have appended meanwhile.
+There is one file per encoder, image size and precision, with one row per image, memory-mapped. A
+row is valid if its checksum matches, so a crash leaves valid rows only. Several processes may fill
+the same file: each computes and appends the rows that are missing, and checks before each one
+which rows the others have appended meanwhile.
 
-Shapes: B pictures, N rows of the file, D encoder width, M pooled patches of a picture.
+Shapes: B images, N rows of the file, D encoder width, M pooled patches of an image.
 """
 
 import fcntl
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import SystemRandom
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,232 +28,268 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from partloc.config import digest
-from partloc.data.dataset import Batch, Drawn, PairDataset, Shot, make_loader
-from partloc.model.depth_net import SIDE
-from partloc.model.locator import PartLocator, Tokens
-from partloc.model.refinement import FINER
-from partloc.model.template_matching import PIXELS
+from partloc.data.dataset import Batch, ImageRequest, PairDataset, Sample, make_loader
+from partloc.data.images import load_rgb
+from partloc.data.table import PairTable
+from partloc.data.transforms import Preprocessing
+from partloc.model.depth_net import MAP_SIDE
+from partloc.model.encoder import EncodedImages
+from partloc.model.locator import PartLocator
+from partloc.model.refinement import CLOSE_UP_ZOOM
+from partloc.model.template_matching import CELL_PX
 
-# Raise it when the content of a row changes.
-STORE_FORMAT = 3
-# As of Tokens.compact; numpy has no bfloat16, so the file is seen as whole numbers.
-PRECISIONS = (*[torch.bfloat16] * 2, *[torch.float16] * 3)
+# Increase it when the content of a row changes.
+CACHE_FORMAT = 4
+# Dtypes of the fields of EncodedImages.compact(). numpy has no bfloat16: the file's dtype is int16.
+FIELD_DTYPES = (*[torch.bfloat16] * 2, *[torch.float16] * 3)
 
 
-class TokenStore:
-    """The rows of one encoder: `fill` it, then `read` from it.
+class ImageFile(NamedTuple):
+    """An image and the SHA-256 that it had when it was indexed, 64 hexadecimal digits."""
 
-    places: where in the file the row of each key is.
+    path: Path
+    sha256: str
+
+
+class TokenCache:
+    """The cached outputs of one encoder: `fill` the file, then `read` rows of it.
+
+    row_dtype: of a row, see `make_row_dtype`. row_numbers: from an image's SHA-256 to its row.
     """
 
-    def __init__(self, folder: Path, model: PartLocator, precision: torch.dtype | None) -> None:
-        """precision: as `PartLocator.encode` takes it."""
-        self.model, self.precision = model, precision
-        self.path = folder / f"{encoder_digest(model, precision)[:16]}.tokens"
-        self.layout = layout_of(model)
-        self.places: dict[bytes, int] = {}
-        self.damaged = 0
-        self.rows = np.empty((0, self.layout.itemsize), np.uint8)
-        self._seen = 0
+    def __init__(self, folder: Path, model: PartLocator, dtype: torch.dtype | None) -> None:
+        """dtype: of the encoder's autocast, None for full precision."""
+        self.model, self.dtype = model, dtype
+        self.path = folder / f"{token_cache_digest(model, dtype)[:16]}.tokens"
+        self.row_dtype = make_row_dtype(model)
+        self.row_numbers: dict[str, int] = {}
+        self._num_damaged = 0
+        self._num_rows = 0  # that have been read, valid or not
+        self._rows = np.empty((0, self.row_dtype.itemsize), np.uint8)
 
-    def fill(self, datasets: list[PairDataset], workers: int, bar: bool) -> None:
-        """Compute and append the row of every picture that the data sets may ask for.
+    def fill(
+        self, tables: list[PairTable], max_pixels: int, num_workers: int, verbose: bool
+    ) -> None:
+        """Compute and append the rows of all images of the tables that are missing.
 
-        workers: processes that read pictures. bar: whether to tell how it goes.
-        Raises: OSError when the disk has not enough room, ImageError for an unreadable picture,
-            ValueError for one that is not the table's.
+        Args:
+            max_pixels: limit of `load_rgb`.
+            num_workers: processes that read images.
+            verbose: whether to report the progress.
+        Raises: OSError if the disk space is not sufficient, ImageError for an unreadable image,
+            ValueError for an image that has changed since it was indexed.
         """
-        shown = {key_of(data, shot): (data, shot) for data in datasets for shot in data.all_shots()}
+        images = {image.sha256: image for table in tables for image in _image_files(table)}
         with self._locked():
-            self._look()
-        missing = {key: item for key, item in shown.items() if key not in self.places}
-        if bar:
-            self._tell(len(shown), len(missing))
-        self._require_room(len(missing))
+            self._read_new_rows()
+        missing = [image for key, image in images.items() if key not in self.row_numbers]
+        if verbose:
+            self._report(len(images), len(missing))
+        self._require_disk_space(len(missing))
         self.model.eval()
-        total, before = len(missing), len(self.places)
-        disable = None if bar else True
-        with tqdm(desc="tokens", total=total, unit="picture", disable=disable) as progress:
-            for key, image in self._open(missing, workers):
+        total, num_before = len(missing), len(self.row_numbers)
+        disable = None if verbose else True
+        with tqdm(desc="tokens", total=total, unit="image", disable=disable) as progress:
+            for key, image in self._load_missing(missing, max_pixels, num_workers):
                 self._append(key, self._encode(image))
-                progress.update(min(len(self.places) - before, total) - progress.n)
-        self.rows = np.memmap(self.path, np.uint8, "r", shape=(self._seen, self.layout.itemsize))
+                progress.update(min(len(self.row_numbers) - num_before, total) - progress.n)
+        shape = (self._num_rows, self.row_dtype.itemsize)
+        self._rows = np.memmap(self.path, np.uint8, "r", shape=shape)
 
-    def find(self, data: PairDataset, shots: list[Shot]) -> Tensor:
-        """(len(shots),) the rows that hold them."""
-        return torch.tensor([self.places[key_of(data, shot)] for shot in shots])
+    def find(self, hashes: list[str]) -> Tensor:
+        """Return the row numbers (B,) of images, given by their SHA-256."""
+        return torch.tensor([self.row_numbers[sha256] for sha256 in hashes])
 
-    def read(self, places: Tensor) -> Tokens:
-        """Rows (B,) -> tokens, compact."""
-        rows = self.rows[places.numpy()].view(self.layout)[:, 0]
-        fields = (torch.from_numpy(np.ascontiguousarray(rows[name])) for name in Tokens._fields)
-        return Tokens(*(field.view(to) for field, to in zip(fields, PRECISIONS, strict=True)))
+    def read(self, rows: Tensor) -> EncodedImages:
+        """Return rows (B,) as compact EncodedImages of B images."""
+        records = self._rows[rows.numpy()].view(self.row_dtype)[:, 0]
+        fields = (
+            torch.from_numpy(np.ascontiguousarray(records[name])) for name in EncodedImages._fields
+        )
+        return EncodedImages(
+            *(f.view(dtype) for f, dtype in zip(fields, FIELD_DTYPES, strict=True))
+        )
 
     @property
-    def device(self) -> torch.device:
-        return self.model.center.device
+    def _device(self) -> torch.device:
+        return self.model.device
 
-    def _open(
-        self, missing: dict[bytes, tuple[PairDataset, Shot]], workers: int
-    ) -> Iterator[tuple[bytes, Tensor]]:
-        """The pictures that are still missing when their turn comes, each with its key."""
-        keys = list(missing)
-        # By chance, so that processes side by side seldom compute the same.
-        SystemRandom().shuffle(keys)
-        turns = ([place] for place, key in enumerate(keys) if not self._has(key))
-        pictures = Pictures([missing[key] for key in keys])
-        for place, image in make_loader(pictures, turns, workers, self.device):
-            yield keys[place], image
+    def _load_missing(
+        self, missing: list[ImageFile], max_pixels: int, num_workers: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield (SHA-256, image) of the images that are still missing when it is their turn."""
+        missing = list(missing)
+        # In random order, so that concurrent processes seldom compute the same row.
+        SystemRandom().shuffle(missing)
+        batches = ([i] for i, image in enumerate(missing) if not self._contains(image.sha256))
+        dataset = ImageDataset(missing, self.model.preprocessing, max_pixels)
+        for index, image in make_loader(dataset, batches, num_workers, self._device):
+            yield missing[index].sha256, image
 
     @torch.inference_mode()
-    def _encode(self, image: Tensor) -> Tokens:
-        """Alone: what is found for a picture must not depend on what is computed beside it."""
-        return self.model.encode(image[None].to(self.device), self.precision).compact()
+    def _encode(self, image: Tensor) -> EncodedImages:
+        """Encode (3, H, W) alone: its row must not depend on other images of a batch."""
+        return self.model.encode(image[None].to(self._device), self.dtype).compact()
 
-    def _has(self, key: bytes) -> bool:
+    def _contains(self, key: str) -> bool:
         with self._locked():
-            self._look()
-        return key in self.places
+            self._read_new_rows()
+        return key in self.row_numbers
 
-    def _append(self, key: bytes, tokens: Tokens) -> None:
-        """Write a row behind the last whole one, unless another process has been faster."""
-        row = np.zeros((), self.layout)
-        row["key"] = np.frombuffer(key, np.uint8)
-        for name, value in zip(Tokens._fields, tokens, strict=True):
+    def _append(self, key: str, tokens: EncodedImages) -> None:
+        """Append a row, unless another process has appended it meanwhile."""
+        row = np.zeros((), self.row_dtype)
+        row["key"] = np.frombuffer(bytes.fromhex(key), np.uint8)
+        for name, value in zip(EncodedImages._fields, tokens, strict=True):
             row[name] = value[0].cpu().view(torch.int16).numpy()
         row["checksum"] = _checksum(row.tobytes())
         with self._locked():
-            self._look()
-            if key in self.places:
+            self._read_new_rows()
+            if key in self.row_numbers:
                 return
             try:
                 with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-                    file.seek(self._seen * self.layout.itemsize)
+                    # Behind the last complete row: a partial one is overwritten.
+                    file.seek(self._num_rows * self.row_dtype.itemsize)
                     file.write(row.tobytes())
             except OSError as error:
                 raise OSError(f"{self.path}: cannot be written: {error.strerror}") from error
-            self.places[key] = self._seen
-            self._seen += 1
+            self.row_numbers[key] = self._num_rows
+            self._num_rows += 1
 
-    def _look(self) -> None:
-        """Take up the whole rows that have been appended since."""
+    def _read_new_rows(self) -> None:
+        """Register the complete rows that were appended since the last call."""
         size = self.path.stat().st_size if self.path.exists() else 0
-        count = size // self.layout.itemsize
-        if count < self._seen:
-            raise OSError(f"{self.path}: was shortened or removed meanwhile; run again")
-        if count == self._seen:
+        count = size // self.row_dtype.itemsize
+        if count < self._num_rows:
+            raise OSError(f"{self.path}: was shortened or deleted during the run; run again")
+        if count == self._num_rows:
             return
         with self.path.open("rb") as file:
-            file.seek(self._seen * self.layout.itemsize)
-            for place in range(self._seen, count):
-                row = file.read(self.layout.itemsize)
-                head = np.frombuffer(row, self.layout)[0]
-                if head["checksum"] == _checksum(row):
-                    self.places[head["key"].tobytes()] = place
+            file.seek(self._num_rows * self.row_dtype.itemsize)
+            for number in range(self._num_rows, count):
+                data = file.read(self.row_dtype.itemsize)
+                row = np.frombuffer(data, self.row_dtype)[0]
+                if row["checksum"] == _checksum(data):
+                    self.row_numbers[row["key"].tobytes().hex()] = number
                 else:
-                    self.damaged += 1
-        self._seen = count
+                    self._num_damaged += 1
+        self._num_rows = count
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """While a row is written nobody looks, and nobody else writes."""
+        """Exclude other processes while rows are read or written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A file of its own: who closes any handle of a file drops his lock on it.
+        # A separate file, because closing any handle of a file releases the locks on it.
         with self.path.with_suffix(".lock").open("a") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
 
-    def _tell(self, shown: int, missing: int) -> None:
-        if self.damaged and missing:
-            print(f"warning: {self.path}: {self.damaged} damaged rows are left out",
-                  file=sys.stderr)  # fmt: skip
-        need = f"{missing} to compute, {missing * self.layout.itemsize / 1e9:.2f} GB"
-        print(f"frozen encoder: tokens of {shown - missing} of {shown} pictures are in "
-              f"{self.path}; {need}", file=sys.stderr)  # fmt: skip
+    def _report(self, num_images: int, num_missing: int) -> None:
+        if self._num_damaged and num_missing:
+            warning = f"warning: {self.path}: {self._num_damaged} damaged rows are ignored"
+            print(warning, file=sys.stderr)
+        print(
+            f"frozen encoder: tokens of {num_images - num_missing} of {num_images} images are in "
+            f"{self.path}; {num_missing} to compute, {self._size_gb(num_missing):.2f} GB",
+            file=sys.stderr,
+        )
 
-    def _require_room(self, missing: int) -> None:
-        need, free = missing * self.layout.itemsize, shutil.disk_usage(self.path.parent).free
-        if need > free:
+    def _require_disk_space(self, num_rows: int) -> None:
+        needed_gb = self._size_gb(num_rows)
+        free_gb = shutil.disk_usage(self.path.parent).free / 1e9
+        if needed_gb > free_gb:
             raise OSError(
-                f"{self.path.parent}: the tokens of {missing} pictures need {need / 1e9:.2f} GB, "
-                f"{free / 1e9:.2f} GB are free there. Make room (other files of that folder may "
-                "be deleted), lower train.cached_variants or model.downsample_size, or set "
-                "train.freeze_backbone: false"
+                f"{self.path.parent}: the tokens of {num_rows} images need {needed_gb:.2f} GB, "
+                f"{free_gb:.2f} GB are free. Free disk space (other files of that folder may be "
+                "deleted), lower model.downsample_size, or set train.freeze_backbone: false"
             )
 
+    def _size_gb(self, num_rows: int) -> float:
+        return num_rows * self.row_dtype.itemsize / 1e9
 
-class StoredPairs(PairDataset):
-    """The same items and batches, with tokens read from the store in the place of pictures."""
 
-    def __init__(self, pairs: PairDataset, store: TokenStore) -> None:
+class CachedPairDataset(PairDataset):
+    """The items and batches of a dataset, with tokens from the cache instead of images."""
+
+    def __init__(self, pairs: PairDataset, cache: TokenCache) -> None:
         self.__dict__ |= vars(pairs)
-        self.store = store
+        self.cache = cache
 
-    def show(self, shots: list[Shot]) -> Tensor:
-        """(len(shots),): the rows of the store."""
-        return self.store.find(self, shots)
+    def load_images(self, requests: list[ImageRequest]) -> Tensor:
+        """Return the row numbers of the cache, (len(requests),), in the place of images."""
+        return self.cache.find([request.sha256 for request in requests])
 
-    def collate(self, items: list[Drawn]) -> Batch:
+    def collate(self, items: list[Sample]) -> Batch:
+        """Join items as `PairDataset` does, then replace the row numbers by tokens."""
         batch = super().collate(items)
-        wholes, parts = self.store.read(batch.wholes), self.store.read(batch.parts)
+        wholes, parts = self.cache.read(batch.wholes), self.cache.read(batch.parts)
         return batch._replace(wholes=wholes, parts=parts)
 
 
-class Pictures(Dataset):
-    """Single pictures, each as its data set shows it: its place in the list, and (3, H, W)."""
+class ImageDataset(Dataset):
+    """Single images: each item is its index and the preprocessed image (3, H, W)."""
 
-    def __init__(self, shown: list[tuple[PairDataset, Shot]]) -> None:
-        self.shown = shown
+    def __init__(
+        self, images: list[ImageFile], preprocessing: Preprocessing, max_pixels: int
+    ) -> None:
+        self.images, self.preprocessing, self.max_pixels = images, preprocessing, max_pixels
 
-    def __getitem__(self, place: int) -> tuple[int, Tensor]:
-        data, shot = self.shown[place]
-        path = data.table.data_dir / shot.path
+    def __getitem__(self, index: int) -> tuple[int, Tensor]:
+        """Raises: ValueError if the file is not the one that was indexed."""
+        path, expected = self.images[index]
         found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != shot.sha256:
+        if found != expected:
             raise ValueError(
-                f"{path}: expected the picture that was indexed, SHA-256 {shot.sha256[:12]}..., "
+                f"{path}: expected the image that was indexed, SHA-256 {expected[:12]}..., "
                 f"found {found[:12]}...; run the stages index and split again"
             )
-        (image,) = data.show([shot])
-        return place, image
+        return index, self.preprocessing(load_rgb(path, self.max_pixels))
 
     @staticmethod
     def collate(items: list[tuple[int, Tensor]]) -> tuple[int, Tensor]:
+        """Return the only item of a batch."""
         (item,) = items
         return item
 
 
-def key_of(data: PairDataset, shot: Shot) -> bytes:
-    """32 bytes that stand for all that a picture's pixels depend on, but for its size."""
-    changes = data.augmentation and data.augmentation.config.model_dump()
-    return bytes.fromhex(digest([shot.sha256, shot.light, shot.camera, changes]))
-
-
-def encoder_digest(model: PartLocator, precision: torch.dtype | None) -> str:
-    """SHA-256 of all that the tokens of given pixels depend on."""
+def token_cache_digest(model: PartLocator, dtype: torch.dtype | None) -> str:
+    """Return a SHA-256 of everything that the tokens of a given image depend on."""
     weights = hashlib.sha256()
-    frozen = model.backbone.state_dict()
+    frozen = model.encoder.backbone.state_dict()
     if model.depth_net is not None:
         frozen |= model.depth_net.state_dict(prefix="depth_net.")
     for name, value in frozen.items():
         weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         weights.update(value.cpu().numpy().tobytes())
-    sizes = [len(model.pool.weights), model.config.match_size, model.config.crop]
+    sizes = [model.encoder.tokens_per_side, model.config.match_size]
     preprocessing = asdict(model.preprocessing)
-    return digest([STORE_FORMAT, weights.hexdigest(), preprocessing, sizes, str(precision)])
+    return digest([CACHE_FORMAT, weights.hexdigest(), preprocessing, sizes, str(dtype)])
 
 
-def layout_of(model: PartLocator) -> np.dtype:
-    """A row of the file: checksum, key, then the fields of Tokens."""
-    width, picture, thumbnail = model.backbone.embed_dim, (0,), (0,)
-    if model.match is not None:
-        picture = (3, *[FINER * PIXELS * model.match.size] * 2)
-        thumbnail = (5, SIDE, SIDE)
-    shapes = ((width,), (len(model.pool.weights) ** 2, width), picture, thumbnail, (3,))
-    fields = [(name, np.int16, shape) for name, shape in zip(Tokens._fields, shapes, strict=True)]
+def make_row_dtype(model: PartLocator) -> np.dtype:
+    """Return the structured dtype of a row: checksum, key (SHA-256), fields of EncodedImages."""
+    width, picture, thumbnail = model.encoder.backbone.embed_dim, (0,), (0,)
+    if model.template_matching is not None:
+        picture = (3, *[CLOSE_UP_ZOOM * CELL_PX * model.template_matching.size] * 2)
+        thumbnail = (5, MAP_SIDE, MAP_SIDE)
+    shapes = ((width,), (model.encoder.tokens_per_side**2, width), picture, thumbnail, (3,))
+    fields = [
+        (name, np.int16, shape) for name, shape in zip(EncodedImages._fields, shapes, strict=True)
+    ]
     return np.dtype([("checksum", np.uint32), ("key", np.uint8, 32), *fields])
 
 
+def _image_files(table: PairTable) -> Iterator[ImageFile]:
+    """Yield all images of a table; a whole once per row."""
+    for paths, hashes in (
+        (table.whole_paths, table.whole_hashes),
+        (table.part_paths, table.part_hashes),
+    ):
+        for path, sha256 in zip(paths, hashes, strict=True):
+            yield ImageFile(table.data_dir / path, sha256.decode())
+
+
 def _checksum(row: bytes) -> int:
-    """Of all that comes behind the checksum itself."""
+    """Return the CRC-32 of a row without its checksum field, the first 4 bytes."""
     return zlib.crc32(memoryview(row)[4:])

@@ -1,16 +1,15 @@
 """The resumable training loop.
 
-What ends up in the weights is a function of configuration, split and seed: batches come from
-(seed, epoch), augmentation from (seed, epoch, rows), and the state of the remaining generators is
-saved with each epoch. A run that was interrupted therefore ends like one that was not.
-
-Shapes: P pairs of a batch.
+The trained weights are a function of configuration, split and seed: batches depend on (seed,
+epoch), augmentation on (seed, epoch, rows), and the states of all other random-number generators
+are saved after each epoch. An interrupted and resumed run therefore ends with the same weights as
+an uninterrupted one.
 """
 
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,82 +17,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from partloc.config import Config
 from partloc.data.dataset import Batch, PairDataset, make_loader
-from partloc.data.sampler import PlannedBatches, plan_epoch, plan_in_order
+from partloc.data.sampler import PlannedBatchSampler, plan_epoch, plan_sequential
 from partloc.data.table import PairTable
 from partloc.data.transforms import Augmentation
 from partloc.distributed import (
-    Team,
-    amp_dtype,
-    generator_states,
+    DistributedContext,
     peak_memory_gb,
-    restore_generators,
+    restore_rng_states,
+    rng_states,
+    training_dtype,
 )
-from partloc.model.backbone import Kept
-from partloc.model.locator import PartLocator, Tokens
-from partloc.model.prediction import Prediction
-from partloc.pose import (
-    NEAR,
-    PartPose,
-    relative_scale_errors,
-    translation_errors,
-    twin_translation_errors,
-)
-from partloc.training.activation_memory import Planner
-from partloc.training.calibration import fit_platt
-from partloc.training.history import Record, best_epoch, line_of, record_of, write_scalars
-from partloc.training.losses import LossParts, targets_of, training_loss
-from partloc.training.optim import make_optimizer, make_schedule
+from partloc.model.backbone import ActivationPolicy
+from partloc.model.locator import PartLocator
+from partloc.training.activation_memory import MemoryPlanner
+from partloc.training.finite_check import DeferredFiniteCheck, require_finite
+from partloc.training.history import Record, best_epoch, format_record, make_record, write_scalars
+from partloc.training.losses import LossTerms
+from partloc.training.objective import Objective
+from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer, make_schedule
 from partloc.training.run_folder import RunFolder
-from partloc.training.token_cache import StoredPairs, TokenStore
+from partloc.training.token_cache import CachedPairDataset, TokenCache
+from partloc.training.validation import (
+    calibrate_confidence,
+    predict_validation_set,
+    summarize_results,
+)
 
-# Raise it when a change of the loop makes older states useless.
-STATE_FORMAT = 8
-
-
-class NonFiniteLoss(FloatingPointError):
-    """Training diverged; the state of the last finished epoch is kept."""
-
-
-class LaggingCheck:
-    """Looks at the figures of a step when the next one is on its way, so that a GPU never waits."""
-
-    def __init__(self, require_finite: Callable[[str, float], None]) -> None:
-        self.require_finite = require_finite
-        self.names: list[str] = []
-        self.values: Tensor | None = None
-        self.copied: torch.cuda.Event | None = None
-
-    def add(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        """Those of the step before, all finite; empty for the first one."""
-        seen = self.look()
-        self.names, values = list(figures), torch.stack(list(figures.values()))
-        self.values = values
-        if values.is_cuda:
-            self.values = torch.empty(len(values), pin_memory=True)
-            self.values.copy_(values, non_blocking=True)
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-        return seen
-
-    def look(self) -> dict[str, float]:
-        """The last figures that were added."""
-        if self.values is None:
-            return {}
-        if self.copied:
-            self.copied.synchronize()
-        seen = dict(zip(self.names, self.values.tolist(), strict=True))
-        for name, value in seen.items():
-            self.require_finite(name, value)
-        return seen
+# Increase it when a change makes older states useless.
+STATE_FORMAT = 9
 
 
 class Trainer:
-    """Trains one model on one split; all that a resumed run needs is in `state` and back."""
+    """Trains a model on a split; `state` and `restore` hold all that a resumed run needs.
+
+    epoch: number of finished epochs. history: a record per epoch, see `history`.
+    """
 
     def __init__(
         self,
@@ -101,259 +65,214 @@ class Trainer:
         model: PartLocator,
         train_table: PairTable,
         val_table: PairTable,
-        team: Team,
+        context: DistributedContext,
     ) -> None:
-        self.config, self.team = config, team
-        self.model = model.to(team.device)
-        self.frozen = frozen = config.train.freeze_backbone
-        model.set_learning(config.train, model.knows_view)
-        if config.machine.compile:
-            model.backbone.compile()
+        """val_table: may be empty, then the last epoch counts as the best one."""
+        self.config, self.context = config, context
         self.train_table, self.val_table = train_table, val_table
-        self.optimizer = make_optimizer(model, config.train)
-        steps = math.ceil(len(self._plan(0)) / config.train.accumulation_steps)
-        self.schedule = make_schedule(self.optimizer, steps, config.train)
-        self.dtype = amp_dtype(config.train.use_amp, team.device)
-        self.planner = None
-        if not frozen and config.train.use_gradient_checkpointing == "auto":
-            self.planner = Planner(model, self.dtype, config.machine.memory_budget_gb)
-        elif not frozen and config.train.use_gradient_checkpointing:
-            model.backbone.kept = (Kept.INPUT,) * model.backbone.num_blocks
-        self.scaler = torch.amp.GradScaler(team.device.type, enabled=self.dtype == torch.float16)
-        self.knows_view = model.knows_view
         self.epoch, self.history = 0, list[Record]()
-        self.parallel = DistributedDataParallel(model) if team.size > 1 else model
-        self.train_batches = PlannedBatches(train_table, team.rank, team.size)
-        self.val_batches = PlannedBatches(val_table, team.rank, team.size)
-        augmentation = Augmentation(config.augment) if config.augment.changes else None
+        self.model = model.to(context.device)
+        model.set_trainable(config.train, model.has_camera)
+        self.optimizer = make_optimizer(model, config.train)
+        steps = math.ceil(len(self._plan_epoch(0)) / config.train.accumulation_steps)
+        self.schedule = make_schedule(self.optimizer, steps, config.train)
+        self.dtype = training_dtype(config.train.use_amp, context.device)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.dtype == torch.float16)
+        self.objective = Objective(config.train, model, self.dtype)
+        self.memory_planner = self._set_up_checkpointing()
+        is_distributed = context.world_size > 1
+        self.network = DistributedDataParallel(model) if is_distributed else model
+        self.train_batches = PlannedBatchSampler(train_table, context.rank, context.world_size)
+        self.val_batches = PlannedBatchSampler(val_table, context.rank, context.world_size)
+        # A frozen encoder sees each image as the token cache does, without random changes.
+        frozen = config.train.freeze_backbone
+        augments = config.augment.is_active and not frozen
+        augmentation = Augmentation(config.augment) if augments else None
         jitter = 0.0 if frozen else config.train.crop_jitter
-        self.train_loader = self._loader(self.train_batches, augmentation, jitter)
-        self.val_loader = self._loader(self.val_batches)
+        self.train_loader = self._make_loader(self.train_batches, augmentation, jitter)
+        self.val_loader = self._make_loader(self.val_batches)
 
-    def _plan(self, epoch: int) -> list[list[int]]:
+    def _set_up_checkpointing(self) -> MemoryPlanner | None:
+        """Apply train.use_gradient_checkpointing; return a planner if it is decided per batch."""
+        mode = self.config.train.use_gradient_checkpointing
+        if self.config.train.freeze_backbone or not mode:
+            return None
+        if mode == "auto":
+            return MemoryPlanner(self.model, self.dtype, self.config.machine.memory_budget_gb)
+        backbone = self.model.encoder.backbone
+        backbone.activation_policies = (ActivationPolicy.INPUT,) * backbone.num_blocks
+        return None
+
+    def _plan_epoch(self, epoch: int) -> list[list[int]]:
         return plan_epoch(self.train_table, self.config.train, self.config.seed, epoch)
 
-    def _loader(
+    def _make_loader(
         self,
-        batches: PlannedBatches,
+        batches: PlannedBatchSampler,
         augmentation: Augmentation | None = None,
         jitter: float = 0.0,
-    ) -> Any:
-        config = self.config
+    ) -> DataLoader:
         dataset = PairDataset(
             batches.table,
             self.model.preprocessing,
-            config.data.max_image_pixels,
+            self.config.data.max_image_pixels,
             augmentation,
-            config.seed,
-            min(config.train.cached_variants, config.train.num_epochs) if self.frozen else None,
+            self.config.seed,
             jitter,
         )
-        return make_loader(dataset, batches, config.machine.num_workers, self.team.device)
+        num_workers = self.config.machine.num_workers
+        return make_loader(dataset, batches, num_workers, self.context.device)
 
-    def use_store(self, folder: Path) -> None:
-        """Of a frozen encoder: compute the tokens of all pictures that `folder` does not hold, and
-        read them from there in each epoch, instead of pictures.
+    def use_token_cache(self, folder: Path) -> None:
+        """Read the tokens of a frozen encoder from a cache in `folder` instead of images.
 
-        Raises: as `TokenStore.fill`.
+        EncodedImages that the cache does not hold are computed and added first.
+
+        Raises: as `TokenCache.fill`.
         """
-        store = TokenStore(folder, self.model, self.dtype)
+        cache = TokenCache(folder, self.model, self.dtype)
+        cache.fill(
+            [self.train_table, self.val_table],
+            self.config.data.max_image_pixels,
+            self.config.machine.num_workers,
+            self.context.is_main,
+        )
         loaders = self.train_loader, self.val_loader
-        workers = self.config.machine.num_workers
-        store.fill([loader.dataset for loader in loaders], workers, self.team.leads)
         self.train_loader, self.val_loader = (
-            # A worker would copy what is in memory already.
-            make_loader(StoredPairs(loader.dataset, store), batches, 0, self.team.device)
+            # Without workers, which would only copy memory.
+            make_loader(CachedPairDataset(loader.dataset, cache), batches, 0, self.context.device)
             for loader, batches in zip(loaders, (self.train_batches, self.val_batches), strict=True)
         )
 
     # -- one epoch -------------------------------------------------------------------------------
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the plan.
+        """Train one epoch; return the mean of each loss term.
 
-        Raises: NonFiniteLoss, at the latest one step after a loss that is not finite.
+        Raises: NonFiniteLossError, at the latest one step after a loss that is not finite.
         """
         self.model.train()
-        self.model.backbone.train(not self.frozen)
-        plan = self._plan(self.epoch)
+        self.model.encoder.backbone.train(not self.config.train.freeze_backbone)
+        plan = self._plan_epoch(self.epoch)
         self.train_batches.set_plan(self.epoch, plan)
-        sums = torch.zeros(len(LossParts._fields), device=self.team.device)
-        every = self.config.train.accumulation_steps
-        check = LaggingCheck(self._require_finite)
-        bar = tqdm(
+        sums = torch.zeros(len(LossTerms._fields), device=self.context.device)
+        window_size = self.config.train.accumulation_steps
+        check = DeferredFiniteCheck(self.epoch)
+        with self._progress_bar() as progress:
+            batches = iter(self.train_loader)
+            for start in range(0, len(plan), window_size):
+                window = plan[start : start + window_size]
+                num_pairs = sum(len(batch) for batch in window)
+                step_sums = self.accumulate_gradients(batches, window)
+                sums += step_sums
+                metrics = check.add({"loss": step_sums[0] / num_pairs} | self.update_weights())
+                progress.update(num_pairs)
+                texts = {name: f"{value:.3f}" for name, value in metrics.items()}
+                progress.set_postfix(texts, refresh=False)
+            check.read()
+        means = sum(self.context.gather(sums.cpu())) / len(self.train_table)
+        return dict(zip(LossTerms._fields, means.tolist(), strict=True))
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
             total=len(self.train_table),
             desc=f"epoch {self.epoch + 1}/{self.config.train.num_epochs}",
             unit="pair",
             leave=False,
-            disable=None if self.team.leads else True,
+            disable=None if self.context.is_main else True,
         )
-        with bar:
-            loader = iter(self.train_loader)
-            for start in range(0, len(plan), every):
-                window = plan[start : start + every]
-                pairs = sum(len(batch) for batch in window)
-                step_sums = self._accumulate(loader, window, pairs)
-                sums += step_sums
-                seen = check.add({"loss": step_sums[0] / pairs} | self._step())
-                bar.update(pairs)
-                bar.set_postfix({name: f"{seen[name]:.3f}" for name in seen}, refresh=False)
-            check.look()
-        means = sum(self.team.gather(sums.cpu())) / len(self.train_table)
-        return dict(zip(LossParts._fields, means.tolist(), strict=True))
 
-    def _accumulate(self, loader: Any, window: list[list[int]], pairs: int) -> Tensor:
-        """Add up the gradients of a window of batches, as if it were one batch of `pairs`.
+    def accumulate_gradients(self, batches: Iterator[Batch], window: list[list[int]]) -> Tensor:
+        """Accumulate the gradients of a window of planned batches, as if they were one batch.
 
-        Each loss is a sum over its pairs divided by the window's pairs, so short batches weigh
-        what they should; DDP takes the mean over processes, hence the factor `size`.
-        Returns: sums of this process's losses, on the device.
+        Each loss is a sum over pairs divided by the number of pairs of the window, so short
+        batches have the right weight. DistributedDataParallel averages over the processes, hence
+        the factor `world_size`.
+
+        Returns: the sum of each loss term over this process's pairs, on the device.
         """
-        sums = torch.zeros(len(LossParts._fields), device=self.team.device)
+        num_pairs = sum(len(planned) for planned in window)
+        sums = torch.zeros(len(LossTerms._fields), device=self.context.device)
         for i, planned in enumerate(window):
-            share = self.train_batches.share_of(planned)
-            batch: Batch = next(loader).to(self.team.device)
-            last = i == len(window) - 1
-            wait = nullcontext() if last or self.team.size == 1 else self.parallel.no_sync()
-            if self.planner:
-                images = len(batch.wholes) + len(batch.parts)
-                self.planner.prepare(images, len(batch.parts))
-            with wait:
-                losses = self._losses(batch)
-                weight = self.team.size / pairs if share else 0.0
-                self.scaler.scale(losses.loss.sum() * weight).backward()
+            share = self.train_batches.local_share(planned)
+            batch = next(batches).to(self.context.device)
+            if self.memory_planner:
+                num_images = len(batch.wholes) + len(batch.parts)
+                self.memory_planner.prepare(num_images, len(batch.parts))
+            synchronises = i == len(window) - 1 or self.context.world_size == 1
+            with nullcontext() if synchronises else self.network.no_sync():
+                prediction = self.objective.predict(self.network, batch)
+                terms = self.objective.loss_terms(prediction, batch)
+                weight = self.context.world_size / num_pairs if share else 0.0
+                self.scaler.scale(terms.loss.sum() * weight).backward()
             if share:
-                sums += torch.stack([term.detach().sum() for term in losses])
+                sums += torch.stack([term.detach().sum() for term in terms])
         return sums
 
-    def _losses(self, batch: Batch) -> LossParts:
-        return self._compare(self._predict(self.parallel, batch), batch)
+    def update_weights(self) -> dict[str, Tensor]:
+        """Clip the gradients and step the optimiser and the schedule.
 
-    def _predict(self, model: nn.Module, batch: Batch) -> Prediction:
-        guides = None
-        if self.knows_view:
-            guides = PartPose(*(field[batch.pair_of_part] for field in batch.pose))
-        wholes, parts = batch.wholes, batch.parts
-        if self.frozen:
-            wholes, parts = self._frozen_tokens(wholes), self._frozen_tokens(parts)
-        found = model(wholes, parts, batch.whole_of_part, guides, self.dtype, batch.jitter)
-        return found.pick(batch.part_of_pair)
-
-    @torch.no_grad()
-    def _frozen_tokens(self, seen: Tensor | Tokens) -> Tokens:
-        """Read or computed, they are the same: both have the store's precision."""
-        if not isinstance(seen, Tokens):
-            seen = self.model.encode(seen, self.dtype).compact()
-        return seen.float()
-
-    def _compare(self, predicted: Prediction, batch: Batch) -> LossParts:
-        targets = targets_of(batch.pose, batch.twins, self.config.train.twin_aware)
-        places = self.model.place_of(targets) if self.knows_view else None
-        # Equal pictures are asked once, at the place of the first of them.
-        asked = batch.pair_of_part[batch.part_of_pair]
-        guides = PartPose(*(field[asked] for field in targets))
-        return training_loss(predicted, targets, places, self.config.train, guides)
-
-    def _step(self) -> dict[str, Tensor]:
-        """Move the weights. Returns the norm of the gradient where it must be finite."""
+        Returns: the gradient norm, if it must be finite. With float16 some overflow is expected:
+        the scaler then skips the step.
+        """
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        # With fp16 some overflow is expected: the scaler then leaves the step out.
-        return {} if self.scaler.is_enabled() else {"norm of the gradient": norm}
-
-    def _require_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise NonFiniteLoss(
-                f"epoch {self.epoch + 1}: the {what} is {value}; the state after epoch "
-                f"{self.epoch} is kept. Try a lower train.learning_rate or train.use_amp: false"
-            )
+        return {} if self.scaler.is_enabled() else {"gradient norm": norm}
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Losses and error figures on the validation set, empty without one; the confidence is
-        calibrated on it."""
+        """Predict the validation set, calibrate the model's confidence on it, return its metrics.
+
+        Returns: empty without a validation set. Raises: NonFiniteLossError.
+        """
         if not len(self.val_table):
             return {}
-        self.model.eval()
-        plan = plan_in_order(self.val_table, self.config.train.batch_size)
-        self.val_batches.set_plan(0, plan)
-        mine = []
-        for planned, batch in zip(plan, self.val_loader, strict=True):
-            share = self.val_batches.share_of(planned)
-            judged = self._judge(batch.to(self.team.device))
-            mine.append([values[: len(share)] for values in judged])
-        mine = [torch.cat(values) for values in zip(*mine, strict=True)]
-        rows, *found = (torch.cat(parts) for parts in zip(*self.team.gather(mine), strict=True))
-        order = rows.argsort()
-        losses, translation, twin_aware, scale, log_odds = (each[order] for each in found)
-        fit = fit_platt(log_odds, twin_aware < NEAR)
-        if fit is not None:
-            self.model.confidence_slope.fill_(fit[0])
-            self.model.confidence_offset.fill_(fit[1])
-        means = losses.mean(0).tolist()
-        self._require_finite("validation loss", means[0])
-        parts = LossParts(*means)
-        weights = self.config.train
-        pose = weights.w_trans * parts.translation_loss + weights.w_scale * parts.scale_loss
-        return {
-            **parts._asdict(),
-            "pose_loss": pose,
-            "translation_error": translation.mean().item(),
-            "twin_aware_error": twin_aware.mean().item(),
-            "relative_scale_error": scale.mean().item(),
-        }
-
-    def _judge(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What validation keeps of a batch, on the CPU: rows (P,), losses (P, 8); errors of
-        translation, to the nearest twin and of scale, (P,) each; the answers' log odds (P,).
-        """
-        predicted = self._predict(self.model, batch)
-        losses = torch.stack(self._compare(predicted, batch), 1)
-        errors = (
-            translation_errors(predicted.pose, batch.pose),
-            twin_translation_errors(predicted.pose, batch.twins),
-            relative_scale_errors(predicted.pose, batch.pose),
+        self.val_batches.set_plan(0, plan_sequential(self.val_table, self.config.train.batch_size))
+        results = predict_validation_set(
+            self.objective, self.val_batches, self.val_loader, self.context
         )
-        found = (batch.rows, losses, *errors, predicted.answer_log_odds)
-        return tuple(value.cpu() for value in found)
+        calibrate_confidence(self.model, results)
+        metrics = summarize_results(results, self.config.train)
+        require_finite("validation loss", metrics["loss"], self.epoch)
+        return metrics
 
     # -- all epochs ------------------------------------------------------------------------------
 
     def fit(self, folder: RunFolder) -> None:
-        """Train what is left of num_epochs; after each epoch the state is on the disk."""
-        writer = (
-            SummaryWriter(folder.tensorboard, purge_step=self.epoch + 1)
-            if self.team.leads
-            else None
-        )
+        """Train the remaining epochs; after each one the state is saved to `folder`."""
+        writer = None
+        if self.context.is_main:
+            writer = SummaryWriter(folder.tensorboard, purge_step=self.epoch + 1)
         if self.config.model.start_from and not self.history and len(self.val_table):
-            # They know the task already; few models may teach them nothing, or worse.
-            self._keep(folder, writer, record_of(0, {}, self.validate()))
+            # The starting weights solve the task already; training on few models may not help.
+            self._finish_epoch(folder, writer, make_record(0, {}, self.validate()))
         while self.epoch < self.config.train.num_epochs:
             start = time.perf_counter()
             train = self.train_epoch()
-            speed = len(self.train_table) / (time.perf_counter() - start)
+            pairs_per_s = len(self.train_table) / (time.perf_counter() - start)
             val = self.validate()
             self.epoch += 1
-            record = record_of(self.epoch, train, val, learning_rate=self._rate())
-            self._keep(folder, writer, record, speed)
+            learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
+            record = make_record(self.epoch, train, val, learning_rate=learning_rate)
+            self._finish_epoch(folder, writer, record, pairs_per_s)
         if writer:
             writer.close()
 
-    def _keep(
+    def _finish_epoch(
         self,
         folder: RunFolder,
         writer: SummaryWriter | None,
         record: Record,
-        speed: float | None = None,
+        pairs_per_s: float | None = None,
     ) -> None:
-        """Enter the record and put the state on the disk; last, since what is told is safe, tell.
+        """Add the record to the history, save the state, then report; every process calls this.
 
-        speed: pairs a second; None where none were learned from.
+        The report comes last, so that whatever has been reported is safe on the disk.
+        pairs_per_s: training speed; None for epoch 0.
         """
         self.history.append(record)
         state = self.state()
@@ -362,30 +281,27 @@ class Trainer:
         if self.best_epoch == self.epoch:
             folder.save_best(self.epoch, state["model"])
         folder.save_state(self.epoch, state)
-        line, figures = line_of(record, self.config.train.num_epochs), {}
-        if speed is not None:
-            memory = peak_memory_gb(self.team.device)
-            line += f"  {speed:.1f} pairs/s  {memory:.1f} GB"
-            figures = {"samples_per_s": speed, "peak_memory_gb": memory}
-        write_scalars(writer, record, **figures)
+        line, machine_metrics = format_record(record, self.config.train.num_epochs), {}
+        if pairs_per_s is not None:
+            memory_gb = peak_memory_gb(self.context.device)
+            line += f"  {pairs_per_s:.1f} pairs/s  {memory_gb:.1f} GB"
+            machine_metrics = {"pairs_per_s": pairs_per_s, "peak_memory_gb": memory_gb}
+        write_scalars(writer, record, **machine_metrics)
         tqdm.write(line, file=sys.stderr)
 
     @property
     def best_epoch(self) -> int:
-        """See `history.best_epoch`; 0 for a model file's weights as they came."""
+        """The best epoch so far, see `history.best_epoch`; 0 for the starting weights."""
         return best_epoch(self.history)
 
     def load_best(self, folder: RunFolder) -> None:
-        """Give the model the weights of the best epoch. Raises: CheckpointError if damaged."""
+        """Load the weights of the best epoch. Raises: CheckpointError if damaged."""
         self.model.load_state_dict(folder.load_best(self.best_epoch))
-
-    def _rate(self) -> float:
-        return max(group["lr"] for group in self.optimizer.param_groups)
 
     # -- state -----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on; every process must call it."""
+        """Return everything that the next epoch depends on; every process must call this."""
         return {
             "format": STATE_FORMAT,
             "model": self.model.state_dict(),
@@ -394,15 +310,19 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "history": self.history,
-            "generators": self.team.gather(generator_states(self.team.device)),
+            "rng_states": self.context.gather(rng_states(self.context.device)),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there, with a model that has the weights already; they say what learns."""
+        """Restore all of a state but the weights.
+
+        The model must have them before the trainer is built: they contain the camera, on which
+        the set of trainable parameters depends.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if state["scaler"]:  # empty when written where no fp16 was used
+        if state["scaler"]:  # empty if it was written without float16
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.history = state["epoch"], state["history"]
-        if self.team.rank < len(state["generators"]):
-            restore_generators(state["generators"][self.team.rank], self.team.device)
+        if self.context.rank < len(state["rng_states"]):
+            restore_rng_states(state["rng_states"][self.context.rank], self.context.device)

@@ -9,22 +9,28 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from toys import table_of, tiny_config
+from toys import make_table, tiny_config
 
-from partloc.cli import reason_of
+from partloc.cli import error_message
 from partloc.config import AugmentConfig
 from partloc.data.dataset import PairDataset, make_loader
-from partloc.data.sampler import Draw, PlannedBatches, plan_epoch, plan_in_order
+from partloc.data.sampler import (
+    PAIRS_PER_WHOLE,
+    PlannedBatchSampler,
+    SampleKey,
+    plan_epoch,
+    plan_sequential,
+)
 from partloc.data.table import PairTable
 from partloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Preprocessing
 
 UNEVEN = {"a": 11, "b": 1, "c": 3, "d": 7}
 QUIET = {"gray_probability": 0.0, "blur_probability": 0.0, "noise_std": 0.0}
-LIGHTS_OFF = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+LIGHTS_OFF = {"color_jitter": 0.0, "hue": 0.0}
 
 
-def plan(table, epoch=0, seed=0, **train):
-    return plan_epoch(table, tiny_config(train=train).train, seed, epoch)
+def plan(table, epoch=0, seed=0, pairs_per_whole=PAIRS_PER_WHOLE, **train):
+    return plan_epoch(table, tiny_config(train=train).train, seed, epoch, pairs_per_whole)
 
 
 def flat(batches):
@@ -40,7 +46,7 @@ def load_batches(table, epoch=0, rank=0, size=1, workers=0, augment=None, batch_
     """The batches of one epoch as the loader hands them out."""
     augmentation = Augmentation(augment or AugmentConfig())
     dataset = PairDataset(table, Preprocessing(28), 10**6, augmentation, seed=3, jitter=0.2)
-    batches = PlannedBatches(table, rank, size)
+    batches = PlannedBatchSampler(table, rank, size)
     loader = make_loader(dataset, batches, workers, torch.device("cpu"))
     batches.set_plan(epoch, plan(table, epoch, batch_size=batch_size, pairs_per_whole=3))
     return list(loader)
@@ -50,14 +56,14 @@ def load_batches(table, epoch=0, rank=0, size=1, workers=0, augment=None, batch_
 
 
 def test_uniform_sampling_draws_every_sample_once():
-    table = table_of(UNEVEN)
+    table = make_table(UNEVEN)
     batches = plan(table, batch_size=4)
     assert sorted(flat(batches)) == list(range(22))
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 2]
 
 
 def test_balanced_sampling_draws_every_model_equally_often():
-    table = table_of(UNEVEN)
+    table = make_table(UNEVEN)
     rows = flat(plan(table, sampling="balanced"))
     assert len(rows) == 22  # as many as uniform sampling
     assert sorted(Counter(table.models[rows]).values()) == [5, 5, 6, 6]
@@ -68,7 +74,7 @@ def test_balanced_sampling_draws_every_model_equally_often():
 
 def test_a_plan_is_the_same_on_every_machine():
     # Fixed values: whoever changes the order ends every unfinished training.
-    table = table_of({"a": 3, "b": 2, "c": 2})
+    table = make_table({"a": 3, "b": 2, "c": 2})
     assert plan(table, batch_size=3, pairs_per_whole=2) == [[1, 6, 5], [2, 0, 4], [3]]
     assert plan(table, batch_size=7, sampling="balanced") == [[4, 3, 6, 5, 6, 1, 2]]
 
@@ -78,20 +84,20 @@ def test_a_row_knows_its_twins_wherever_they_stand_in_the_table():
     paths = samples.assign(whole_path="w", part_path="p", part_sha256=samples.twin_group)
     paths = paths.assign(whole_sha256=samples.model)
     table = PairTable(paths.assign(tx=range(6), ty=0, tz=0, scale=0.5), Path("data"))
-    assert [rows.tolist() for rows in table.rows_of_models()] == [[0, 2, 3], [1, 4, 5]]
+    assert [rows.tolist() for rows in table.rows_by_model()] == [[0, 2, 3], [1, 4, 5]]
     every = table.twin_groups(np.arange(6))
     assert [places.tolist() for places in every] == [[0, 3], [1, 5], [2], [4]]
     some = table.twin_groups(np.array([5, 2, 1]))
     assert [places.tolist() for places in some] == [[0, 2], [1]]
-    assert table.twin_counts.tolist() == [2, 2, 1, 2, 1, 2]
-    assert table.pictures.tolist() == [0, 1, 2, 0, 4, 1]
-    twins = table.twins([2, 3, 5])
+    assert table.twin_group_sizes.tolist() == [2, 2, 1, 2, 1, 2]
+    assert table.image_ids.tolist() == [0, 1, 2, 0, 4, 1]
+    twins = table.twin_poses([2, 3, 5])
     assert twins.translation[..., 0].tolist() == [[2, 2], [0, 3], [1, 5]]
     assert twins.scale.shape == (3, 2, 1)
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch():
-    table = table_of(UNEVEN)
+    table = make_table(UNEVEN)
     assert plan(table, epoch=3, seed=1) == plan(table, epoch=3, seed=1)
     assert plan(table, epoch=3, seed=1) != plan(table, epoch=4, seed=1)
     assert plan(table, epoch=3, seed=1) != plan(table, epoch=3, seed=2)
@@ -99,7 +105,7 @@ def test_a_plan_is_a_function_of_seed_and_epoch():
 
 @pytest.mark.parametrize("together", [1, 2, 4])
 def test_so_many_parts_of_a_whole_stay_together(together):
-    table = table_of({"a": 8, "b": 8, "c": 8})
+    table = make_table({"a": 8, "b": 8, "c": 8})
     models = table.models[flat(plan(table, batch_size=4, pairs_per_whole=together))]
     groups = models.reshape(-1, together)
     assert all(len(set(group)) == 1 for group in groups)
@@ -107,15 +113,15 @@ def test_so_many_parts_of_a_whole_stay_together(together):
 
 
 def test_validation_takes_every_sample_once_in_a_fixed_order():
-    assert plan_in_order(table_of({"a": 3, "b": 2}), 2) == [[0, 1], [2, 3], [4]]
+    assert plan_sequential(make_table({"a": 3, "b": 2}), 2) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_whole_is_read_once_for_neighbours_but_a_draw_holds_no_part_twice():
-    batches = PlannedBatches(table_of({"a": 3, "b": 2}))
+    batches = PlannedBatchSampler(make_table({"a": 3, "b": 2}))
     batches.set_plan(7, [[0, 2, 3, 4], [1, 1, 0]])
     first, second = list(batches)
-    assert first == [Draw(7, 0, (0, 2)), Draw(7, 2, (3, 4))]
-    assert second == [Draw(7, 4, (1,)), Draw(7, 5, (1, 0))]
+    assert first == [SampleKey(7, 0, (0, 2)), SampleKey(7, 2, (3, 4))]
+    assert second == [SampleKey(7, 4, (1,)), SampleKey(7, 5, (1, 0))]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -124,7 +130,9 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(tables, size):
     shares = [load_batches(tables[0], rank=rank, size=size) for rank in range(size)]
     plans = plan(tables[0], batch_size=5, pairs_per_whole=3)
     for i, whole in enumerate(together):
-        mine = [PlannedBatches(tables[0], rank, size).share_of(plans[i]) for rank in range(size)]
+        mine = [
+            PlannedBatchSampler(tables[0], rank, size).local_share(plans[i]) for rank in range(size)
+        ]
         assert sum(mine, []) == plans[i]
         parts = torch.cat(
             [
@@ -146,10 +154,10 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(tables, size):
 
 
 def test_a_process_without_a_pair_still_gets_a_batch():
-    batches = PlannedBatches(table_of({"a": 3}), rank=2, world_size=3)
+    batches = PlannedBatchSampler(make_table({"a": 3}), rank=2, world_size=3)
     batches.set_plan(0, [[1, 2]])
-    assert batches.share_of([1, 2]) == []
-    assert list(batches) == [[Draw(0, 0, (1,))]]
+    assert batches.local_share([1, 2]) == []
+    assert list(batches) == [[SampleKey(0, 0, (1,))]]
 
 
 # -- what a batch holds ------------------------------------------------------------------------
@@ -159,7 +167,7 @@ def test_a_batch_joins_each_part_with_its_whole_its_pose_and_its_row(tables):
     table = tables[0]
     for batch in load_batches(table, augment=AugmentConfig(**QUIET, **LIGHTS_OFF)):
         for place, row in enumerate(batch.rows.tolist()):
-            fresh = PairDataset(table, Preprocessing(28), 10**6)[Draw(0, 0, (row,))].images
+            fresh = PairDataset(table, Preprocessing(28), 10**6)[SampleKey(0, 0, (row,))].images
             part = batch.part_of_pair[place]
             assert_close(batch.wholes[batch.whole_of_part[part]], fresh[0])
             assert_close(batch.parts[part], fresh[1])
@@ -172,19 +180,19 @@ def test_equal_pictures_of_a_model_are_read_once_in_a_batch_and_stand_side_by_si
     table = tables[0]
     equal = {"chair": 2, "desk": 3}  # legs
     for batch in load_batches(table):
-        drawn = table.pictures[batch.rows.numpy()]
+        drawn = table.image_ids[batch.rows.numpy()]
         assert len(batch.parts) == len(set(drawn)) < len(drawn) or len(set(drawn)) == len(drawn)
         assert torch.equal(batch.part_of_pair[batch.pair_of_part], torch.arange(len(batch.parts)))
         changes = (drawn[1:] != drawn[:-1]).sum() + 1
         assert changes == len(set(drawn))
-    counts = np.unique(table.pictures, return_counts=True)[1]
+    counts = np.unique(table.image_ids, return_counts=True)[1]
     assert sorted(counts[counts > 1]) == sorted(equal.values())
 
 
 def test_twins_are_all_places_of_the_group_padded_with_the_own_one(tables):
     table = tables[0]
     rows = [i for i, path in enumerate(table.part_paths) if path.startswith("desk/")]
-    twins = table.twins(rows)
+    twins = table.twin_poses(rows)
     assert twins.translation.shape == (5, 3, 3) and twins.scale.shape == (5, 3, 1)
     legs = [row for row in rows if "leg" in table.part_paths[row]]
     for place, row in enumerate(rows):
@@ -195,8 +203,8 @@ def test_twins_are_all_places_of_the_group_padded_with_the_own_one(tables):
 
 def test_an_empty_table_is_allowed():
     """A validation set may be empty."""
-    empty = table_of({})
-    assert len(empty) == 0 and plan_in_order(empty, 4) == []
+    empty = make_table({})
+    assert len(empty) == 0 and plan_sequential(empty, 4) == []
 
 
 # -- preprocessing -----------------------------------------------------------------------------
@@ -236,16 +244,16 @@ def test_equal_colours_stay_equal_in_the_whole_and_its_parts():
     assert changed >= 18
 
 
-def test_hue_turns_colours_and_saturation_stretches_them_but_luma_stays():
-    images = as_images((150, 110, 90))
-    luma = torch.tensor([0.299, 0.587, 0.114])
-    before = luma @ images[0, :, 0, 0].float() / 255
-    for change in ("hue", "saturation"):
-        lights = QUIET | LIGHTS_OFF | {change: 0.1}
-        lit = Augmentation(AugmentConfig(**lights))(images.repeat(9, 1, 1, 1), range(9), range(9))
-        colours = lit[:, :, 0, 0]
-        assert_close(colours @ luma, before.expand(9), atol=1e-3, rtol=0)
-        assert (colours - colours[0]).abs().amax() > 0.01
+@pytest.mark.parametrize("strength", [{"hue": 0.1}, {"color_jitter": 0.1}])
+def test_hue_and_saturation_change_colours_but_not_the_luma(strength):
+    augmentation = Augmentation(AugmentConfig(**QUIET | LIGHTS_OFF | strength))
+    luma, color = torch.tensor([0.299, 0.587, 0.114]), torch.tensor([0.6, 0.4, 0.3])
+    # A matrix applies hue and saturation; brightness and contrast are a gain and an offset.
+    colors = torch.stack(
+        [augmentation._sample_color_transform(seed)[0] @ color for seed in range(9)]
+    )
+    assert_close(colors @ luma, (luma @ color).expand(9), atol=1e-3, rtol=0)
+    assert (colors - colors[0]).abs().amax() > 0.01
 
 
 def test_half_a_turn_of_the_hue_is_the_opposite_colour():
@@ -309,18 +317,18 @@ def test_augmentation_leaves_the_generators_of_others_alone():
 
 
 def test_every_epoch_sees_other_light():
-    table = table_of({"a": 2})
+    table = make_table({"a": 2})
     dataset = PairDataset(table, Preprocessing(28), 10**6, Augmentation(AugmentConfig()))
-    seeds = {dataset._seed(Draw(epoch, 0, (0,)), use) for epoch in range(10) for use in range(4)}
+    seeds = {dataset._augmentation_seed(epoch, 0, use) for epoch in range(10) for use in range(4)}
     assert len(seeds) == 40
 
 
 def test_every_picture_and_epoch_has_a_jitter_of_its_own():
-    table = table_of({"a": 40})
+    table = make_table({"a": 40})
     dataset = PairDataset(table, Preprocessing(28), 10**6, jitter=0.3)
 
     def drawn(epoch, *rows):
-        return dataset._jitter(Draw(epoch, 0, rows), list(rows))
+        return dataset._sample_jitter(SampleKey(epoch, 0, rows), list(rows))
 
     every = torch.cat([drawn(epoch, *range(40)) for epoch in range(5)])  # (205, 3)
     still = (every == 0).all(1)
@@ -354,5 +362,5 @@ def test_loading_takes_nothing_from_the_global_generator(tables, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_image_is_told_in_one_line(workers):
     with pytest.raises(ValueError) as caught:
-        load_batches(table_of({"a": 2}), workers=workers)
-    assert reason_of(caught.value) == "a/whole.png: No such file or directory"
+        load_batches(make_table({"a": 2}), workers=workers)
+    assert error_message(caught.value) == "a/whole.png: No such file or directory"

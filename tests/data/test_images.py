@@ -5,12 +5,12 @@ import warnings
 
 import numpy as np
 import pytest
-from folders import huge_png, picture
+from folders import huge_png, make_image
 from PIL import Image, ImageFile, ImageOps
 
 from partloc.data.images import ImageError, load_rgb, open_rgb
 from partloc.data.transforms import Preprocessing
-from partloc.data.twins import difference, group_twins, thumbnail
+from partloc.data.twins import group_twins, make_thumbnail, thumbnail_difference
 
 
 def as_bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -192,9 +192,9 @@ def test_the_same_picture_with_noise_is_near_and_a_thinner_bar_is_far():
     bar, thinner = (Image.new("RGB", (128, 128), "white") for _ in range(2))
     bar.paste("gray", (60, 8, 66, 120))
     thinner.paste("gray", (60, 8, 64, 120))
-    assert difference(thumbnail(bar), thumbnail(bar)) == 0
-    assert difference(thumbnail(bar), thumbnail(noisy(bar, 1))) < 0.015
-    assert difference(thumbnail(bar), thumbnail(thinner)) > 0.1
+    assert thumbnail_difference(make_thumbnail(bar), make_thumbnail(bar)) == 0
+    assert thumbnail_difference(make_thumbnail(bar), make_thumbnail(noisy(bar, 1))) < 0.015
+    assert thumbnail_difference(make_thumbnail(bar), make_thumbnail(thinner)) > 0.1
 
 
 def test_a_chain_of_small_steps_does_not_join_its_ends():
@@ -202,19 +202,19 @@ def test_a_chain_of_small_steps_does_not_join_its_ends():
     for step in range(4):
         image = Image.new("RGB", (64, 64), "white")
         image.paste((100 + 3 * step,) * 3, (16, 16, 48, 48))
-        shades[f"part-{step}"] = thumbnail(image)
+        shades[f"part-{step}"] = make_thumbnail(image)
     groups = group_twins(shades, tolerance=0.02)  # a step is 0.012
     assert list(groups.values()) == ["part-0", "part-0", "part-2", "part-2"]
 
 
 def test_twins_are_named_after_the_first_whatever_the_order():
-    pictures = {name: thumbnail(picture(name[0])) for name in ("b2", "a2", "b1", "a1")}
+    pictures = {name: make_thumbnail(make_image(name[0])) for name in ("b2", "a2", "b1", "a1")}
     expected = {"a1": "a1", "a2": "a1", "b1": "b1", "b2": "b1"}
     assert group_twins(pictures, 0.015) == expected
     assert group_twins(dict(reversed(pictures.items())), 0.015) == expected
 
 
 def test_two_blank_pictures_are_alike_and_black_is_not_white():
-    white, black = (thumbnail(Image.new("RGB", (9, 9), c)) for c in ("white", "black"))
-    assert difference(white, white) == 0
-    assert difference(white, black) == 1
+    white, black = (make_thumbnail(Image.new("RGB", (9, 9), c)) for c in ("white", "black"))
+    assert thumbnail_difference(white, white) == 0
+    assert thumbnail_difference(white, black) == 1

@@ -21,7 +21,7 @@ from partloc.data.index import (
     LayoutError,
     build_index,
     count_findings,
-    summary,
+    format_summary,
 )
 from partloc.data.split import read_manifest
 from partloc.files import write_table
@@ -79,7 +79,7 @@ def test_damage_is_counted_with_its_reason_and_the_healthy_survive(tmp_path, nam
     severity = "skipped" if damage.reason in SKIPPED else "warning"
     assert set(index.report.severity) == {severity}
     assert name in index.report.file[0] and index.report.detail[0]
-    assert f"{damage.count:7d}  {severity}: {damage.reason}; e.g. " in summary(index)
+    assert f"{damage.count:7d}  {severity}: {damage.reason}; e.g. " in format_summary(index)
 
 
 def test_every_reason_has_a_damage_that_shows_it():
@@ -129,12 +129,15 @@ def test_one_bad_byte_more_or_less_changes_the_hash(tmp_path):
     assert before.drop(columns="part_sha256").equals(after.drop(columns="part_sha256"))
 
 
-def test_looser_tolerances_let_more_in(tmp_path):
-    write_model(tmp_path, "m", ["far", "near"])
-    write_label(tmp_path / "m", "far", {"translation": [0.54, 0, 0], "scale": [1.04] * 3})
-    assert samples(index_of(tmp_path)) == [("m", "far"), ("m", "near")]
-    strict = index_of(tmp_path, translation_tolerance=0.03)
-    assert samples(strict) == [("m", "near")]
+def test_a_label_may_exceed_its_range_by_the_tolerance(tmp_path):
+    write_model(tmp_path, "m", ["far", "large", "near", "too-far", "too-large"])
+    for part, translation, scale in (
+        *(("far", 0.54, 0.5), ("too-far", 0.56, 0.5)),
+        *(("large", 0, 1.04), ("too-large", 0, 1.06)),
+    ):
+        label = {"translation": [translation, 0, 0], "scale": [scale] * 3}
+        write_label(tmp_path / "m", part, label)
+    assert samples(index_of(tmp_path)) == [("m", "far"), ("m", "large"), ("m", "near")]
 
 
 def test_a_byte_order_mark_and_whole_numbers_and_the_opposite_quaternion_are_accepted(tmp_path):
@@ -270,10 +273,10 @@ def test_the_stage_writes_manifest_report_and_counts(tmp_path):
     DAMAGES["no-label"].apply(write_model(root, "no-label", ["seat", "back"]))
     done = run_stage(tmp_path, "images")
     assert done.returncode == 0, done.stderr
-    assert "1  skipped: part without JSON" in done.stderr
+    assert "1  skipped: part without label" in done.stderr
     counts = json.loads((tmp_path / "metrics" / "index.json").read_text())
     assert (counts["models"], counts["samples"], counts["samples_with_twin"]) == (4, 11, 5)
-    assert counts["skipped"] == {"total": 1, "part without JSON": 1}
+    assert counts["skipped"] == {"total": 1, "part without label": 1}
     assert counts["warnings"] == {"total": 0}
     assert len(read_manifest(tmp_path / "out" / "manifest.csv")) == 11
     report = (tmp_path / "out" / "index_report.csv").read_text()

@@ -13,11 +13,11 @@ from folders import write_folder
 from partloc.config import DataConfig
 from partloc.data.index import MANIFEST_COLUMNS, build_index
 from partloc.data.split import (
-    SETS,
+    SPLITS,
     SplitError,
     count_split,
-    find_shared,
-    limit_training,
+    find_shared_images,
+    limit_training_models,
     read_manifest,
     split_models,
 )
@@ -32,7 +32,7 @@ def names(count: int) -> list[str]:
 
 
 def sizes(chosen: dict[str, str]) -> dict[str, int]:
-    return {name: list(chosen.values()).count(name) for name in SETS}
+    return {name: list(chosen.values()).count(name) for name in SPLITS}
 
 
 def test_many_models_come_near_the_ratios():
@@ -53,14 +53,18 @@ def test_a_learning_curve_grows_by_additions_only():
     chosen = split_models(names(200), RATIOS, seed=0)
     before: set[str] = set()
     for most in (5, 20, 100):
-        limited = limit_training(chosen, most, seed=0)
+        limited = limit_training_models(chosen, most, seed=0)
         train = {name for name, its in limited.items() if its == "train"}
         assert len(train) == most and before < train
         assert limited.items() <= chosen.items()
         assert sizes(limited)["test"] == sizes(chosen)["test"]
         assert sizes(limited)["val"] == sizes(chosen)["val"]
         before = train
-    assert limit_training(chosen, 100_000, seed=0) == limit_training(chosen, None, 0) == chosen
+    assert (
+        limit_training_models(chosen, 100_000, seed=0)
+        == limit_training_models(chosen, None, 0)
+        == chosen
+    )
 
 
 def test_a_ratio_of_zero_gives_an_empty_set():
@@ -75,7 +79,7 @@ def test_ratios_that_add_up_to_nearly_one_leave_no_gap_at_the_end():
 
 
 def test_fewer_models_than_sets_is_an_error_that_counts():
-    with pytest.raises(SplitError, match=r"found 2 models .*the 3 sets .*train, val, test"):
+    with pytest.raises(SplitError, match=r"found 2 models .*the 3 splits .*train, val, test"):
         split_models(["a", "b"], RATIOS, seed=0)
     with pytest.raises(SplitError, match="found 0 models"):
         split_models([], (1.0, 0.0, 0.0), seed=0)
@@ -130,20 +134,20 @@ def test_identical_part_images_in_two_sets_are_counted(tmp_path):
     table = build_index(DataConfig(data_dir=str(tmp_path))).manifest
 
     chosen = {"a": "train", "b": "train", "c": "val", "d": "val"}
-    shared = find_shared(table, chosen)
+    shared = find_shared_images(table, chosen)
     assert shared.examples == [("a", "c"), ("b", "c")]  # a and b, c and d lie together
     assert (shared.images, shared.models) == (1, 3)
     counts = count_split(table, chosen, shared)
     assert counts["shared_part_images"] == {"images": 1, "models": 3, "pairs": 2}
     assert counts["samples"] == {"train": 4, "val": 4, "test": 0}
-    assert find_shared(table, dict.fromkeys("abcd", "train")) == (0, 0, 0, [])
+    assert find_shared_images(table, dict.fromkeys("abcd", "train")) == (0, 0, 0, [])
 
 
 def test_a_picture_that_all_models_share_is_counted_without_listing_the_pairs():
     count = 20_000  # 100 million pairs of models, which would not fit into memory
     table = pd.DataFrame({"model": names(count), "part_sha256": "screw"})
     halves = dict(zip(names(count), ["train", "test"] * (count // 2), strict=True))
-    shared = find_shared(table, halves)
+    shared = find_shared_images(table, halves)
     assert (shared.images, shared.models, shared.pairs) == (1, count, (count // 2) ** 2)
     assert shared.examples == [("model-0000", f"model-000{other}") for other in (1, 3, 5)]
 
@@ -164,7 +168,7 @@ def test_the_stage_puts_each_model_into_one_table_and_warns_of_shared_images(tmp
     assert done.returncode == 0, done.stderr
     assert "warning: 2 models share 1 identical part images" in done.stderr
 
-    tables = [read_manifest(tmp_path / "out" / "split" / f"{name}.csv") for name in SETS]
+    tables = [read_manifest(tmp_path / "out" / "split" / f"{name}.csv") for name in SPLITS]
     models = [set(table.model) for table in tables]
     assert sum(map(len, models)) == 3 == len(set.union(*models))
     together = pd.concat(tables).sort_values(["model", "part"], ignore_index=True)
@@ -217,7 +221,9 @@ def test_a_table_of_something_else_is_refused(tmp_path):
 )
 def test_what_is_no_table_is_named(tmp_path, content, answer):
     path = tmp_path / "train.csv"
-    with pytest.raises(FileNotFoundError, match=r"train.csv: no such file; run the stages before"):
+    with pytest.raises(
+        FileNotFoundError, match=r"train.csv: no such file; run the previous stages"
+    ):
         read_manifest(path)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"train\.csv: not a table: .*{answer.split(': ')[-1]}"):

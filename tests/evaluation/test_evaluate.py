@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from toys import answering_model, sure_of
+from toys import make_untrained_model, single_hypothesis
 
-from partloc.cli import reason_of
+from partloc.cli import error_message
 from partloc.config import Config
 from partloc.data.images import ImageError
 from partloc.data.index import MANIFEST_COLUMNS
@@ -34,15 +34,15 @@ from partloc.evaluation.evaluate import (
 from partloc.evaluation.evaluate import evaluate as evaluate_judged
 from partloc.evaluation.metrics import constant_answer
 from partloc.evaluation.report import TYPICAL, WORST
-from partloc.files import write_pieces, write_table
-from partloc.model.camera import View
+from partloc.files import write_table, write_table_chunks
+from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import save_model
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
 
 ROOT = Path(__file__).resolve().parents[2]
 # Looks along z.
-FRONT = View(torch.eye(3)[:2], torch.zeros(2), torch.zeros(()), 1.0)
+FRONT = PinholeCamera(torch.eye(3)[:2], torch.zeros(2), torch.zeros(()), 1.0)
 
 
 def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame:
@@ -67,19 +67,19 @@ def truth_of(table: PairTable) -> PartPose:
 
 def answers_of(found: Prediction) -> Answers:
     """To all rows of a table."""
-    count = len(found.log_share)
+    count = len(found.log_weight)
     return Answers(np.arange(count), found, torch.full((count,), 0.75))
 
 
 def evaluate(predicted: PartPose, table: PairTable, training: PairTable, view) -> dict:
     judge = Judge(table)
     constant = constant_answer(truth_of(training), 1)
-    judge.enter(answers_of(sure_of(predicted)), constant, view)
+    judge.enter(answers_of(single_hypothesis(predicted)), constant, view)
     return evaluate_judged(judge, seed=0)
 
 
 def rows_of(samples: pd.DataFrame, table: PairTable, predicted: PartPose) -> pd.DataFrame:
-    judge, answers = Judge(table), answers_of(sure_of(predicted))
+    judge, answers = Judge(table), answers_of(single_hypothesis(predicted))
     judge.enter(answers, constant_answer(truth_of(table), 1), None)
     return prediction_rows(samples, judge, answers)
 
@@ -281,7 +281,7 @@ def test_series_for_the_plots_stay_small_and_span_the_table():
 
 def test_the_answer_to_a_row_does_not_depend_on_the_rows_beside_it(tmp_path, samples):
     draw_images(tmp_path, samples)
-    model, config = answering_model(), Config(machine={"num_workers": 0})
+    model, config = make_untrained_model(), Config(machine={"num_workers": 0})
 
     def answers(rows: pd.DataFrame) -> PartPose:
         table = PairTable(rows, tmp_path)
@@ -302,8 +302,8 @@ def test_an_unreadable_picture_is_named_in_one_line_also_by_a_worker(tmp_path, s
     (tmp_path / "m1/m1-c.png").write_bytes(b"no picture")
     table, config = PairTable(samples, tmp_path), Config(machine={"num_workers": 1})
     with pytest.raises(ImageError, match="m1-c.png") as caught:
-        list(answer_models(answering_model(), table, config, torch.device("cpu")))
-    reason = reason_of(caught.value)
+        list(answer_models(make_untrained_model(), table, config, torch.device("cpu")))
+    reason = error_message(caught.value)
     assert "m1-c.png" in reason and "\n" not in reason
 
 
@@ -311,7 +311,7 @@ def test_answers_come_some_whole_models_at_a_time_and_are_written_before_the_nex
     tmp_path, samples, monkeypatch
 ):
     draw_images(tmp_path, samples)
-    model, table = answering_model(), PairTable(samples, tmp_path)
+    model, table = make_untrained_model(), PairTable(samples, tmp_path)
     config, draft = Config(machine={"num_workers": 0}), tmp_path / "rows.csv.tmp"
     (together,) = answer_models(model, table, config, torch.device("cpu"))
     monkeypatch.setattr("partloc.evaluation.evaluate.ROWS_AT_ONCE", 3)  # a model has four
@@ -328,7 +328,9 @@ def test_answers_come_some_whole_models_at_a_time_and_are_written_before_the_nex
 
     judge = Judge(table)
     constant = constant_answer(truth_of(table), 1)
-    write_pieces(tmp_path / "rows.csv", judged_rows(samples, judge, watched(), constant, None))
+    write_table_chunks(
+        tmp_path / "rows.csv", judged_rows(samples, judge, watched(), constant, None)
+    )
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     at_once = Judge(table)
     at_once.enter(together, constant, None)
@@ -338,7 +340,7 @@ def test_answers_come_some_whole_models_at_a_time_and_are_written_before_the_nex
 
 
 def test_of_the_answers_only_errors_stay(table):
-    found = sure_of(truth_of(table))
+    found = single_hypothesis(truth_of(table))
     judge = Judge(table)
     judge.enter(answers_of(found), constant_answer(truth_of(table), 1), FRONT)
     columns = [*judge.errors.values(), *judge.constant.values(), judge.confidence]
@@ -358,7 +360,7 @@ def test_a_run_that_fails_leaves_the_table_of_the_last_one(tmp_path, samples):
         raise ImageError("whole.png: no picture")
 
     with pytest.raises(ImageError, match="^whole.png: no picture"):
-        write_pieces(path, failing())
+        write_table_chunks(path, failing())
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
 
 
@@ -398,7 +400,7 @@ def project(tmp_path, samples):
     draw_images(tmp_path / "data", samples)
     for name, seed in (("test", 0), ("train", 1), ("val", 0)):
         write_table(tmp_path / f"outputs/split/{name}.csv", make_samples(seed=seed))
-    save_model(tmp_path / "models/best_model.pth", answering_model(), {})
+    save_model(tmp_path / "models/best_model.pth", make_untrained_model(), {})
     machine = "machine: {device: cpu, num_workers: 0}"
     (tmp_path / "params.yaml").write_text(f"data: {{data_dir: data}}\n{machine}\n")
     return tmp_path

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from partloc.evaluation.metrics import assigned_errors, constant_answer, errors_of, summarize
-from partloc.files import figure_at, write_json
+from partloc.files import nested_value, write_json
 from partloc.pose import PartPose
 
 
@@ -76,10 +76,10 @@ def test_equal_values_give_equal_bytes_and_the_file_is_replaced_whole(tmp_path):
 
 def test_a_figure_is_found_by_its_place_and_zero_is_one():
     figures = {"error": {"mean": 0.25, "within": 0.0}}
-    assert figure_at(figures, "error/mean") == 0.25
-    assert figure_at(figures, "error/within") == 0.0
+    assert nested_value(figures, "error/mean") == 0.25
+    assert nested_value(figures, "error/within") == 0.0
     for nowhere in ("error/median", "scale/mean", "error/mean/more"):
-        assert figure_at(figures, nowhere) is None
+        assert nested_value(figures, nowhere) is None
 
 
 def test_many_equal_parts_in_their_places_have_no_error():

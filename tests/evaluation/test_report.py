@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from partloc.evaluation.report import (
-    FINER,
+    CLOSE_UP_ZOOM,
     FOUND_COLOR,
     PICTURE_PX,
     TRUE_COLOR,
@@ -72,7 +72,7 @@ def test_marks_stand_where_the_camera_sees_the_places(size):
     predictions = make_predictions(1)
     picture = _marked(Image.new("RGB", size, "white"), predictions.loc[0], predictions[1:])
     uv, _ = project(np.array([[0.1, -0.2, 0.1], [-0.2, 0.3, 0.0]]))
-    assert max(picture.size) == PICTURE_PX * FINER
+    assert max(picture.size) == PICTURE_PX * CLOSE_UP_ZOOM
     # The line between the two ends at the green mark, so the green box is the circle's alone.
     assert center_of(picture, TRUE_COLOR) == pytest.approx(uv[0], abs=0.01)
     alone = predictions.loc[0].copy()

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 import pytest
 import torch
-from toys import ALONE, PARTS, noise
+from toys import PARTS, SINGLE_PROCESS, noise_image
 
 from partloc.config import DataConfig
 from partloc.data.index import LayoutError, build_index
-from partloc.distributed import Team
+from partloc.distributed import DistributedContext
 from partloc.inference.folder import (
     Answer,
     Job,
@@ -28,7 +28,7 @@ from partloc.inference.folder import (
     write_answers,
 )
 from partloc.inference.predictor import PICTURES_AHEAD, Found, Hypothesis
-from partloc.model.locator import Tokens
+from partloc.model.encoder import EncodedImages
 
 PLACE = Hypothesis([0.1, -0.5, 0.5, 0.5], 0.9)
 
@@ -47,7 +47,9 @@ def answers_of(outcomes: Iterable[Outcome]) -> list[Answer]:
 
 
 def test_a_folder_gets_the_answers_that_single_questions_get(predictor, data_dir, tmp_path):
-    write_answers(tmp_path / "out", predict_jobs(predictor, find_jobs(data_dir), data_dir), ALONE)
+    write_answers(
+        tmp_path / "out", predict_jobs(predictor, find_jobs(data_dir), data_dir), SINGLE_PROCESS
+    )
     table = pd.read_csv(tmp_path / "out/predictions.csv")
     assert len(table) == 11 and table.model.is_monotonic_increasing
     for row in table.itertuples():
@@ -73,7 +75,7 @@ def test_the_whole_is_encoded_once(predictor, data_dir, monkeypatch):
     seen = []
     encode = predictor.model.encode
 
-    def counting(images: torch.Tensor, precision: torch.dtype | None) -> Tokens:
+    def counting(images: torch.Tensor, precision: torch.dtype | None) -> EncodedImages:
         seen.append(len(images))
         return encode(images, precision)
 
@@ -108,13 +110,13 @@ def test_answers_are_written_as_they_come_and_not_held(tmp_path):
             assert (tmp_path / f"lamp/lamp-{part}.json").is_file()
             assert [of() for of in held[:number]] == [None] * number
 
-    tally = write_answers(tmp_path, outcomes(), ALONE)
+    tally = write_answers(tmp_path, outcomes(), SINGLE_PROCESS)
     assert tally.answers == len(PARTS)
     assert pd.read_csv(tmp_path / "predictions.csv").part.tolist() == PARTS
 
 
 def test_a_run_that_fails_leaves_the_tables_of_the_last_one(tmp_path):
-    write_answers(tmp_path, [Outcome([answer("foot")], [])], ALONE)
+    write_answers(tmp_path, [Outcome([answer("foot")], [])], SINGLE_PROCESS)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
     def failing() -> Iterator[Outcome]:
@@ -122,7 +124,7 @@ def test_a_run_that_fails_leaves_the_tables_of_the_last_one(tmp_path):
         raise MemoryError("too large")
 
     with pytest.raises(MemoryError, match="^too large$"):
-        write_answers(tmp_path, failing(), ALONE)
+        write_answers(tmp_path, failing(), SINGLE_PROCESS)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
@@ -132,7 +134,7 @@ def test_a_full_disk_is_told_with_the_table_that_it_ends(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
     try:
         with pytest.raises(OSError, match=r"predictions\.csv: cannot be written: .*too large"):
-            write_answers(tmp_path, [Outcome([each], []) for each in answers], ALONE)
+            write_answers(tmp_path, [Outcome([each], []) for each in answers], SINGLE_PROCESS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["lamp"]
@@ -142,17 +144,20 @@ def test_processes_take_every_model_once_in_order_and_equal_numbers_of_parts():
     counts = [0, 3, 12, 1, 0, 4, 9, 2, 2, 7, 0]
     jobs = [Job(f"{n:02d}", "w", [("p", "p")] * count) for n, count in enumerate(counts)]
     for size in (1, 2, 3, 16):
-        shares = [share_of(jobs, Team(rank, size, torch.device("cpu"))) for rank in range(size)]
+        shares = [
+            share_of(jobs, DistributedContext(rank, size, torch.device("cpu")))
+            for rank in range(size)
+        ]
         assert [job for share in shares for job in share] == jobs
         parts = [sum(len(job.parts) for job in share) for share in shares]
         assert max(parts) <= sum(counts) / size + max(counts)
-    assert share_of([jobs[0]], ALONE) == [jobs[0]]  # no part at all
+    assert share_of([jobs[0]], SINGLE_PROCESS) == [jobs[0]]  # no part at all
 
 
 def test_answers_can_be_used_as_labels(predictor, data_dir, tmp_path):
     outcomes = predict_jobs(predictor, find_jobs(data_dir), data_dir)
     sane = [answer._replace(found=Found(PLACE, [PLACE])) for answer in answers_of(outcomes)]
-    write_answers(tmp_path / "out", [Outcome(sane, [])], ALONE, everything=True)
+    write_answers(tmp_path / "out", [Outcome(sane, [])], SINGLE_PROCESS, everything=True)
     for model in ("lamp", "stühle-1.5"):
         shutil.copytree(data_dir / model, tmp_path / "out" / model, dirs_exist_ok=True)
     index = build_index(DataConfig(data_dir=str(tmp_path / "out")))
@@ -170,7 +175,7 @@ def test_pictures_that_cannot_be_used_are_skipped_and_told(predictor, data_dir, 
     for model, files in {"orphan": ["leg"], "broken": ["whole", "leg"]}.items():
         (data_dir / model).mkdir()
         for file in files:
-            noise(7).save(data_dir / model / f"{model}-{file}.png")
+            noise_image(7).save(data_dir / model / f"{model}-{file}.png")
     (data_dir / "broken/broken-whole.png").write_bytes(b"")
 
     outcomes = list(predict_jobs(predictor, find_jobs(data_dir), data_dir))
@@ -178,14 +183,14 @@ def test_pictures_that_cannot_be_used_are_skipped_and_told(predictor, data_dir, 
     assert {(a.model, a.part) for a in answers_of(outcomes)} == set(kept)
     for found in answers_of(outcomes):
         assert numbers(found.found) == pytest.approx(kept[found.model, found.part], abs=2e-5)
-    tally = write_answers(tmp_path / "out", outcomes, ALONE)
+    tally = write_answers(tmp_path / "out", outcomes, SINGLE_PROCESS)
     table = pd.read_csv(tmp_path / "out/skipped.csv")
     assert list(zip(table.file.str.split("/").str[1], table.reason, strict=True)) == [
         ("broken-leg.png", "whole unusable"),
         ("orphan-leg.png", "whole missing"),
         ("stühle-1.5-part-3.png", "truncated image"),
         ("stühle-1.5-part-5.png", "unreadable image"),
-        ("unrelated.png", "foreign file"),
+        ("unrelated.png", "unexpected file"),
     ]
     assert "9 parts of 2 models answered" in str(tally)
     assert "1 skipped: truncated image; e.g. stühle-1.5/stühle-1.5-part-3.png: " in str(tally)
@@ -234,7 +239,7 @@ def test_odd_names_and_unreadable_folders_are_passed_over_as_the_index_does(
     (data_dir / "gone").symlink_to("nowhere")
     (data_dir / "new\nline").mkdir()
     tally = write_answers(
-        tmp_path / "out", predict_jobs(predictor, find_jobs(data_dir), data_dir), ALONE
+        tmp_path / "out", predict_jobs(predictor, find_jobs(data_dir), data_dir), SINGLE_PROCESS
     )
     assert tally.answers == len(good) and tally.models == 2
     assert tally.reasons == {"unusable name": 2, "duplicate name": 1, "broken link": 1}

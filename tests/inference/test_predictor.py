@@ -16,17 +16,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from toys import PARTS, be_sure, noise
+from toys import PARTS, noise_image, set_constant_confidence
 
 from partloc.config import DataConfig
 from partloc.data.images import ImageError
 from partloc.data.index import build_index
-from partloc.distributed import amp_dtype, encoder_dtype
+from partloc.distributed import inference_dtype, training_dtype
 from partloc.files import CheckpointError, write_table
 from partloc.inference import predictor as infer
 from partloc.inference.assignment import assign
 from partloc.inference.predictor import PICTURES_AHEAD, Found, Predictor, reading_ahead
-from partloc.model.camera import View
+from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import MODEL_FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,8 +61,8 @@ def test_several_parts_get_the_answers_that_each_gets_alone(predictor, data_dir)
 
 
 def test_the_confidence_is_what_the_network_says_of_being_right_as_calibrated(predictor, data_dir):
-    be_sure(predictor.model, math.log(3))
-    predictor.model.confidence_slope.fill_(2.0)
+    set_constant_confidence(predictor.model, math.log(3))
+    predictor.model.confidence_head.slope.fill_(2.0)
     folder = data_dir / "stühle-1.5"
     (found,) = predictor.predict(
         folder / "stühle-1.5-whole.png", [folder / "stühle-1.5-part-0.png"]
@@ -74,10 +74,10 @@ def test_the_confidence_is_what_the_network_says_of_being_right_as_calibrated(pr
 def test_any_mode_and_size_is_answered(predictor, tmp_path, mode):
     picture = Image.fromarray(np.arange(35 * 9, dtype=np.uint16).reshape(35, 9) * 200)
     if mode != "I;16":
-        picture = noise(1, (9, 35)).convert("RGB").convert(mode)
+        picture = noise_image(1, (9, 35)).convert("RGB").convert(mode)
     path = tmp_path / ("part.tif" if mode == "CMYK" else "part.png")
     picture.save(path)
-    noise(2, (301, 77)).save(tmp_path / "whole.jpg")
+    noise_image(2, (301, 77)).save(tmp_path / "whole.jpg")
     (found,) = predictor.predict(tmp_path / "whole.jpg", [path])
     assert np.isfinite(found.best.pose).all() and found.best.pose[3] > 0
     assert 0 <= found.best.confidence <= 1
@@ -88,7 +88,7 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     # A camera, and small parts, so that places in the image are places in space.
     predictor.model.center[3] = -3.0
     slope = torch.tensor([[1.0, 0, 0], [0, 0, -1.0]])
-    predictor.model.set_view(View(slope, torch.zeros(2), torch.zeros(()), 1.0))
+    predictor.model.set_camera(PinholeCamera(slope, torch.zeros(2), torch.zeros(()), 1.0))
     for number in (1, 2):
         shutil.copy(chairs / "stühle-1.5-part-0.png", chairs / f"stühle-1.5-part-{number}.png")
     located = []
@@ -108,7 +108,7 @@ def test_equal_pictures_are_encoded_once_and_get_distinct_places(predictor, data
     assert considered[0] == considered[1] == considered[2]
     known = {tuple(item.pose): item.confidence for item in considered[0]}
     (placed,) = assigned
-    sure = placed.log_odds.sigmoid().tolist()
+    sure = placed.confidence_logit.sigmoid().tolist()
     for leg, number, likely in zip(legs, placed.number.tolist(), sure, strict=True):
         if number >= 0:
             assert known[tuple(leg.best.pose)] == leg.best.confidence
@@ -146,10 +146,10 @@ def test_what_goes_wrong_while_reading_is_raised_where_it_is_used():
 def test_a_cpu_with_bf16_encodes_in_it_and_trains_without(predictor, monkeypatch):
     cpu, images = torch.device("cpu"), torch.rand(2, 3, 56, 56)
     with torch.inference_mode():
-        full = predictor.model.encode(images, encoder_dtype(cpu))
+        full = predictor.model.encode(images, inference_dtype(cpu))
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-        half = predictor.model.encode(images, encoder_dtype(cpu))
-    assert encoder_dtype(cpu) is torch.bfloat16 and amp_dtype(True, cpu) is None
+        half = predictor.model.encode(images, inference_dtype(cpu))
+    assert inference_dtype(cpu) is torch.bfloat16 and training_dtype(True, cpu) is None
     assert half.patches.dtype is torch.float32
     apart = (half.patches - full.patches).abs()
     assert 0 < apart.mean() < 0.02 * full.patches.abs().mean()
@@ -159,7 +159,7 @@ def test_single_questions_name_the_picture_that_cannot_be_read(
     run_stage, checkpoint, predictor, tmp_path
 ):
     (tmp_path / "bad.png").write_bytes(b"text")
-    noise(1).save(tmp_path / "good.png")
+    noise_image(1).save(tmp_path / "good.png")
     with pytest.raises(ImageError, match="bad.png"):
         predictor.predict(tmp_path / "bad.png", [tmp_path / "good.png"])
     asked = ["--checkpoint", checkpoint, "--whole", "good.png", "--part"]
@@ -248,7 +248,7 @@ def test_the_stage_answers_the_rows_of_a_split_table(run_stage, checkpoint, data
         (["--data-dir", "d"], "--output is missing"),
         (["--split", "t.csv"], "--output is missing"),
         (["--data-dir", "d", "--output", "o", "--config", "c.yaml"], "--config goes with --split"),
-        (["--max-image-pixels", "-5"], "invalid count value: '-5'"),
+        (["--max-image-pixels", "-5"], "invalid positive_int value: '-5'"),
         (["--whole", "w.png", "--part", "p.png"], "models/best_model.pth: no such file; train it"),
     ],
 )

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from partloc.config import BACKBONES
 from partloc.model import backbone as module
-from partloc.model.backbone import Backbone, BackboneError, Kept, build_backbone
+from partloc.model.backbone import ActivationPolicy, Backbone, BackboneError, build_backbone
 
 REFERENCE = Path(__file__).parent / "reference" / "backbone.npz"
 NAMES = ("dinov2_vits14", "dinov2_vits14_reg")
@@ -252,8 +252,10 @@ def test_what_a_block_keeps_changes_no_gradient():
     torch.manual_seed(0)
     backbone = build_backbone("dinov2_vitt14", 56)
     gradients = []
-    plans = [(kept,) * 4 for kept in Kept] + [(Kept.INPUT, Kept.ATTENTION, *[Kept.EVERYTHING] * 2)]
-    for backbone.kept in plans:
+    plans = [(kept,) * 4 for kept in ActivationPolicy] + [
+        (ActivationPolicy.INPUT, ActivationPolicy.ATTENTION, *[ActivationPolicy.EVERYTHING] * 2)
+    ]
+    for backbone.activation_policies in plans:
         backbone.zero_grad()
         cls, patches = backbone(picture(56))
         (cls.square().sum() + patches[:, 0].sum()).backward()
@@ -278,11 +280,11 @@ def test_a_block_computes_again_what_it_has_not_kept():
     """Forward and backward: attention once with everything or attention kept, twice else."""
     backbone = build_backbone("dinov2_vitt14", 56)
     for kept, linear, attention in (
-        (Kept.EVERYTHING, 1, 1),
-        (Kept.ATTENTION, 2, 1),
-        (Kept.INPUT, 2, 2),
+        (ActivationPolicy.EVERYTHING, 1, 1),
+        (ActivationPolicy.ATTENTION, 2, 1),
+        (ActivationPolicy.INPUT, 2, 2),
     ):
-        backbone.kept = (kept,) * 4
+        backbone.activation_policies = (kept,) * 4
         with Calls() as calls:
             backbone(picture(56))[0].sum().backward()
         names = [str(call) for call in calls.seen]

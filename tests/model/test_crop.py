@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from toys import sure_of, tiny_config
+from toys import single_hypothesis, tiny_config
 
 from partloc.config import TrainConfig
-from partloc.data.transforms import Preprocessing, jitter_of
-from partloc.model.camera import View
+from partloc.data.transforms import Preprocessing, crop_jitter_from_uniform
+from partloc.model.camera import PinholeCamera
 from partloc.model.crop import (
     MARGIN,
     content_crops,
-    into_crops,
-    jittered,
-    out_of_crops,
-    resample,
+    from_crop_frame,
+    jitter_crops,
+    resample_crops,
+    to_crop_frame,
 )
 from partloc.model.locator import PartLocator
 from partloc.pose import PartPose
@@ -62,7 +62,7 @@ def test_a_jittered_crop_holds_what_the_crop_held_and_stays_inside_the_picture()
     torch.manual_seed(0)
     half = 0.1 + 0.9 * torch.rand(500, 1)
     crops = torch.cat([(2 * torch.rand(500, 2) - 1) * (1 - half), half.log()], 1)
-    found = jittered(crops, jitter_of(torch.rand(500, 4), 0.3))
+    found = jitter_crops(crops, crop_jitter_from_uniform(torch.rand(500, 4), 0.3))
     wide = found[:, 2:].exp()
     assert ((found[:, :2] - crops[:, :2]).abs() <= wide - half + 1e-6).all()
     assert (found[:, :2].abs() + wide <= 1 + 1e-6).all()
@@ -80,7 +80,7 @@ def test_a_model_sees_jittered_crops_only_where_it_is_told_how():
     tight = model.encode(pictures).crop
     assert_close(tight, content_crops(pictures))
     torch.manual_seed(0)
-    jitter = [jitter_of(torch.rand(len(pictures), 4), 0.3) for _ in range(8)]
+    jitter = [crop_jitter_from_uniform(torch.rand(len(pictures), 4), 0.3) for _ in range(8)]
     crops = torch.stack([model.encode(pictures, jitter=each).crop for each in jitter])
     assert (crops[..., 2] >= tight[:, 2] - 1e-6).all() and (crops != tight).any((0, 2)).all()
     model.config = CONFIG.model_copy(update={"crop": False})
@@ -89,7 +89,7 @@ def test_a_model_sees_jittered_crops_only_where_it_is_told_how():
 
 def test_seen_whole_and_in_its_own_size_a_picture_is_itself():
     picture = torch.rand(2, 3, 20, 20)
-    assert_close(resample(picture, torch.zeros(2, 3), 20), picture)
+    assert_close(resample_crops(picture, torch.zeros(2, 3), 20), picture)
 
 
 def test_a_crop_shows_what_torch_s_own_sampling_shows():
@@ -100,19 +100,19 @@ def test_a_crop_shows_what_torch_s_own_sampling_shows():
     cells = (torch.arange(40) + 0.5) / 20 - 1
     down, right = torch.meshgrid(cells * 0.5 - 0.1, cells * 0.5 + 0.2, indexing="ij")
     expected = F.grid_sample(picture, torch.stack([right, down], -1)[None], align_corners=False)
-    assert_close(resample(picture, crops, 40), expected, atol=1e-5, rtol=0)
+    assert_close(resample_crops(picture, crops, 40), expected, atol=1e-5, rtol=0)
 
 
 def test_fewer_pixels_are_averages_of_many():
     torch.manual_seed(0)
     grain = torch.randn(1, 1, 64, 64)
-    assert resample(grain, torch.zeros(1, 3), 8).std() < 0.3
+    assert resample_crops(grain, torch.zeros(1, 3), 8).std() < 0.3
 
 
 def test_into_the_crops_and_out_again_is_the_same_place():
     torch.manual_seed(0)
     places, wholes, parts = torch.randn(4, 5, 3), torch.randn(4, 3), torch.randn(4, 3)
-    assert_close(out_of_crops(into_crops(places, wholes, parts), wholes, parts), places)
+    assert_close(from_crop_frame(to_crop_frame(places, wholes, parts), wholes, parts), places)
 
 
 def test_a_place_in_the_crops_is_where_the_crop_of_the_part_lies_in_that_of_the_whole():
@@ -124,14 +124,16 @@ def test_a_place_in_the_crops_is_where_the_crop_of_the_part_lies_in_that_of_the_
     crops = content_crops(whole), content_crops(part)
     place = torch.tensor([[[(8 + 16) / 32 - 1, (16 + 16) / 32 - 1, 0.5]]])
     place[..., 2].log_()
-    right, down, log_size = into_crops(place, *crops)[0, 0]
+    right, down, log_size = to_crop_frame(place, *crops)[0, 0]
     size = log_size.exp()
     side = 128
-    seen = resample(whole, crops[0], side)
+    seen = resample_crops(whole, crops[0], side)
     # Cut the place out of the whole's crop; it must show the part's crop.
     cut = torch.tensor([[right, down, log_size]])
-    assert_close(resample(seen, cut, 24), resample(part, crops[1], 24), atol=0.35, rtol=0)
-    assert (resample(seen, cut, 24) - resample(part, crops[1], 24)).abs().mean() < 0.03
+    assert_close(
+        resample_crops(seen, cut, 24), resample_crops(part, crops[1], 24), atol=0.35, rtol=0
+    )
+    assert (resample_crops(seen, cut, 24) - resample_crops(part, crops[1], 24)).abs().mean() < 0.03
     assert 0 < size < 1
 
 
@@ -148,20 +150,20 @@ def boxes() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_answers_are_of_the_frame_whatever_was_cropped():
     """A network that has learned nothing answers a place with the point that the camera has there:
-    its proposals, told in the crops, and guides, told in the frame."""
+    its proposals, told in the crops, and gt_pose, told in the frame."""
     flat = CONFIG.model_copy(update={"depth_maps": False})
     model = PartLocator(flat, Preprocessing(56, 128)).eval()
     slope = torch.tensor([[1.0, 0, 0], [0, 0, -1.0]])
-    view = View(slope, torch.zeros(2), torch.zeros(()), 1.0)
-    model.set_view(view)
+    view = PinholeCamera(slope, torch.zeros(2), torch.zeros(()), 1.0)
+    model.set_camera(view)
     guide = torch.tensor([[0.3, -0.2, -0.5]])  # right, down, log size
-    guide = view.pose(guide, torch.tensor([[0.1]]))
+    guide = view.unproject(guide, torch.tensor([[0.1]]))
     found = model(*boxes(), torch.tensor([0]), guide)
-    assert_close(found.guided.translation, torch.tensor([[0.3, 0.0, 0.2]]))
-    assert_close(found.guided.scale.log(), torch.tensor([[-0.5]]))
+    assert_close(found.gt_prediction.translation, torch.tensor([[0.3, 0.0, 0.2]]))
+    assert_close(found.gt_prediction.scale.log(), torch.tensor([[-0.5]]))
     wholes, parts = found.crops.split(3, 1)
     assert (wholes - parts).abs().max() > 0.1
-    places = out_of_crops(found.proposals, wholes, parts)
+    places = from_crop_frame(found.proposals, wholes, parts)
     across = (places[..., :2] * torch.tensor([1, -1])).clamp(-0.5, 0.5)
     assert_close(found.hypotheses.translation[..., [0, 2]], across)
     assert_close(found.hypotheses.scale.log(), places[..., 2:].clamp(max=0))
@@ -170,9 +172,9 @@ def test_answers_are_of_the_frame_whatever_was_cropped():
 def test_matching_is_charged_for_places_of_the_crops():
     crops = torch.tensor([[0.2, -0.1, -0.5, 0.1, 0.3, -0.4]])
     target = torch.tensor([[[0.25, 0.0, -1.5]]])  # in the frame
-    place = into_crops(target, *crops.split(3, 1))
+    place = to_crop_frame(target, *crops.split(3, 1))
     pose = PartPose(torch.zeros(1, 3), torch.ones(1, 1))
-    sure = sure_of(pose)
+    sure = single_hypothesis(pose)
     sure = sure._replace(proposals=place, crops=crops, log_probability=torch.zeros(1, 1))
     targets, weights = sure.hypotheses, TrainConfig()
 
@@ -190,7 +192,7 @@ def test_empty_ground_round_the_whole_and_the_part_changes_no_answer():
     model = PartLocator(CONFIG, Preprocessing(56, 128)).eval()
     wide = [F.pad(picture, (64,) * 4, value=1.0) for picture in (whole, part)]
     found, again = (model.encode(torch.cat(pictures)) for pictures in ([whole, part], wide))
-    assert_close(found.picture, again.picture, atol=0.05, rtol=0)
+    assert_close(found.image, again.image, atol=0.05, rtol=0)
     assert_close(found.patches, again.patches, atol=0.05, rtol=0.05)
     assert_close(found.crop[:, 2].exp(), 2 * again.crop[:, 2].exp(), atol=0.01, rtol=0)
 

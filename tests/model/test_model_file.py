@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ from toys import tiny_config
 
 from partloc.config import load_config
 from partloc.data.transforms import Preprocessing
-from partloc.files import CheckpointError, load, save_atomically
+from partloc.files import CheckpointError, load_tensors, save_tensors
 from partloc.model.depth_net import load_depth_net
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import MODEL_FORMAT, load_model, save_model, start_from
-from partloc.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,13 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def model():
     torch.manual_seed(0)
     return PartLocator(tiny_config().model, Preprocessing(28, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = RunFolder(tmp_path, "0123456789abcdef0123")
-    folder.path.mkdir()
-    return folder
 
 
 def cut(path):
@@ -84,7 +75,7 @@ def test_weights_in_half_precision_are_computed_with_in_full(model, tmp_path):
 def test_a_depth_network_that_comes_with_the_code_is_not_written_again(model, tmp_path):
     path = tmp_path / "model.pth"
     save_model(path, model, {}, half=True)
-    assert not any(key.startswith("depth_net.") for key in load(path)["weights"])
+    assert not any(key.startswith("depth_net.") for key in load_tensors(path)["weights"])
     found, theirs = load_model(path).depth_net.state_dict(), load_depth_net().state_dict()
     assert all(torch.equal(found[key], value) for key, value in theirs.items())
 
@@ -99,8 +90,8 @@ def test_a_depth_network_that_comes_with_the_code_is_not_written_again(model, tm
 def test_weights_made_beside_another_depth_network_are_refused(model, tmp_path):
     path = tmp_path / "model.pth"
     save_model(path, model, {}, half=True)
-    content = load(path)
-    save_atomically(path, content | {"depth_net": "0" * 64})
+    content = load_tensors(path)
+    save_tensors(path, content | {"depth_net": "0" * 64})
     with pytest.raises(CheckpointError, match=r"model.pth: expected depth.pth of SHA-256 0000"):
         load_model(path)
 
@@ -115,15 +106,15 @@ def test_the_bytes_of_a_model_file_do_not_depend_on_its_name(model, tmp_path):
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, lambda path: path.write_bytes(b"")])
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path, damage):
     path = tmp_path / "file.pth"
-    save_atomically(path, {"weights": torch.randn(1000)})
+    save_tensors(path, {"weights": torch.randn(1000)})
     damage(path)
     with pytest.raises(CheckpointError, match="file.pth: not a readable checkpoint"):
-        load(path)
+        load_tensors(path)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(CheckpointError, match=r"none.pth: no such file; train it \(dvc repro\)"):
-        load(tmp_path / "none.pth")
+        load_tensors(tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +123,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path):
 )
 def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
     path = tmp_path / "foreign.pth"
-    save_atomically(path, content)
+    save_tensors(path, content)
     with pytest.raises(CheckpointError, match=f"expected a {MODEL_FORMAT} file, found .*{found}"):
         load_model(path)
 
@@ -152,7 +143,7 @@ def test_a_file_cannot_bring_code_along(tmp_path):
 
 def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file.pth"
-    save_atomically(path, {"value": 1})
+    save_tensors(path, {"value": 1})
 
     def interrupted(*_args):
         raise KeyboardInterrupt
@@ -161,153 +152,23 @@ def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, step, interrupted)
             with pytest.raises(KeyboardInterrupt):
-                save_atomically(path, {"value": 2})
-        assert load(path) == {"value": 1}
+                save_tensors(path, {"value": 2})
+        assert load_tensors(path) == {"value": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
 
 
 def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(tmp_path):
     path = tmp_path / "file.pth"
-    save_atomically(path, {"value": 1})
+    save_tensors(path, {"value": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(OSError, match="file.pth: cannot be written: .*File too large"):
-            save_atomically(path, {"value": torch.zeros(100_000)})
+            save_tensors(path, {"value": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert load(path) == {"value": 1}
+    assert load_tensors(path) == {"value": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
-
-
-# -- the folder of a run -----------------------------------------------------------------------
-
-
-def test_the_last_two_states_and_best_weights_are_kept(folder):
-    for epoch in (8, 9, 10, 11):
-        folder.save_best(epoch, {"epoch": epoch})
-        folder.save_state(epoch, {"epoch": epoch})
-    names = sorted(path.name for path in folder.path.iterdir())
-    assert names == [
-        f"{kind}-{epoch}.{end}"
-        for kind in ("best", "state")
-        for epoch in ("000010", "000011")
-        for end in ("pth", "sha256")
-    ]
-    assert folder.load_state() == {"epoch": 11}
-    assert folder.load_best(10) == {"epoch": 10}
-
-
-def test_without_a_state_there_is_none(folder):
-    assert folder.load_state() is None
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        cut,
-        flip_a_bit,
-        lambda path: path.with_suffix(".sha256").unlink(),  # killed between the two writes
-        lambda path: path.with_suffix(".sha256").write_text(""),
-    ],
-)
-def test_a_damaged_state_is_reported_and_the_one_before_is_used(folder, damage, capsys):
-    for epoch in (1, 2):
-        folder.save_state(epoch, {"epoch": epoch, "weights": torch.zeros(100)})
-    damage(folder.path / "state-000002.pth")
-    assert folder.load_state()["epoch"] == 1
-    assert "state-000002.pth is damaged; trying the state before" in capsys.readouterr().err
-    damage(folder.path / "state-000001.pth")
-    assert folder.load_state() is None
-
-
-def test_going_back_drops_what_was_written_later(folder):
-    """So a best epoch whose state was lost cannot be taken for the best of the resumed run."""
-    for epoch in (1, 2):
-        folder.save_best(epoch, {"epoch": epoch})
-        folder.save_state(epoch, {"epoch": epoch})
-    folder.save_best(3, {"epoch": 3})  # killed before its state was written
-    folder.rewind(2)
-    assert folder.load_best(2) == {"epoch": 2} and folder.load_state() == {"epoch": 2}
-    with pytest.raises(CheckpointError, match="best-000003.pth: missing or damaged"):
-        folder.load_best(3)
-
-
-def test_a_fresh_start_keeps_nothing_but_the_lock(folder):
-    with folder.locked():
-        folder.save_state(1, {})
-        folder.tensorboard.mkdir()
-        folder.mark_finished()
-        assert folder.finished
-        folder.clear()
-        assert not folder.finished
-        assert [entry.name for entry in folder.path.iterdir()] == ["lock"]
-
-
-def test_a_finished_training_needs_no_state_any_more(folder):
-    with folder.locked():
-        folder.save_state(1, {})
-        folder.save_best(1, {})
-        folder.mark_finished()
-        assert not list(folder.path.glob("*.pth")) and not list(folder.path.glob("*.sha256"))
-
-
-def test_unfinished_state_of_other_configurations_is_seen(folder, tmp_path):
-    for name in ("a" * 16, "b" * 16):
-        other = RunFolder(tmp_path, name)
-        other.save_state(1, {})
-    other.mark_finished()
-    assert [path.name for path in folder.others()] == ["a" * 16]
-
-
-def in_another_process(action) -> str:
-    """What `action` returns in a fork of this process."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writer, action().encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        return file.read()
-
-
-def test_a_second_trainer_is_refused_with_the_number_of_the_first(folder):
-    def try_it() -> str:
-        try:
-            with folder.locked():
-                return "in"
-        except CheckpointError as error:
-            return str(error)
-
-    with folder.locked():
-        refusal = in_another_process(try_it)
-        assert f"another training (process {os.getpid()}) works on the same" in refusal
-        assert in_another_process(try_it) == refusal  # asking does not open it
-    assert in_another_process(try_it) == "in"
-
-
-def test_the_loaders_workers_do_not_hold_the_lock_of_a_killed_trainer(folder):
-    """They live on for some seconds, and the next start must not be refused meanwhile."""
-    reader, writer = os.pipe()
-    trainer = os.fork()
-    if trainer == 0:
-        with folder.locked():
-            if (worker := os.fork()) == 0:
-                signal.pause()
-            os.write(writer, str(worker).encode())
-            signal.pause()
-    worker = int(os.read(reader, 20))
-    os.kill(trainer, signal.SIGKILL)
-    os.waitpid(trainer, 0)
-    try:
-        with folder.locked():
-            pass
-    finally:
-        os.kill(worker, signal.SIGKILL)
-        os.close(reader)
-        os.close(writer)
 
 
 # -- weights to start from ---------------------------------------------------------------------
@@ -340,8 +201,8 @@ def test_a_model_for_larger_pictures_starts_from_the_same_weights(model, weights
     start_from(begun, weights)
     table = begun.backbone.vit.pos_embed
     assert table.shape[1] == 1 + 4 * 4
-    assert_close(table[:, :1], model.backbone.vit.pos_embed[:, :1], rtol=1e-3, atol=1e-6)
-    middle = model.backbone.vit.pos_embed[:, 1:].mean(1)
+    assert_close(table[:, :1], model.encoder.backbone.vit.pos_embed[:, :1], rtol=1e-3, atol=1e-6)
+    middle = model.encoder.backbone.vit.pos_embed[:, 1:].mean(1)
     assert_close(table[:, 1:].mean(1), middle, rtol=0, atol=2e-3)
 
 
@@ -354,7 +215,7 @@ def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
     config = load_config(ROOT / "params.yaml")
     path = ROOT / config.model.start_from
     assert path.stat().st_size < 16e6
-    start_from(PartLocator(config.model, Preprocessing.of(config.data)), path)
+    start_from(PartLocator(config.model, Preprocessing.from_config(config.data)), path)
 
 
 def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):

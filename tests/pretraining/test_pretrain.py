@@ -1,92 +1,115 @@
-"""`make pretrain` in small: the real script, from drawing to weights that training starts from."""
+"""The command `partloc pretrain` at a small size, from rendering to weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import NamedTuple
 
+import pytest
 import torch
-from toys import TORCHRUN, tiny_config, write_params
+from toys import TORCHRUN, run_python, tiny_config, write_params
 
 from partloc.data.transforms import Preprocessing
+from partloc.files import matches_checksum
 from partloc.inference.arrangement_net import ArrangementNet
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, start_from
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = tiny_config(
-    demo={"image_size": 64},
-    model={"match_size": 8},
-    pretrain={
-        "num_models": 50,
-        "num_epochs": 1,
-        "arrangement_models": 20,
-        "arrangement_steps": 4,
-    },
-)
+CONFIG = tiny_config(demo={"image_size": 64}, model={"match_size": 8})
+SETTINGS = {"num_models": 50, "num_epochs": 1, "arrangement_models": 20, "arrangement_steps": 4}
+OVERRIDES = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
 
 
 def pretrain(
-    root: Path, arguments: tuple = (), by: tuple = (), script: str = "pretrain.py"
-) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *by, str(ROOT / "stages" / script), *arguments],
-        cwd=root,
-        env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    root: Path, *arguments: str | Path, launcher: tuple[str, ...] = ()
+) -> CompletedProcess:
+    return run_python(root, *launcher, "-m", "partloc", "pretrain", *arguments, *OVERRIDES)
 
 
-def test_weights_are_made_with_checksum_and_figures_and_start_a_training(tmp_path):
-    write_params(tmp_path, CONFIG)
-    done = pretrain(tmp_path)
-    assert done.returncode == 0, done.stderr
-    path = tmp_path / "partloc/weights" / f"{CONFIG.model.backbone_name}.pth"
-    figures = json.loads(path.with_suffix(".json").read_text())
-    assert figures["models"] == 50 and len(figures["history"]) == 1
-    assert figures["pairs"]["train"] > 100 and figures["pairs"]["val"] > 0
+class Pretraining(NamedTuple):
+    """A project folder, the weights of an encoder trained there, and the output of the command."""
 
-    begun = PartLocator(CONFIG.model, Preprocessing.of(CONFIG.data))
-    start_from(begun, path)
-    made = load_model(path).state_dict()
-    assert all(torch.equal(value, made[key]) for key, value in begun.state_dict().items())
-    assert begun.view_slope.any()  # the camera travels too
+    root: Path
+    weights: Path
+    stderr: str
 
-    drawn = sorted(tmp_path.glob("data/pretrain/*/*-whole.png"))
-    assert len(drawn) == 50
-    before = drawn[0].stat().st_mtime_ns
-    drawn[-1].parent.rename(tmp_path / "lost")  # as if drawing had been interrupted
-    again = pretrain(tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert drawn[0].stat().st_mtime_ns == before and drawn[-1].exists()
-    assert load_model(path).state_dict().keys() == made.keys()
-    assert all(torch.equal(made[k], v) for k, v in load_model(path).state_dict().items())
+    @property
+    def summary(self) -> dict:
+        return json.loads(self.weights.with_suffix(".json").read_text())
 
-    judging = ("--out", "judging.pth"), (), "pretrain_arrangement.py"
-    taught = pretrain(tmp_path, *judging)
-    assert taught.returncode == 0, taught.stderr
-    judge, (groups,) = tmp_path / "judging.pth", tmp_path.glob("data/pretrain-arrangement/*/*")
-    figures_of_it = json.loads(judge.with_suffix(".json").read_text())
-    assert figures_of_it["groups"] > 10 and figures_of_it["history"][-1]["step"] == 4
-    weights = torch.load(judge, weights_only=True)
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Pretraining:
+    root = tmp_path_factory.mktemp("project")
+    write_params(root, CONFIG)
+    result = pretrain(root, "encoder")
+    assert result.returncode == 0, result.stderr
+    weights = root / "partloc/weights" / f"{CONFIG.model.backbone_name}.pth"
+    return Pretraining(root, weights, result.stderr)
+
+
+def test_the_encoder_is_written_with_checksum_and_history(encoder):
+    assert matches_checksum(encoder.weights)
+    summary = encoder.summary
+    assert summary["models"] == 50 and len(summary["history"]) == 1
+    assert summary["pairs"]["train"] > 100 and summary["pairs"]["val"] > 0
+    assert "starting weights" not in encoder.stderr
+
+
+def test_the_encoder_initialises_a_model_with_its_camera(encoder):
+    model = PartLocator(CONFIG.model, Preprocessing.from_config(CONFIG.data))
+    start_from(model, encoder.weights)
+    expected = load_model(encoder.weights).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert model.position_decoder.camera.slope.any()
+
+
+def test_a_repeated_call_renders_missing_models_and_gives_the_same_weights(encoder, tmp_path):
+    images = sorted(encoder.root.glob("data/pretrain/*/*-whole.png"))
+    assert len(images) == 50
+    mtime, expected = images[0].stat().st_mtime_ns, load_model(encoder.weights).state_dict()
+    images[-1].parent.rename(tmp_path / "removed")
+    result = pretrain(encoder.root, "encoder")
+    assert result.returncode == 0, result.stderr
+    assert images[0].stat().st_mtime_ns == mtime and images[-1].exists()
+    weights = load_model(encoder.weights).state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in weights.items())
+
+
+def test_a_training_in_two_processes_continues_from_a_model_file(encoder):
+    arguments = ("encoder", "--start-from", encoder.weights, "--out", "continued.pth")
+    result = pretrain(encoder.root, *arguments, launcher=TORCHRUN)
+    assert result.returncode == 0, result.stderr
+    assert "starting weights" in result.stderr
+    history = json.loads((encoder.root / "continued.json").read_text())["history"]
+    assert history[0]["train_loss"] < encoder.summary["history"][0]["train_loss"]
+
+
+def test_the_arrangement_network_is_trained_on_candidates_of_the_encoder(encoder):
+    arguments = ("arrangement", "--out", "arrangement.pth")
+    result = pretrain(encoder.root, *arguments)
+    assert result.returncode == 0, result.stderr
+    path = encoder.root / "arrangement.pth"
+    (groups,) = encoder.root.glob("data/pretrain-arrangement/*/*")
+    summary = json.loads(path.with_suffix(".json").read_text())
+    assert summary["groups"] > 10 and summary["history"][-1]["step"] == 4
+    weights = torch.load(path, weights_only=True)
     ArrangementNet().load_state_dict({name: value.float() for name, value in weights.items()})
-    before, first = groups.stat().st_mtime_ns, judge.read_bytes()
-    judge.unlink()
-    assert pretrain(tmp_path, *judging).returncode == 0
-    assert groups.stat().st_mtime_ns == before and judge.read_bytes() == first
-
-    kept = path.rename(tmp_path / "kept.pth")
-    further = pretrain(tmp_path, ("--start-from", str(kept)), TORCHRUN)
-    assert further.returncode == 0, further.stderr
-    assert "starting weights" in further.stderr and "starting weights" not in done.stderr
-    later = json.loads(path.with_suffix(".json").read_text())
-    assert later["history"][0]["train_loss"] < figures["history"][0]["train_loss"]
+    # A repeated call reuses the groups and gives the same weights.
+    mtime, expected = groups.stat().st_mtime_ns, path.read_bytes()
+    path.unlink()
+    assert pretrain(encoder.root, *arguments).returncode == 0
+    assert groups.stat().st_mtime_ns == mtime and path.read_bytes() == expected
 
 
-def test_weights_to_start_from_that_are_not_there_are_told_before_anything_is_drawn(tmp_path):
+def test_a_missing_model_file_is_reported_before_anything_is_rendered(tmp_path):
     write_params(tmp_path, CONFIG)
-    done = pretrain(tmp_path, ("--start-from", "nope.pth"))
-    assert done.returncode == 2 and "--start-from nope.pth: no such file" in done.stderr
+    result = pretrain(tmp_path, "encoder", "--start-from", "nope.pth")
+    assert result.returncode == 2 and "--start-from nope.pth: no such file" in result.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_start_from_is_rejected_for_other_networks(tmp_path):
+    result = pretrain(tmp_path, "depth", "--start-from", "nope.pth")
+    assert result.returncode == 2 and "--start-from is only for encoder" in result.stderr

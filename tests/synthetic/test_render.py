@@ -1,4 +1,4 @@
-"""VTK sees what it should, the shading tells faces apart, and a machine without OpenGL is told."""
+"""Visibility, depth and shading of rendered meshes, and the error without OpenGL."""
 
 import os
 import subprocess
@@ -11,27 +11,28 @@ import pyvista
 from pyvista import Camera
 
 from partloc.synthetic import render
-from partloc.synthetic.camera import DOWN, RIGHT, project
-from partloc.synthetic.dataset import write_demo
-from partloc.synthetic.mesh import box, dome, join
+from partloc.synthetic.camera import DISTANCE, DOWN, RIGHT, project
+from partloc.synthetic.dataset import write_dataset
+from partloc.synthetic.mesh import Mesh, box, join, sphere
 from partloc.synthetic.render import (
     RenderError,
-    aim,
-    picture,
-    require_opengl,
-    seen_triangles,
-    shade,
+    check_opengl,
+    configure_camera,
+    render_depth_map,
+    render_image,
+    shade_triangles,
+    visible_triangles,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_DRIVER = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere", "LIBGL_DRIVERS_PATH": "/nowhere"}
 
 
-def corners_of(mesh):
+def triangles_of(mesh: Mesh) -> np.ndarray:
     return mesh.points[mesh.triangles]
 
 
-def test_a_triangle_covers_the_pixels_whose_centres_lie_in_it():
+def test_a_triangle_covers_the_pixels_whose_centres_are_inside():
     triangle = np.array([[[0.1, -0.3, 0.2], [-0.3, 0.3, -0.2], [0.3, 0.2, 0.4]]])
     size = 200
     a, b, c = project(triangle[0])[0] * size
@@ -41,67 +42,84 @@ def test_a_triangle_covers_the_pixels_whose_centres_lie_in_it():
     ]
     inside = np.all(np.array(sides) > 0, axis=0) | np.all(np.array(sides) < 0, axis=0)
     assert inside.sum() > 50
-    # OpenGL rounds corners to 1/256 of a pixel, so a centre that close to a side may fall out.
-    assert ((seen_triangles(triangle, size) == 0) != inside).sum() <= 2
+    # OpenGL rounds corners to 1/256 pixel, so a centre that close to a side may be outside.
+    assert ((visible_triangles(triangle, size) == 0) != inside).sum() <= 2
 
 
-def test_triangles_that_share_an_edge_leave_no_gap_between_them():
-    square = corners_of(box(0.5, 0.5, 0.5))
-    seen = seen_triangles(square, 101) >= 0
-    filled = [np.ptp(np.nonzero(row)[0]) + 1 == row.sum() for row in seen if row.any()]
-    assert seen.any() and all(filled)
+def test_triangles_with_a_common_edge_leave_no_gap():
+    cube = triangles_of(box(0.5, 0.5, 0.5))
+    visible = visible_triangles(cube, 101) >= 0
+    filled = [np.ptp(np.nonzero(row)[0]) + 1 == row.sum() for row in visible if row.any()]
+    assert visible.any() and all(filled)
 
 
-def test_the_nearest_triangle_wins_whatever_the_order():
-    far = corners_of(box(0.6, 0.6, 0.2).moved(0, 0, -0.4))
-    near = corners_of(dome(0.15).moved(0.2, 0.2, 0.2))
-    one = seen_triangles(np.concatenate([far, near]), 64) >= len(far)
-    two = seen_triangles(np.concatenate([near, far]), 64)
-    assert one.any() and np.array_equal(one, (two >= 0) & (two < len(near)))
+def test_the_nearest_triangle_is_visible_in_any_order():
+    far = triangles_of(box(0.6, 0.6, 0.2).translated(0, 0, -0.4))
+    near = triangles_of(sphere(0.15).translated(0.2, 0.2, 0.2))
+    far_first = visible_triangles(np.concatenate([far, near]), 64)
+    near_first = visible_triangles(np.concatenate([near, far]), 64)
+    near_pixels = far_first >= len(far)
+    assert near_pixels.any()
+    assert np.array_equal(near_pixels, (near_first >= 0) & (near_first < len(near)))
 
 
-def test_what_leaves_the_frame_is_cut_off():
-    """One triangle, far larger than the frame, through the origin and level with the picture."""
+def test_a_triangle_is_clipped_at_the_image_border():
+    """A triangle far larger than the image, through the origin and parallel to the image."""
     triangle = np.array([[-9 * RIGHT - 9 * DOWN, 9 * RIGHT - 9 * DOWN, 9 * DOWN]])
-    assert (seen_triangles(triangle, 32) == 0).all()
+    assert (visible_triangles(triangle, 32) == 0).all()
 
 
-def test_nothing_to_draw_is_an_empty_picture():
-    assert (picture(np.zeros((0, 3, 3)), np.zeros((0, 3)), 16) == 255).all()
+def test_no_triangles_give_a_white_image():
+    assert (render_image(np.zeros((0, 3, 3)), np.zeros((0, 3)), 16) == 255).all()
 
 
-def test_shading_tells_the_three_visible_faces_of_a_box_apart():
+def test_a_depth_map_agrees_with_the_projection():
+    mesh, size = box(0.8, 0.5, 0.4), 200
+    low, high = mesh.bounds()
+    depth_map = render_depth_map(triangles_of(mesh), size)
+    top_centre = np.array([*(low + high)[:2] / 2, high[2]])
+    for point in (high, top_centre):  # high: the corner that points to the camera
+        (uv,), (distance,) = project(point[None])
+        column, row = (uv * size).astype(int)
+        assert depth_map[row, column] == pytest.approx(distance - DISTANCE, abs=0.01)
+    nearest = project(high[None])[1][0] - DISTANCE
+    assert np.nanmin(depth_map) == pytest.approx(nearest, abs=0.01)
+    assert np.isnan(depth_map[0]).all()
+
+
+def test_the_three_visible_faces_of_a_box_have_different_shades():
     cube = box(1, 1, 1)
-    seen = np.unique(seen_triangles(corners_of(cube), 128))
-    colours = {tuple(c) for c in shade(corners_of(cube), cube.colours)[seen[seen >= 0]].tolist()}
-    assert len(colours) == 3
+    indices = np.unique(visible_triangles(triangles_of(cube), 128))
+    shades = shade_triangles(triangles_of(cube), cube.colors)[indices[indices >= 0]]
+    assert len({tuple(shade) for shade in shades.tolist()}) == 3
 
 
-def test_shading_does_not_depend_on_the_way_round_a_triangle():
-    mesh = join(dome(0.3), box(0.4, 0.2, 0.6))
-    triangles = corners_of(mesh)
-    assert np.array_equal(shade(triangles, mesh.colours), shade(triangles[:, ::-1], mesh.colours))
+def test_shading_does_not_depend_on_the_winding_order():
+    mesh = join(sphere(0.3), box(0.4, 0.2, 0.6))
+    triangles = triangles_of(mesh)
+    expected = shade_triangles(triangles, mesh.colors)
+    assert np.array_equal(shade_triangles(triangles[:, ::-1], mesh.colors), expected)
 
 
-def test_numbers_survive_the_way_through_colours_beyond_one_and_two_bytes():
-    """Seventy thousand triangles in the same place; only the last one is not a point."""
+def test_triangle_indices_beyond_two_bytes_are_encoded_in_colours():
+    """70,000 triangles at the same position; all but the last one are degenerate."""
     triangles = np.zeros((70_000, 3, 3))
     triangles[-1] = [[0.1, -0.3, 0.2], [-0.3, 0.3, -0.2], [0.3, 0.2, 0.4]]
-    assert set(np.unique(seen_triangles(triangles, 32))) == {-1, 69_999}
+    assert set(np.unique(visible_triangles(triangles, 32))) == {-1, 69_999}
 
 
-def test_a_picture_does_not_depend_on_the_ones_before_it():
-    large, small = corners_of(box(1, 1, 1)), corners_of(dome(0.1).moved(0.3, 0, 0.2))
-    first = seen_triangles(small, 48)
-    seen_triangles(large, 96)
-    seen_triangles(large, 48)
-    assert np.array_equal(seen_triangles(small, 48), first)
+def test_an_image_does_not_depend_on_earlier_images():
+    large = triangles_of(box(1, 1, 1))
+    small = triangles_of(sphere(0.1).translated(0.3, 0, 0.2))
+    expected = visible_triangles(small, 48)
+    visible_triangles(large, 96)
+    visible_triangles(large, 48)
+    assert np.array_equal(visible_triangles(small, 48), expected)
 
 
-def test_vtks_camera_projects_as_ours_does():
-    """A reference that knows nothing of `camera.project`: VTK's own matrix."""
+def test_the_vtk_camera_projects_like_camera_project():
     camera = Camera()
-    aim(camera)
+    configure_camera(camera)
     vtk_matrix = camera.GetCompositeProjectionTransformMatrix(1, -1, 1)
     matrix = pyvista.array_from_vtkmatrix(vtk_matrix)  # (4, 4)
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
@@ -114,37 +132,40 @@ def test_vtks_camera_projects_as_ours_does():
 
 
 @pytest.fixture
-def forgotten():
-    """The answer of an earlier trial is not kept."""
-    require_opengl.cache_clear()
+def uncached_check():
+    """Forget the result of earlier checks, before and after the test."""
+    check_opengl.cache_clear()
     yield
-    require_opengl.cache_clear()
+    check_opengl.cache_clear()
 
 
-def test_a_machine_that_cannot_draw_is_told_what_to_install(tmp_path, monkeypatch, forgotten):
-    made = tmp_path / "made"
-    write_demo(made, 1, 32, seed=0, workers=0)
-    monkeypatch.setattr(render, "OPEN_A_WINDOW", "import os; os.kill(os.getpid(), 11)")
-    require_opengl.cache_clear()
+def test_without_opengl_the_error_names_packages_and_nothing_is_removed(
+    tmp_path, monkeypatch, uncached_check
+):
+    folder = tmp_path / "demo"
+    write_dataset(folder, 1, 32, seed=0, workers=0)
+    monkeypatch.setattr(render, "OPEN_WINDOW_CODE", "import os; os.kill(os.getpid(), 11)")
+    check_opengl.cache_clear()
     with pytest.raises(RenderError, match="status -11.*libegl1 libgl1-mesa-dri .or libosmesa6"):
-        write_demo(made, 1, 32, seed=0, workers=0)
-    assert (made / "table-0000").is_dir()  # the earlier demo is still there
+        write_dataset(folder, 1, 32, seed=0, workers=0)
+    assert (folder / "table-0000").is_dir()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="hides the drivers of EGL")
-def test_the_stage_ends_in_one_line_where_vtk_would_crash(tmp_path):
-    hidden = {**os.environ, **NO_DRIVER}
-    hidden.pop("DISPLAY", None)
-    crash = subprocess.run(
-        [sys.executable, "-c", render.OPEN_A_WINDOW], env=hidden, capture_output=True
+@pytest.mark.skipif(sys.platform != "linux", reason="hides the EGL drivers")
+def test_the_stage_reports_one_line_where_vtk_would_crash(tmp_path):
+    env = {**os.environ, **NO_DRIVER}
+    env.pop("DISPLAY", None)
+    trial = subprocess.run(
+        [sys.executable, "-c", render.OPEN_WINDOW_CODE], env=env, capture_output=True
     )
-    if crash.returncode == 0:
-        pytest.skip("there is another OpenGL here, which cannot be hidden")
+    if trial.returncode == 0:
+        pytest.skip("this machine has another OpenGL library, which cannot be hidden")
     params = tmp_path / "params.yaml"
     params.write_text("demo: {num_models: 8, image_size: 32}\nmachine: {num_workers: 2}\n")
     command = [sys.executable, ROOT / "stages" / "demo.py", "--config", params]
     command += ["--out", tmp_path / "out"]
-    found = subprocess.run(command, env=hidden, capture_output=True, text=True)
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: cannot draw") and len(found.stderr.splitlines()) == 1
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: cannot render")
+    assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()

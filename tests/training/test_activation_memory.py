@@ -1,110 +1,110 @@
-"""A training step keeps as much as the budget allows, and knows before how much that is."""
+"""A training step stores as many activations as the memory budget allows."""
 
 from functools import cache
 
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from toys import tiny_config
 
 from partloc.config import Config
 from partloc.data.transforms import Preprocessing
-from partloc.model.backbone import Kept
+from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
 from partloc.training.activation_memory import (
-    RESERVE,
-    Planner,
+    RESERVED_FRACTION,
+    MemoryPlanner,
     StepMemory,
-    measure_step,
+    measure_step_memory,
     saved_bytes,
 )
-from tests.toys import tiny_config
 
 GB = 1e9
+EVERYTHING, ATTENTION, INPUT = ActivationPolicy
 
-
-# Fake tensors ask for a gradient that is not there, and torch's own filter of that warning is
-# overruled by ours.
+# Fake tensors access a missing gradient; torch's own filter of that warning is overruled by ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
 
 
 @cache
-def full_size(backbone: str) -> StepMemory:
+def full_size_memory(backbone: str) -> StepMemory:
     settings = Config().model.model_copy(update={"pretrained": False, "backbone_name": backbone})
     model = PartLocator(settings, Preprocessing(1024))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure_step(model, torch.bfloat16)
+        return measure_step_memory(model, torch.bfloat16)
 
 
-def tiny_model() -> PartLocator:
+def make_tiny_model() -> PartLocator:
     config = tiny_config()
-    return PartLocator(config.model, Preprocessing.of(config.data))
+    return PartLocator(config.model, Preprocessing.from_config(config.data))
 
 
-def test_what_is_measured_of_one_block_is_what_the_whole_step_keeps():
-    """Linear in images and pairs: of three pairs as of one and two."""
-    model = tiny_model()
-    memory = measure_step(model, None)
-    side = model.backbone.image_size
+def test_measurements_of_one_block_predict_the_memory_of_the_whole_step():
+    """Memory is linear in images and pairs, so one and two pairs predict three to five."""
+    model = make_tiny_model()
+    memory = measure_step_memory(model, None)
+    side = model.encoder.backbone.image_size
 
-    def kept_of(pairs: int) -> int:
+    def measure(pairs: int) -> int:
         images = torch.zeros(pairs, 3, side, side)
         return saved_bytes(lambda: model(images, images, torch.arange(pairs)), model)
 
-    per_pair = (kept_of(5) - kept_of(3)) / 2
-    blocks = 2 * memory.num_blocks * memory.block[Kept.EVERYTHING]
-    assert abs(per_pair - memory.pair - blocks) < 0.02 * per_pair
+    per_pair = (measure(5) - measure(3)) / 2
+    blocks = 2 * memory.num_blocks * memory.block_bytes[EVERYTHING]
+    assert abs(per_pair - memory.pair_bytes - blocks) < 0.02 * per_pair
 
 
-def test_keeping_less_needs_less():
-    memory = full_size("dinov2_vitb14")
-    assert memory.block[Kept.INPUT] < memory.block[Kept.ATTENTION] < memory.block[Kept.EVERYTHING]
-    peaks = [memory.peak(16, 8, (kept,) * 12) for kept in Kept]
+def test_storing_less_needs_less_memory():
+    memory = full_size_memory("dinov2_vitb14")
+    block_bytes = memory.block_bytes
+    assert block_bytes[INPUT] < block_bytes[ATTENTION] < block_bytes[EVERYTHING]
+    peaks = [memory.peak_bytes(16, 8, (policy,) * 12) for policy in ActivationPolicy]
     assert sorted(peaks, reverse=True) == peaks
 
 
-def test_sixteen_pairs_of_shared_wholes_at_full_size_fit_in_16_gb():
-    """Four parts a whole: 4 wholes and 16 parts."""
-    memory = full_size("dinov2_vitb14")
-    plan = memory.plan(20, 16, 16 * GB)
-    assert memory.peak(20, 16, plan) < 16 * GB
-    large = full_size("dinov2_vitl14")
-    assert large.peak(4, 2, large.plan(4, 2, 16 * GB)) < 16 * GB
+def test_sixteen_pairs_with_shared_wholes_at_full_size_fit_in_16_gb():
+    """Four parts per whole: 4 wholes and 16 parts."""
+    memory = full_size_memory("dinov2_vitb14")
+    plan = memory.choose_plan(20, 16, 16 * GB)
+    assert memory.peak_bytes(20, 16, plan) < 16 * GB
+    large = full_size_memory("dinov2_vitl14")
+    assert large.peak_bytes(4, 2, large.choose_plan(4, 2, 16 * GB)) < 16 * GB
 
 
 def test_the_plan_is_the_fastest_that_fits():
-    memory = full_size("dinov2_vitb14")
-    assert memory.plan(2, 1, 16 * GB) == (Kept.EVERYTHING,) * 12
-    plan = memory.plan(10, 8, 16 * GB)
-    assert memory.peak(10, 8, plan) <= (1 - RESERVE) * 16 * GB
-    ranks = [list(Kept).index(kept) for kept in plan]
-    assert ranks == sorted(ranks, reverse=True)  # those that keep more come last
-    freed = next(i for i, kept in enumerate(plan) if kept != Kept.EVERYTHING)
-    lavish = (*plan[:freed], Kept.EVERYTHING, *plan[freed + 1 :])
-    assert memory.peak(10, 8, lavish) > (1 - RESERVE) * 16 * GB
-    assert memory.again(plan) < memory.again((Kept.ATTENTION,) * 12)
+    memory = full_size_memory("dinov2_vitb14")
+    assert memory.choose_plan(2, 1, 16 * GB) == (EVERYTHING,) * 12
+    plan = memory.choose_plan(10, 8, 16 * GB)
+    assert memory.peak_bytes(10, 8, plan) <= (1 - RESERVED_FRACTION) * 16 * GB
+    ranks = [list(ActivationPolicy).index(policy) for policy in plan]
+    assert ranks == sorted(ranks, reverse=True)  # blocks that store more come last
+    first = next(i for i, policy in enumerate(plan) if policy != EVERYTHING)
+    larger = (*plan[:first], EVERYTHING, *plan[first + 1 :])
+    assert memory.peak_bytes(10, 8, larger) > (1 - RESERVED_FRACTION) * 16 * GB
+    assert memory.recomputed_blocks(plan) < memory.recomputed_blocks((ATTENTION,) * 12)
 
 
-def test_where_nothing_fits_the_least_is_kept():
-    memory = full_size("dinov2_vitb14")
-    plan = memory.plan(64, 32, 1 * GB)
-    assert plan.count(Kept.INPUT) >= memory.num_blocks - 1
+def test_the_least_is_stored_if_no_plan_fits():
+    memory = full_size_memory("dinov2_vitb14")
+    plan = memory.choose_plan(64, 32, 1 * GB)
+    assert plan.count(INPUT) >= memory.num_blocks - 1
 
 
-def test_measuring_leaves_the_model_as_it_was():
-    model = tiny_model().eval()
+def test_measuring_leaves_the_model_unchanged():
+    model = make_tiny_model().eval()
     state = torch.get_rng_state()
-    Planner(model, None, 16.0)
+    MemoryPlanner(model, None, 16.0)
     assert not model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_each_batch_gets_its_own_plan():
-    model = tiny_model()
-    memory = measure_step(model, None)
-    room = memory.peak(4, 2, (Kept.EVERYTHING,) * memory.num_blocks)
-    planner = Planner(model, None, (1 + 1e-9) * room / (1 - RESERVE) / GB)
+def test_each_batch_has_its_own_plan():
+    model = make_tiny_model()
+    memory = measure_step_memory(model, None)
+    peak = memory.peak_bytes(4, 2, (EVERYTHING,) * memory.num_blocks)
+    planner = MemoryPlanner(model, None, (1 + 1e-9) * peak / (1 - RESERVED_FRACTION) / GB)
     planner.prepare(4, 2)
-    assert set(model.backbone.kept) == {Kept.EVERYTHING}
+    assert set(model.encoder.backbone.activation_policies) == {EVERYTHING}
     planner.prepare(40, 20)
-    assert Kept.EVERYTHING not in model.backbone.kept[:-1]
+    assert EVERYTHING not in model.encoder.backbone.activation_policies[:-1]

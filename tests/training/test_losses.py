@@ -1,93 +1,107 @@
-"""The loss: L1 by hand, blind to which twin is which, and no broadcast that hides a mistake."""
+"""The loss: hand-computed values, invariance to the order of twins, and shape checks."""
 
 import math
 
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import sure_of, tiny_config
+from toys import single_hypothesis, tiny_config
 
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
 from partloc.training.losses import (
-    SOFTNESS,
-    SURENESS,
+    CONFIDENCE_WEIGHT,
+    MIXTURE_SCALE,
+    LossTerms,
+    loss_targets,
     match_loss,
     rank_loss,
-    targets_of,
     training_loss,
 )
 
 
-def poses(*rows):
+def make_poses(*rows) -> PartPose:
     """(B, 3) and (B, 1) from rows of x, y, z, scale."""
     values = torch.tensor(rows)
     return PartPose(values[:, :3], values[:, 3:])
 
 
-def places(*samples):
-    """(B, K, 3) and (B, K, 1)."""
+def make_targets(*samples) -> PartPose:
+    """(B, T, 3) and (B, T, 1) from a list of x, y, z, scale per sample."""
     values = torch.tensor(samples)
     return PartPose(values[..., :3], values[..., 3:])
 
 
-def loss(predicted, targets, **train):
-    """Without the surprise at which hypotheses are right, which has a test of its own."""
-    train = {"w_trans": 1.0, "w_scale": 1.0} | train
-    found = training_loss(sure_of(predicted), targets, None, tiny_config(train=train).train)
-    return found._replace(loss=found.loss - SURENESS * found.sure_loss)
+def compute_terms(predicted: PartPose, targets: PartPose, **train) -> LossTerms:
+    """The loss terms of a single hypothesis; `loss` without the confidence term."""
+    config = tiny_config(train={"w_trans": 1.0, "w_scale": 1.0} | train).train
+    return without_confidence(training_loss(single_hypothesis(predicted), targets, None, config))
 
 
-def test_translation_is_the_sum_of_the_axes_and_scale_its_logarithm():
-    found = loss(
-        poses([0.1, -0.2, 0.3, 0.2]), places([[0.0, 0.0, 0.0, 0.4]]), w_trans=2.0, w_scale=3.0
+def without_confidence(terms: LossTerms) -> LossTerms:
+    return terms._replace(loss=terms.loss - CONFIDENCE_WEIGHT * terms.confidence_loss)
+
+
+# -- the pose ----------------------------------------------------------------------------------
+
+
+def test_translation_is_summed_over_axes_and_scale_is_logarithmic():
+    terms = compute_terms(
+        make_poses([0.1, -0.2, 0.3, 0.2]),
+        make_targets([[0.0, 0.0, 0.0, 0.4]]),
+        w_trans=2.0,
+        w_scale=3.0,
     )
-    assert_close(found.translation_loss, torch.tensor([0.6]))
-    assert_close(found.scale_loss, torch.tensor([math.log(2)]))
-    assert_close(found.loss, torch.tensor([2 * 0.6 + 3 * math.log(2)]))
+    assert_close(terms.translation_loss, torch.tensor([0.6]))
+    assert_close(terms.scale_loss, torch.tensor([math.log(2)]))
+    assert_close(terms.loss, torch.tensor([2 * 0.6 + 3 * math.log(2)]))
 
 
 def test_the_plain_scale_loss_is_the_difference():
-    found = loss(poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.5]]), scale_loss="plain")
-    assert_close(found.scale_loss, torch.tensor([0.3]))
+    predicted, target = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.5]])
+    terms = compute_terms(predicted, target, scale_loss="plain")
+    assert_close(terms.scale_loss, torch.tensor([0.3]))
 
 
-def test_twice_too_big_costs_the_same_as_twice_too_small():
-    target = places([[0.0, 0, 0, 0.4]])
-    big, small = poses([0.0, 0, 0, 0.8]), poses([0.0, 0, 0, 0.2])
-    assert_close(loss(big, target).loss, loss(small, target).loss)
+def test_twice_too_large_costs_the_same_as_twice_too_small():
+    target = make_targets([[0.0, 0, 0, 0.4]])
+    large, small = make_poses([0.0, 0, 0, 0.8]), make_poses([0.0, 0, 0, 0.2])
+    assert_close(compute_terms(large, target).loss, compute_terms(small, target).loss)
 
 
-def test_any_twin_is_right_and_they_are_never_mixed():
-    twins = places([[-0.4, 0.0, 0.0, 0.1], [0.4, 0.0, 0.0, 0.4]])
-    for place in ([-0.4, 0.0, 0.0, 0.1], [0.4, 0.0, 0.0, 0.4]):
-        assert_close(loss(poses(place), twins).loss, torch.zeros(1))
-    # The translation of one twin with the scale of the other is wrong.
-    mixed = loss(poses([0.4, 0.0, 0.0, 0.1]), twins, w_scale=0.1)
+def test_any_twin_is_right_but_a_mixture_of_two_is_not():
+    twins = make_targets([[-0.4, 0.0, 0.0, 0.1], [0.4, 0.0, 0.0, 0.4]])
+    for pose in ([-0.4, 0.0, 0.0, 0.1], [0.4, 0.0, 0.0, 0.4]):
+        assert_close(compute_terms(make_poses(pose), twins).loss, torch.zeros(1))
+    # The translation of one twin with the scale of the other.
+    mixed = compute_terms(make_poses([0.4, 0.0, 0.0, 0.1]), twins, w_scale=0.1)
     assert_close(mixed.translation_loss, torch.zeros(1))
     assert_close(mixed.scale_loss, torch.tensor([math.log(4)]))
 
 
 def test_the_order_of_twins_does_not_matter():
     twins = torch.randn(5, 3, 4).exp()
-    predicted = poses(*torch.rand(5, 4).tolist())
+    predicted = make_poses(*torch.rand(5, 4).tolist())
     forward, backward = (PartPose(t[..., :3], t[..., 3:]) for t in (twins, twins.flip(1)))
-    for one, other in zip(loss(predicted, forward), loss(predicted, backward), strict=True):
-        assert_close(one, other)
+    terms = compute_terms(predicted, forward), compute_terms(predicted, backward)
+    for a, b in zip(*terms, strict=True):
+        assert_close(a, b)
 
 
-def test_without_twin_awareness_only_the_own_place_counts():
-    own, twins = poses([0.4, 0.0, 0.0, 0.2]), places([[0.4, 0, 0, 0.2], [-0.4, 0, 0, 0.2]])
-    answer = poses([-0.4, 0.0, 0.0, 0.2])
-    assert_close(loss(answer, targets_of(own, twins, True)).loss, torch.zeros(1))
-    assert_close(loss(answer, targets_of(own, twins, False)).translation_loss, torch.tensor([0.8]))
+def test_without_twin_awareness_only_the_labelled_pose_is_right():
+    label, twins = make_poses([0.4, 0, 0, 0.2]), make_targets([[0.4, 0, 0, 0.2], [-0.4, 0, 0, 0.2]])
+    predicted = make_poses([-0.4, 0.0, 0.0, 0.2])
+    aware = compute_terms(predicted, loss_targets(label, twins, True))
+    unaware = compute_terms(predicted, loss_targets(label, twins, False))
+    assert_close(aware.loss, torch.zeros(1))
+    assert_close(unaware.translation_loss, torch.tensor([0.8]))
 
 
 def test_each_sample_has_its_own_loss_and_gradient():
     translation = torch.zeros(2, 3, requires_grad=True)
     scale = torch.full((2, 1), 0.5, requires_grad=True)
-    targets = places([[0.1, 0.2, 0.3, 0.25]], [[-0.1, -0.2, -0.3, 1.0]])
-    loss(PartPose(translation, scale), targets).loss.sum().backward()
+    targets = make_targets([[0.1, 0.2, 0.3, 0.25]], [[-0.1, -0.2, -0.3, 1.0]])
+    compute_terms(PartPose(translation, scale), targets).loss.sum().backward()
     assert_close(translation.grad, torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     assert_close(scale.grad, torch.tensor([[2.0], [-2.0]]))  # of |log s|: 1 / s
 
@@ -102,87 +116,99 @@ def test_each_sample_has_its_own_loss_and_gradient():
 )
 def test_shapes_that_would_broadcast_are_refused(targets):
     with pytest.raises(ValueError, match=r"expected \(B, H, 3\).*found .*\(4, 1, 3\)"):
-        loss(PartPose(torch.zeros(4, 3), torch.ones(4, 1)), targets)
+        compute_terms(PartPose(torch.zeros(4, 3), torch.ones(4, 1)), targets)
 
 
-def test_of_several_hypotheses_one_right_and_trusted_is_enough():
+# -- the mixture and its confidence ------------------------------------------------------------
+
+
+def test_one_right_hypothesis_of_high_weight_suffices():
     right, wrong = [0.0, 0.0, 0.0, 0.2], [0.9, 0.0, 0.0, 0.2]
-    target = places([right])
-    both = places([right, wrong])
+    target, hypotheses = make_targets([right]), make_targets([right, wrong])
 
-    def cost(trust):
-        share = torch.tensor([[trust, 1 - trust]]).log()
-        found = Prediction(both, share, torch.tensor([[50.0, -50.0]]))
-        return training_loss(found, target, None, tiny_config().train)
+    def terms_with_weight(weight: float) -> LossTerms:
+        log_weight = torch.tensor([[weight, 1 - weight]]).log()
+        prediction = Prediction(hypotheses, log_weight, torch.tensor([[50.0, -50.0]]))
+        return training_loss(prediction, target, None, tiny_config().train)
 
-    assert cost(0.99).loss < cost(0.5).loss < cost(0.01).loss
-    assert cost(0.5).loss.item() == pytest.approx(SOFTNESS * math.log(2), abs=1e-3)
-    # What is reported is the error of the answer, the more trusted one.
-    assert_close(cost(0.99).translation_loss, torch.zeros(1))
-    assert_close(cost(0.01).translation_loss, torch.tensor([0.9]))
+    high, even, low = (terms_with_weight(weight) for weight in (0.99, 0.5, 0.01))
+    assert high.loss < even.loss < low.loss
+    assert even.loss.item() == pytest.approx(MIXTURE_SCALE * math.log(2), abs=1e-3)
+    # The reported error is that of the hypothesis with the highest weight.
+    assert_close(high.translation_loss, torch.zeros(1))
+    assert_close(low.translation_loss, torch.tensor([0.9]))
 
 
-def test_each_hypothesis_may_be_right_and_counts_by_its_share():
-    """Two twins' places and one wrong: odds of four in five for all are a surprise at the last."""
-    found = PartPose(
-        torch.tensor([[[0.1, 0.0, 0.0], [0.5, 0.0, 0.0], [0.9, 0.0, 0.0]]]), torch.ones(1, 3, 1)
-    )
+def test_the_confidence_loss_is_weighted_by_the_mixture_without_changing_it():
+    """Two hypotheses are at twins, the third is wrong; all have a confidence of 0.8."""
+    translation = torch.tensor([[[0.1, 0.0, 0.0], [0.5, 0.0, 0.0], [0.9, 0.0, 0.0]]])
+    hypotheses = PartPose(translation, torch.ones(1, 3, 1))
     twins = PartPose(torch.tensor([[[0.12, 0.0, 0.0], [0.5, 0.04, 0.0]]]), torch.ones(1, 2, 1))
-    odds = torch.full((1, 3), math.log(4.0), requires_grad=True)
-    share = torch.tensor([[0.5, 0.3, 0.2]]).log().requires_grad_()
-    loss = training_loss(Prediction(found, share, odds), twins, None, tiny_config().train).sure_loss
+    logits = torch.full((1, 3), math.log(4.0), requires_grad=True)
+    log_weight = torch.tensor([[0.5, 0.3, 0.2]]).log().requires_grad_()
+    prediction = Prediction(hypotheses, log_weight, logits)
+    loss = training_loss(prediction, twins, None, tiny_config().train).confidence_loss
     assert_close(loss, torch.tensor([-0.8 * math.log(0.8) - 0.2 * math.log(0.2)]))
-    (change,) = torch.autograd.grad(loss.sum(), share, allow_unused=True)
-    assert change is None  # what is chosen stays
+    (gradient,) = torch.autograd.grad(loss.sum(), log_weight, allow_unused=True)
+    assert gradient is None
 
 
-def test_the_answer_at_the_true_place_is_added_to_the_loss():
-    pose, target = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
-    guided = sure_of(pose)._replace(guided=poses([0.1, 0.1, 0.0, 0.2]))
+# -- the ground-truth position -----------------------------------------------------------------
+
+
+def test_the_loss_of_the_prediction_at_the_ground_truth_position_is_added():
+    pose, target = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.2]])
+    prediction = single_hypothesis(pose)._replace(gt_prediction=make_poses([0.1, 0.1, 0.0, 0.2]))
     config = tiny_config(train={"w_trans": 2.0}).train
-    found = training_loss(guided, target, None, config)
-    assert_close(found.guided_loss, torch.tensor([0.4]))
-    assert_close(found.loss - SURENESS * found.sure_loss, found.guided_loss)
+    terms = without_confidence(training_loss(prediction, target, None, config))
+    assert_close(terms.gt_pose_loss, torch.tensor([0.4]))
+    assert_close(terms.loss, terms.gt_pose_loss)
 
 
-def test_matching_is_charged_the_surprise_at_any_place_that_would_be_right():
-    grid = torch.tensor([[0.0, 0.0, -1.0], [9.0, 9.0, -1.0], [-9.0, 9.0, -1.0]])
-    certainty = torch.tensor([[0.5, 0.25, 0.25]]).log()
-    one, two = grid[None, :1], grid[None, :2]
-    assert_close(match_loss(grid, certainty, one), torch.tensor([math.log(2)]))
-    # Probability on the other twin is as good.
-    assert_close(match_loss(grid, certainty, two), torch.tensor([-math.log(0.75)]))
+def test_the_ground_truth_prediction_is_compared_with_the_pose_it_was_made_for():
+    """Equal images are predicted once, at the position of the first."""
+    first, second = [0.3, 0.0, 0.0, 0.2], [-0.3, 0.0, 0.0, 0.2]
+    targets, gt_targets = make_targets([first], [second]), make_targets([first], [first])
+    prediction = single_hypothesis(make_poses(first, second))
+    prediction = prediction._replace(gt_prediction=make_poses(first, first))
+    config = tiny_config(train={"twin_aware": False}).train
+    terms = training_loss(prediction, targets, None, config, gt_targets)
+    assert_close(terms.gt_pose_loss, torch.zeros(2))
 
 
-def test_matching_counts_with_its_weight():
-    grid, certainty = torch.zeros(1, 3), torch.tensor([[0.5]]).log()
-    pose, targets = poses([0.0, 0, 0, 0.2]), places([[0.0, 0, 0, 0.2]])
+# -- matching ----------------------------------------------------------------------------------
+
+
+def test_the_match_loss_is_the_negative_log_likelihood_of_any_valid_position():
+    positions = torch.tensor([[0.0, 0.0, -1.0], [9.0, 9.0, -1.0], [-9.0, 9.0, -1.0]])
+    log_probability = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    one, two = positions[None, :1], positions[None, :2]
+    assert_close(match_loss(positions, log_probability, one), torch.tensor([math.log(2)]))
+    # Probability at the other twin counts too.
+    assert_close(match_loss(positions, log_probability, two), torch.tensor([-math.log(0.75)]))
+
+
+def test_the_match_loss_has_its_weight():
+    pose, targets = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.2]])
+    prediction = single_hypothesis(pose)._replace(
+        places=torch.zeros(1, 3),
+        log_probability=torch.tensor([[0.5]]).log(),
+        proposals=torch.zeros(1, 1, 3),
+        crops=torch.zeros(1, 6),  # uncropped images
+    )
     config = tiny_config(train={"w_match": 0.5}).train
-    proposals = torch.zeros(1, 1, 3)
-    matched = {"places": grid, "log_probability": certainty, "proposals": proposals}
-    matched["crops"] = torch.zeros(1, 6)  # whole pictures
-    prediction = sure_of(pose)._replace(**matched)
-    found = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
-    assert_close(found.match_loss, torch.tensor([math.log(2)]))
-    assert_close(found.loss - SURENESS * found.sure_loss, 0.5 * found.match_loss)
+    terms = without_confidence(training_loss(prediction, targets, torch.zeros(1, 1, 3), config))
+    assert_close(terms.match_loss, torch.tensor([math.log(2)]))
+    assert_close(terms.loss, 0.5 * terms.match_loss)
 
 
-def test_the_proposals_near_a_right_place_shall_be_the_probable_ones():
+def test_the_rank_loss_prefers_weight_on_proposals_near_a_valid_position():
     proposals = torch.tensor([[[0.0, 0, 0], [0.5, 0, 0], [0.0, 0, 0]]])
     targets = torch.tensor([[[0.5, 0, 0], [0.5, 0.9, 0]]])  # two twins
-    sure_right = torch.tensor([[0.1, 0.8, 0.1]]).log()
-    sure_wrong = torch.tensor([[0.8, 0.1, 0.1]]).log()
-    right, wrong = (rank_loss(proposals, sure, targets) for sure in (sure_right, sure_wrong))
+    right_weights = torch.tensor([[0.1, 0.8, 0.1]]).log()
+    wrong_weights = torch.tensor([[0.8, 0.1, 0.1]]).log()
+    right, wrong = (rank_loss(proposals, w, targets) for w in (right_weights, wrong_weights))
     assert_close(right, torch.tensor([-math.log(0.8)]), atol=0.2, rtol=0)
     assert wrong > right + 1.5
-    far = torch.tensor([[[0.0, 2.0, 0]]])  # no proposal is near it, so their order does not count
-    assert rank_loss(proposals, sure_right, far).item() < 1e-6
-
-
-def test_the_guided_answer_is_compared_with_the_place_it_was_asked_at():
-    """Of two equal pictures, only one is asked, at the first one's place."""
-    first, second = [0.3, 0.0, 0.0, 0.2], [-0.3, 0.0, 0.0, 0.2]
-    targets, guides = places([first], [second]), places([first], [first])
-    guided = sure_of(poses(first, second))._replace(guided=poses(first, first))
-    config = tiny_config(train={"twin_aware": False}).train
-    assert_close(training_loss(guided, targets, None, config, guides).guided_loss, torch.zeros(2))
+    far = torch.tensor([[[0.0, 2.0, 0]]])  # no proposal is near, so their order does not count
+    assert rank_loss(proposals, right_weights, far).item() < 1e-6

@@ -1,6 +1,6 @@
-"""The real stage, killed, interrupted, edited and started twice: the result is always the same.
+"""The train stage, killed, interrupted, edited and started twice, always has the same result.
 
-The processes are real, since signals, locks and exit codes are.
+The tests start real processes, because signals, locks and exit codes are those of processes.
 """
 
 import json
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import tiny_config, write_params, write_split
+from toys import ROOT, tiny_config, write_params, write_split
 
-ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 5
-# All that draws from a generator is on: dropout, jitter, augmentation, workers, a shuffled plan.
+# Everything that uses random numbers: dropout, jitter, augmentation, workers, a shuffled plan.
 CHANGES = {
     "model": {"dropout": 0.2},
     "train": {"num_epochs": EPOCHS, "batch_size": 1, "learning_rate": 1e-3, "crop_jitter": 0.3},
@@ -50,41 +49,42 @@ class Stage:
             self.process.wait()
 
     def wait_for(self, text: str) -> "Stage":
-        """Until it has said so."""
+        """Wait until the log contains `text`."""
         end = time.monotonic() + 120
-        while text not in self.said():
+        while text not in self.read_log():
             code = self.process.poll()
-            assert code is None and time.monotonic() < end, (code, self.said())
+            assert code is None and time.monotonic() < end, (code, self.read_log())
             time.sleep(0.01)
         return self
 
     def finish(self) -> int:
-        """The exit code; no traceback is ever shown."""
+        """Wait for the end and return the exit code; no error shows a traceback."""
         code = self.process.wait(timeout=120)
-        assert "Traceback" not in self.said(), self.said()
+        assert "Traceback" not in self.read_log(), self.read_log()
         return code
 
-    def said(self) -> str:
+    def read_log(self) -> str:
         return self.log.read_text()
 
 
-def outputs(root: Path) -> list[bytes]:
+def read_outputs(root: Path) -> list[bytes]:
     return [(root / name).read_bytes() for name in OUTPUTS]
 
 
-def forget_outputs(root: Path) -> None:
-    """As DVC does before it runs a stage."""
+def delete_outputs(root: Path) -> None:
+    """Delete the outputs, as DVC does before it runs a stage."""
     for name in OUTPUTS:
         (root / name).unlink(missing_ok=True)
 
 
-def finished(epoch: int) -> str:
+def progress_line(epoch: int) -> str:
+    """The beginning of the line that reports a finished epoch."""
     return f"epoch {epoch:>3}/{EPOCHS}"
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A project with its split made; the tests below follow each other in it."""
+    """A project with its split; the tests of this module run in it one after the other."""
     root = tmp_path_factory.mktemp("project")
     write_split(root)
     write_params(root, CONFIG)
@@ -92,91 +92,92 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(root) -> list[bytes]:
-    """The outputs of a run that nobody disturbs; they and its state are put aside."""
+def expected_outputs(root) -> list[bytes]:
+    """The outputs of an uninterrupted run; they and its state are moved away."""
     with Stage(root) as stage:
-        assert stage.finish() == 0, stage.said()
-    assert "training from the start" in stage.said()
-    expected = outputs(root)
-    forget_outputs(root)
-    (root / "runs").rename(root / "runs-undisturbed")
+        assert stage.finish() == 0, stage.read_log()
+    assert "starting a new training" in stage.read_log()
+    expected = read_outputs(root)
+    delete_outputs(root)
+    (root / "runs").rename(root / "runs-uninterrupted")
     return expected
 
 
-def test_after_a_kill_a_sigterm_and_a_sigint_the_result_is_that_of_an_undisturbed_run(
-    root, undisturbed
-):
+def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outputs):
     with Stage(root) as stage:
-        stage.wait_for(finished(1))
+        stage.wait_for(progress_line(1))
         time.sleep(0.1)
-        os.kill(stage.process.pid, signal.SIGKILL)  # its workers are left behind
+        os.kill(stage.process.pid, signal.SIGKILL)  # its workers survive
         stage.process.wait()
 
     with Stage(root, "--resume") as stage:
-        stage.wait_for("training after epoch 1;")
-        os.kill(stage.process.pid, signal.SIGSTOP)  # still there, and for as long as it takes
+        stage.wait_for("resuming after epoch 1;")
+        os.kill(stage.process.pid, signal.SIGSTOP)  # keeps the lock for as long as needed
         with Stage(root, log="second.txt") as second:
-            assert second.finish() == 2, second.said()
+            assert second.finish() == 2, second.read_log()
         os.kill(stage.process.pid, signal.SIGCONT)
-        assert f"another training (process {stage.process.pid}) works on" in second.said()
-        stage.wait_for(finished(2))
-        os.killpg(stage.process.pid, signal.SIGTERM)  # the workers get it too
-        assert stage.finish() == 128 + signal.SIGTERM, stage.said()
-    assert "SIGTERM: stopped; the same command goes on" in stage.said()
+        message = f"another training (process {stage.process.pid}) is running on"
+        assert message in second.read_log()
+        stage.wait_for(progress_line(2))
+        os.killpg(stage.process.pid, signal.SIGTERM)  # the workers receive it too
+        assert stage.finish() == 128 + signal.SIGTERM, stage.read_log()
+    assert "SIGTERM: stopped; the same command resumes" in stage.read_log()
 
     with Stage(root) as stage:
-        stage.wait_for(finished(3))
+        stage.wait_for(progress_line(3))
         os.kill(stage.process.pid, signal.SIGINT)
-        assert stage.finish() == 128 + signal.SIGINT, stage.said()
+        assert stage.finish() == 128 + signal.SIGINT, stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
     with Stage(root) as stage:
-        assert stage.finish() == 0, stage.said()
-    assert "training after epoch" in stage.said()
-    assert outputs(root) == undisturbed
+        assert stage.finish() == 0, stage.read_log()
+    assert "resuming after epoch" in stage.read_log()
+    assert read_outputs(root) == expected_outputs
 
 
-def test_the_figures_hold_every_epoch_and_no_clock(root, undisturbed):
-    figures = json.loads(undisturbed[1])
-    assert [record["epoch"] for record in figures["history"]] == list(range(1, EPOCHS + 1))
-    losses = [record["val_pose_loss"] for record in figures["history"]]
-    assert figures["best_val_pose_loss"] == min(losses)
-    names = {*figures, *(key for record in figures["history"] for key in record)}
+def test_the_metrics_have_every_epoch_but_no_time_or_memory(root, expected_outputs):
+    metrics = json.loads(expected_outputs[1])
+    assert [record["epoch"] for record in metrics["history"]] == list(range(1, EPOCHS + 1))
+    losses = [record["val_pose_loss"] for record in metrics["history"]]
+    assert metrics["best_val_pose_loss"] == min(losses)
+    names = {*metrics, *(key for record in metrics["history"] for key in record)}
     assert not [name for name in names if "time" in name or "per_s" in name or "memory" in name]
 
 
-def test_tensorboard_holds_each_epoch_once(root, undisturbed):
-    """The resumed run's; an abandoned epoch is not shown twice."""
+def test_tensorboard_has_each_epoch_once(root, expected_outputs):
+    """In the resumed run: an epoch that was repeated is not shown twice."""
     folder = next(root.glob("runs/train/*/tensorboard"))
     events = EventAccumulator(str(folder)).Reload()
-    for tag in ("train/loss", "val/loss", "run/learning_rate", "run/samples_per_s"):
+    for tag in ("train/loss", "val/loss", "run/learning_rate", "run/pairs_per_s"):
         assert [event.step for event in events.Scalars(tag)] == list(range(1, EPOCHS + 1)), tag
 
 
-def test_a_finished_training_starts_anew_and_edits_meanwhile_are_refused(root, undisturbed):
-    forget_outputs(root)
+def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it(
+    root, expected_outputs
+):
+    delete_outputs(root)
     edited = tiny_config(**CHANGES | {"train": CHANGES["train"] | {"w_scale": 2.0}})
     with Stage(root) as stage:
-        stage.wait_for("training from the start")
+        stage.wait_for("starting a new training")  # the previous one has finished
         write_params(root, edited)
         assert stage.finish() == 2
-    assert "error: the parameters of training were edited while it ran" in stage.said()
+    assert "error: the training parameters were edited while" in stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
     with Stage(root) as stage:  # with the edited parameters
         stage.wait_for("unfinished state of another configuration or split stays in")
-        assert "training from the start" in stage.said()
+        assert "starting a new training" in stage.read_log()
 
-    write_params(root, CONFIG)  # set back: the finished training is kept
+    write_params(root, CONFIG)
     with Stage(root) as stage:
-        assert stage.finish() == 0, stage.said()
-    assert f"training after epoch {EPOCHS};" in stage.said()
-    assert outputs(root) == undisturbed
+        assert stage.finish() == 0, stage.read_log()
+    assert f"resuming after epoch {EPOCHS};" in stage.read_log()
+    assert read_outputs(root) == expected_outputs
 
 
-def test_no_resume_starts_afresh(root, undisturbed):
+def test_no_resume_starts_a_new_training(root, expected_outputs):
     with Stage(root) as stage:
-        stage.wait_for(finished(1))
+        stage.wait_for(progress_line(1))
         os.killpg(stage.process.pid, signal.SIGKILL)
     with Stage(root, "--no-resume") as stage:
-        stage.wait_for("training from the start")
+        stage.wait_for("starting a new training")

@@ -1,6 +1,5 @@
-"""Tokens of a frozen encoder: computed once, the same as without the store, safe on the disk."""
+"""The token cache of a frozen encoder: computed once, equal results, safe on the disk."""
 
-import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -9,304 +8,251 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import ALONE, let_speak, make_trainer, tiny_config, write_split
+from toys import SINGLE_PROCESS, make_trainer, randomize_output_layers, tiny_config, write_split
 
+from partloc.config import Config
 from partloc.data.dataset import PairDataset
-from partloc.data.sampler import Draw
+from partloc.data.sampler import SampleKey
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
-from partloc.data.transforms import Augmentation
 from partloc.training.run import run_training
 from partloc.training.run_folder import RunFolder
-from partloc.training.token_cache import TokenStore, encoder_digest
+from partloc.training.token_cache import TokenCache, token_cache_digest
+from partloc.training.trainer import Trainer
 
-# 4 wholes, and 3 + 3 + 2 + 2 different parts; those of training in two variants, of validation as
-# they are.
-PICTURES = 2 * (3 + 3 + 3 + 2) + 1 + 2
-STILL = dict.fromkeys(
-    ("brightness", "contrast", "saturation", "hue", "gray_probability", "blur_probability"), 0.0
-) | {"noise_std": 0.0}
+# 4 wholes, and 3 + 3 + 2 + 2 different parts.
+NUM_IMAGES = 4 + 3 + 3 + 2 + 2
 
 
-@pytest.fixture(autouse=True)
-def do_not_wait_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _handle: None)
-
-
-def frozen(**groups: dict):
-    train = {"freeze_backbone": True, "cached_variants": 2, "learning_rate": 1e-3}
+def frozen_config(**groups: dict) -> Config:
+    train = {"freeze_backbone": True, "learning_rate": 1e-3} | groups.pop("train", {})
     model = {"match_size": 8, "hypotheses": 2} | groups.pop("model", {})
-    return tiny_config(model=model, train=train | groups.pop("train", {}), **groups)
+    return tiny_config(model=model, train=train, **groups)
 
 
-def trainer_of(tables, config=None, folder=None):
-    """A head that says something, and a store if there is a folder for one."""
-    trainer = make_trainer(config or frozen(), *tables)
+def make_frozen_trainer(tables, config=None, folder: Path | None = None) -> Trainer:
+    """A trainer whose `encoded` lists the batch sizes of its encoder; with a cache in `folder`."""
+    trainer = make_trainer(config or frozen_config(), *tables)
     torch.manual_seed(1)
-    let_speak(trainer.model)
+    randomize_output_layers(trainer.model)
     trainer.encoded = []
-    trainer.model.backbone.register_forward_hook(
+    trainer.model.encoder.backbone.register_forward_hook(
         lambda _module, inputs, _outputs: trainer.encoded.append(len(inputs[0]))
     )
     if folder:
-        trainer.use_store(folder)
+        trainer.use_token_cache(folder)
     return trainer
 
 
-def file_in(folder: Path) -> Path:
+def cache_file(folder: Path) -> Path:
     (path,) = folder.glob("*.tokens")
     return path
 
 
-def rows_in(folder: Path, trainer) -> set[bytes]:
-    size = TokenStore(folder, trainer.model, trainer.dtype).layout.itemsize
-    data = file_in(folder).read_bytes()
+def read_rows(folder: Path, trainer: Trainer) -> set[bytes]:
+    size = TokenCache(folder, trainer.model, trainer.dtype).row_dtype.itemsize
+    data = cache_file(folder).read_bytes()
     assert len(data) % size == 0
     return {data[start : start + size] for start in range(0, len(data), size)}
 
 
-# -- the same results --------------------------------------------------------------------------
+# -- equal results -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("match_size", [0, 8])
-@pytest.mark.parametrize("augment", [{}, STILL])
-def test_training_from_the_store_learns_what_it_learns_from_pictures(
-    tables, tmp_path, match_size, augment
-):
-    config = frozen(model={"match_size": match_size}, augment=augment)
+def test_training_from_the_cache_equals_training_from_images(tables, tmp_path, match_size):
+    config = frozen_config(model={"match_size": match_size})
     results = []
     for folder in (None, tmp_path):
-        trainer = trainer_of(tables, config, folder)
+        trainer = make_frozen_trainer(tables, config, folder)
         for group in trainer.optimizer.param_groups:
             group["eps"] = 1e-4  # AdamW makes full steps of gradients that are only rounding
-        epochs = []
+        metrics = []
         for trainer.epoch in range(2):
-            epochs += [*trainer.train_epoch().values(), *trainer.validate().values()]
-        results.append((epochs, trainer.model.state_dict()))
+            metrics += [*trainer.train_epoch().values(), *trainer.validate().values()]
+        results.append((metrics, trainer.model.state_dict()))
     (expected, weights), (found, others) = results
     assert found == pytest.approx(expected, rel=1e-4)
-    start = trainer_of(tables, config).model.state_dict()
+    start = make_frozen_trainer(tables, config).model.state_dict()
     for key, weight in weights.items():
-        moved = (weight - start[key]).abs().max()
-        assert (weight - others[key]).abs().max() <= 0.01 * moved + 1e-6, key
+        change = (weight - start[key]).abs().max()
+        assert (weight - others[key]).abs().max() <= 0.01 * change + 1e-6, key
     assert any(not torch.equal(weights[key], start[key]) for key in weights)
 
 
-def test_a_row_holds_what_the_encoder_says_of_the_picture(tables, tmp_path):
-    trainer = trainer_of(tables, folder=tmp_path)
-    pairs = trainer.val_loader.dataset
-    draw = Draw(0, 0, (0, 1, 2))
-    read = pairs.store.read(pairs.store.find(pairs, pairs.shots(draw))).float()
-    plain = PairDataset(tables[1], trainer.model.preprocessing, 10**6)
+def test_a_row_holds_the_tokens_of_its_image(tables, tmp_path):
+    trainer = make_frozen_trainer(tables, folder=tmp_path)
+    pairs, key = trainer.val_loader.dataset, SampleKey(0, 0, (0, 1, 2))
+    read = pairs.cache.read(pairs[key].images).float()
+    images = PairDataset(tables[1], trainer.model.preprocessing, 10**6)[key].images
     with torch.no_grad():
-        computed = trainer.model.encode(plain[draw].images)
+        computed = trainer.model.encode(images)
     for name, precision in (("cls", 2**-8), ("patches", 2**-8), ("picture", 2**-10)):
         expected = getattr(computed, name)
         assert_close(getattr(read, name), expected, rtol=precision, atol=1e-5)
-    assert read.patches.std() > 0.1 and read.picture.std() > 0.1
+    assert read.patches.std() > 0.1 and read.image.std() > 0.1
 
 
-# -- once --------------------------------------------------------------------------------------
+# -- computed once -----------------------------------------------------------------------------
 
 
-def test_each_picture_is_encoded_once_and_the_epochs_open_none(tables, tmp_path, monkeypatch):
-    trainer = trainer_of(tables, folder=tmp_path)
-    assert trainer.encoded == [1] * PICTURES
+def test_each_image_is_encoded_once_and_no_epoch_opens_one(tables, tmp_path, monkeypatch):
+    trainer = make_frozen_trainer(tables, folder=tmp_path)
+    assert trainer.encoded == [1] * NUM_IMAGES
 
-    def refuse(*_args):
-        raise AssertionError("a picture was opened")
+    def fail(*_args):
+        raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("partloc.data.dataset.load_rgb", refuse)
+    monkeypatch.setattr("partloc.data.dataset.load_rgb", fail)
     for trainer.epoch in range(3):
         trainer.train_epoch()
         trainer.validate()
-    assert len(trainer.encoded) == PICTURES
+    assert len(trainer.encoded) == NUM_IMAGES
 
 
-def test_a_training_with_another_head_rate_or_split_encodes_nothing(tables, tmp_path):
-    trainer_of(tables, folder=tmp_path)
-    config = frozen(model={"mlp_hidden_dim": 32}, train={"learning_rate": 2e-4, "batch_size": 3})
-    assert trainer_of(tables, config, tmp_path).encoded == []
+def test_another_head_learning_rate_augmentation_or_split_encodes_nothing(tables, tmp_path):
+    make_frozen_trainer(tables, folder=tmp_path)
+    train = {"learning_rate": 2e-4, "batch_size": 3}
+    changed = frozen_config(model={"mlp_hidden_dim": 32}, train=train, augment={"hue": 0.3})
+    assert make_frozen_trainer(tables, changed, tmp_path).encoded == []
 
-    fewer = object.__new__(PairTable)
     split = tables[0].data_dir.parent / "outputs" / "split"
-    fewer.__init__(read_manifest(split / "train.csv").query("model != 'chair'"), tables[0].data_dir)
-    assert trainer_of((fewer, tables[1]), folder=tmp_path).encoded == []
+    fewer = read_manifest(split / "train.csv").query("model != 'chair'")
+    fewer_table = PairTable(fewer, tables[0].data_dir)
+    assert make_frozen_trainer((fewer_table, tables[1]), folder=tmp_path).encoded == []
 
 
-def test_what_tokens_depend_on_tells_files_apart(tables):
-    def digest_of(precision=None, seed=0, **groups):
-        config = frozen(**groups).model_copy(update={"seed": seed})
-        return encoder_digest(make_trainer(config, *tables).model, precision)
+def test_the_file_depends_on_everything_that_the_tokens_depend_on(tables):
+    def compute_digest(dtype=None, seed=0, **groups):
+        config = frozen_config(**groups).model_copy(update={"seed": seed})
+        return token_cache_digest(make_trainer(config, *tables).model, dtype)
 
-    plain = digest_of()
-    assert plain == digest_of(model={"dropout": 0.5, "cross_attention_layers": 2})
+    original = compute_digest()
+    assert original == compute_digest(model={"dropout": 0.5, "cross_attention_layers": 2})
+    larger = {"data": {"image_size": 56}}
     others = [
-        digest_of(seed=1),  # other random weights
-        digest_of(data={"image_size": 42}),
-        digest_of(model={"match_size": 9}),
-        digest_of(precision=torch.bfloat16),
+        compute_digest(seed=1),  # other random weights
+        compute_digest(data={"image_size": 42}),
+        compute_digest(model={"match_size": 9}),
+        compute_digest(dtype=torch.bfloat16),
+        compute_digest(**larger),
+        compute_digest(**larger, model={"downsample_size": 3}),
     ]
-    finer = {"data": {"image_size": 56}}
-    others += [digest_of(**finer), digest_of(**finer, model={"downsample_size": 3})]
-    assert len({plain, *others}) == 1 + len(others)
+    assert len({original, *others}) == 1 + len(others)
 
 
-def test_the_store_of_a_training_lies_beside_the_state_of_all_trainings(tmp_path):
+def test_the_cache_is_beside_the_states_of_all_trainings(tmp_path):
     split = write_split(tmp_path)
-    config = frozen(data={"data_dir": str(tmp_path / "images")}, train={"num_epochs": 1})
+    config = frozen_config(data={"data_dir": str(tmp_path / "images")}, train={"num_epochs": 1})
     root = tmp_path / "runs" / "train"
-    run_training(config, ALONE, split, root, True, lambda trainer: None)
-    assert file_in(tmp_path / "runs" / "tokens").stat().st_size > 0
+    run_training(config, SINGLE_PROCESS, split, root, True, lambda trainer: None)
+    assert cache_file(tmp_path / "runs" / "tokens").stat().st_size > 0
 
 
-# -- augmentation ------------------------------------------------------------------------------
+# -- interruption, damage, concurrency ---------------------------------------------------------
 
 
-def test_epochs_take_turns_with_the_variants(tables):
-    config = frozen()
-    pairs = make_trainer(config, *tables).train_loader.dataset
-    shown = [pairs[Draw(epoch, 7 * epoch, (0, 1))].images for epoch in range(4)]
-    assert torch.equal(shown[0], shown[2]) and torch.equal(shown[1], shown[3])
-    assert not torch.allclose(shown[0], shown[1], atol=0.01)
-    thawed = make_trainer(frozen(train={"freeze_backbone": False}), *tables).train_loader.dataset
-    fresh = [thawed[Draw(epoch, 7 * epoch, (0, 1))].images for epoch in (0, 2)]
-    assert not torch.allclose(*fresh, atol=0.01)
+def test_an_interrupted_filling_resumes_after_the_last_complete_row(tables, tmp_path):
+    complete = make_frozen_trainer(tables, folder=tmp_path / "complete")
+    trainer = make_frozen_trainer(tables)
 
-
-def test_a_variant_s_light_is_shared_by_a_whole_and_its_parts_but_not_by_all_wholes(tables):
-    table = tables[0]
-    pairs = make_trainer(frozen(), *tables).train_loader.dataset
-    lights = [
-        {shot.light for shot in pairs.shots(Draw(0, 0, tuple(rows)))}
-        for rows in table.rows_of_models()
-    ]
-    assert [len(light) for light in lights] == [1, 1, 1]
-    assert len(set.union(*lights)) == 3
-    cameras = [shot.camera for shot in pairs.shots(Draw(0, 0, (0, 1)))]
-    assert len(set(cameras)) == len(cameras)
-
-
-def test_no_more_variants_are_kept_than_there_are_epochs_or_changes(tables, tmp_path):
-    once = frozen(train={"num_epochs": 1, "cached_variants": 5})
-    assert len(trainer_of(tables, once, tmp_path / "once").encoded) == 11 + 3
-    still = frozen(augment=STILL, train={"num_epochs": 9, "cached_variants": 5})
-    assert len(trainer_of(tables, still, tmp_path / "still").encoded) == 11 + 3
-
-
-# -- interrupted, damaged, shared --------------------------------------------------------------
-
-
-def test_an_interrupted_filling_goes_on_with_what_is_complete(tables, tmp_path):
-    whole = trainer_of(tables, folder=tmp_path / "whole")
-    trainer = trainer_of(tables)
-
-    def stop(_module, _inputs):
+    def interrupt(_module, _inputs):
         if len(trainer.encoded) == 5:
             raise KeyboardInterrupt
 
-    trainer.model.backbone.register_forward_pre_hook(stop)
+    trainer.model.encoder.backbone.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        trainer.use_store(tmp_path / "part")
-    with file_in(tmp_path / "part").open("ab") as file:  # a row that was being written
+        trainer.use_token_cache(tmp_path / "partial")
+    with cache_file(tmp_path / "partial").open("ab") as file:  # an incomplete row
         file.write(bytes(100))
-    again = trainer_of(tables, folder=tmp_path / "part")
-    assert len(again.encoded) == PICTURES - 5
-    assert rows_in(tmp_path / "part", again) == rows_in(tmp_path / "whole", whole)
+    resumed = make_frozen_trainer(tables, folder=tmp_path / "partial")
+    assert len(resumed.encoded) == NUM_IMAGES - 5
+    assert read_rows(tmp_path / "partial", resumed) == read_rows(tmp_path / "complete", complete)
 
 
-def test_damaged_rows_and_lost_ones_are_told_and_computed_again(tables, tmp_path, capsys):
-    first = trainer_of(tables, folder=tmp_path)
-    expected, path = rows_in(tmp_path, first), file_in(tmp_path)
-    size = path.stat().st_size // PICTURES
+def test_damaged_and_lost_rows_are_reported_and_computed_again(tables, tmp_path, capsys):
+    first = make_frozen_trainer(tables, folder=tmp_path)
+    expected, path = read_rows(tmp_path, first), cache_file(tmp_path)
+    size = path.stat().st_size // NUM_IMAGES
     with path.open("r+b") as file:
         file.seek(3 * size + size // 2)
         (byte,) = file.read(1)
         file.seek(3 * size + size // 2)
         file.write(bytes([byte ^ 1]))
-        file.truncate((PICTURES - 2) * size + 1)
+        file.truncate((NUM_IMAGES - 2) * size + 1)
     capsys.readouterr()
-    again = trainer_of(tables, folder=tmp_path)
+    again = make_frozen_trainer(tables, folder=tmp_path)
     assert len(again.encoded) == 3
-    told = capsys.readouterr().err
-    assert f"{path}: 1 damaged rows are left out" in told
-    assert f"tokens of {PICTURES - 3} of {PICTURES} pictures are in {path}; 3 to compute" in told
-    assert expected < rows_in(tmp_path, again)
-    assert trainer_of(tables, folder=tmp_path).encoded == []
+    output = capsys.readouterr().err
+    assert f"{path}: 1 damaged rows are ignored" in output
+    count = f"tokens of {NUM_IMAGES - 3} of {NUM_IMAGES} images"
+    assert f"{count} are in {path}; 3 to compute" in output
+    assert expected < read_rows(tmp_path, again)
+    assert make_frozen_trainer(tables, folder=tmp_path).encoded == []
 
 
-def test_a_file_of_something_else_is_left_out_row_by_row(tables, tmp_path):
-    path = TokenStore(tmp_path, make_trainer(frozen(), *tables).model, None).path
+def test_a_file_of_other_content_is_ignored_row_by_row(tables, tmp_path):
+    path = TokenCache(tmp_path, make_trainer(frozen_config(), *tables).model, None).path
     path.write_bytes(np.random.default_rng(0).bytes(50_000))
-    assert len(trainer_of(tables, folder=tmp_path).encoded) == PICTURES
+    assert len(make_frozen_trainer(tables, folder=tmp_path).encoded) == NUM_IMAGES
 
 
-def test_two_that_fill_the_same_file_share_the_work(tables, tmp_path):
-    """The second comes while the first computes its fourth picture."""
-    first, second = trainer_of(tables), trainer_of(tables)
+def test_two_trainings_that_fill_the_same_file_share_the_work(tables, tmp_path):
+    """The second one starts while the first one computes its fourth image."""
+    first, second = make_frozen_trainer(tables), make_frozen_trainer(tables)
 
-    def come(_module, _inputs):
+    def start_second(_module, _inputs):
         if len(first.encoded) == 3 and not second.encoded:
-            second.use_store(tmp_path)
+            second.use_token_cache(tmp_path)
 
-    first.model.backbone.register_forward_pre_hook(come)
-    first.use_store(tmp_path)
-    assert len(second.encoded) == PICTURES - 3
+    first.model.encoder.backbone.register_forward_pre_hook(start_second)
+    first.use_token_cache(tmp_path)
+    assert len(second.encoded) == NUM_IMAGES - 3
     assert len(first.encoded) == 4
-    assert len(rows_in(tmp_path, first)) == PICTURES
+    assert len(read_rows(tmp_path, first)) == NUM_IMAGES
     assert first.train_epoch() == second.train_epoch()
 
 
 def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path):
-    def config(epochs):
-        return frozen(model={"dropout": 0.3}, train={"num_epochs": epochs})
+    def config_of(num_epochs: int) -> Config:
+        return frozen_config(model={"dropout": 0.3}, train={"num_epochs": num_epochs})
 
-    straight = trainer_of(tables, config(3), tmp_path / "straight")
-    straight.fit(RunFolder(tmp_path, "a" * 16))
+    uninterrupted = make_frozen_trainer(tables, config_of(3), tmp_path / "uninterrupted")
+    uninterrupted.fit(RunFolder(tmp_path, "a" * 16))
     folder = RunFolder(tmp_path, "b" * 16)
-    for stop in (1, 3):
-        resumed = trainer_of(tables, config(3))
+    for num_epochs in (1, 3):
+        resumed = make_frozen_trainer(tables, config_of(3))
         if state := folder.load_state():
             resumed.model.load_state_dict(state["model"])
             resumed.restore(state)
-        resumed.use_store(tmp_path / "resumed")
-        resumed.config = config(stop)
+        resumed.use_token_cache(tmp_path / "resumed")
+        resumed.config = config_of(num_epochs)
         resumed.fit(folder)
     assert resumed.encoded == []
-    assert resumed.history == straight.history
-    for key, expected in straight.model.state_dict().items():
+    assert resumed.history == uninterrupted.history
+    for key, expected in uninterrupted.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], expected), key
 
 
-# -- what stops it -----------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------
 
 
-def test_too_little_room_is_told_before_anything_is_computed(tables, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_computed(tables, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9 - 10, 10))
-    trainer = trainer_of(tables)
-    with pytest.raises(OSError, match=rf"tokens of {PICTURES} pictures need 0\.\d+ GB, 0\.00 GB"):
-        trainer.use_store(tmp_path)
+    trainer = make_frozen_trainer(tables)
+    message = rf"tokens of {NUM_IMAGES} images need 0\.\d+ GB, 0\.00 GB"
+    with pytest.raises(OSError, match=message):
+        trainer.use_token_cache(tmp_path)
     assert trainer.encoded == []
 
 
-def test_a_picture_that_is_not_the_one_that_was_indexed_is_refused(tmp_path):
+def test_an_image_that_changed_since_it_was_indexed_is_refused(tmp_path):
     split = write_split(tmp_path)
     tables = [
         PairTable(read_manifest(split / f"{name}.csv"), tmp_path / "images")
         for name in ("train", "val")
     ]
     shutil.copy(tmp_path / "images/lamp/lamp-whole.png", tmp_path / "images/lamp/lamp-foot.png")
-    with pytest.raises(ValueError, match=r"lamp-foot\.png: expected the picture that was indexed"):
-        trainer_of(tables, folder=tmp_path / "tokens")
-
-
-def test_an_augmentation_shows_one_picture_as_it_shows_it_beside_others(tables):
-    """The store is filled picture by picture."""
-    config = frozen()
-    pairs = make_trainer(config, *tables).train_loader.dataset
-    assert isinstance(pairs.augmentation, Augmentation)
-    shots = pairs.shots(Draw(1, 0, (0, 1)))
-    together = pairs.show(shots)
-    for shot, image in zip(shots, together, strict=True):
-        assert torch.equal(pairs.show([shot])[0], image)
+    with pytest.raises(ValueError, match=r"lamp-foot\.png: expected the image that was indexed"):
+        make_frozen_trainer(tables, folder=tmp_path / "tokens")

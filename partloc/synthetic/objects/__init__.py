@@ -1,1 +1,1 @@
-"""One file for each kind of procedural object."""
+"""Families of procedural objects; each public function fills an ObjectBuilder with parts."""

@@ -1,138 +1,135 @@
-"""The demo's buildings. The front looks toward +x.
+"""Buildings. The front faces +x.
 
-Lengths are in no special unit; proportions are free.
+Lengths are in arbitrary units; proportions are random.
+
+w, d, h: width (y), depth (x) and height (z).
 """
 
 import numpy as np
 
-from partloc.synthetic.builder import Kit, corners
+from partloc.synthetic.builder import ObjectBuilder, corner_positions
 from partloc.synthetic.mesh import (
     Mesh,
     box,
     circle,
     cylinder,
-    dome,
     join,
     loft,
     prism,
     rod,
     rounded_box,
+    sphere,
     taper,
 )
 
 
-def house(kit: Kit) -> None:
-    w, d, h = kit.between(0.8, 1.8), kit.between(0.8, 1.6), kit.between(0.5, 1.5)
-    kit.turns_deg = (0, 90, 0, 90, 180, 270)
-    kit.add("walls", box(d, w, h).painted(kit.body))
-    tall, over = kit.between(0.2, 0.9), kit.between(1.02, 1.25)
-    style = kit.count(0, 2)
-    if style == 0:
-        gable = prism(np.array([(-0.5, 0), (0.5, 0), (0, 1)]) * [over * d, tall], over * w)
-        roof = gable.turned("x", 90).moved(0, over * w / 2)
-    elif style == 1:
-        roof = taper((over * d, over * w), (0.05 * d, kit.between(0.05, 0.5) * w), tall)
-    else:
-        roof = box(over * d, over * w, 0.12)
-    kit.add("roof", roof.painted(kit.trim), (0, 0, h))
-    kit.add(
-        "door", box(0.06, 0.25, 0.45).painted(kit.accent), (d / 2, kit.between(-0.35, 0.35) * w, 0)
-    )
-    pane = join(box(0.04, 0.25, 0.22), box(0.1, 0.3, 0.03)).painted(kit.dark)
+def house(builder: ObjectBuilder) -> None:
+    """Walls, a roof, a door and windows, sometimes with a chimney, an annex and trees."""
+    w, d, h = builder.uniform(0.8, 1.8), builder.uniform(0.8, 1.6), builder.uniform(0.5, 1.5)
+    builder.rotations_deg = (0, 90, 0, 90, 180, 270)
+    builder.add("walls", box(d, w, h).with_color(builder.body))
+    roof_h, overhang = builder.uniform(0.2, 0.9), builder.uniform(1.02, 1.25)
+    roof = _house_roof(builder, overhang * w, overhang * d, roof_h, w, d)
+    builder.add("roof", roof.with_color(builder.trim), (0, 0, h))
+    door = box(0.06, 0.25, 0.45).with_color(builder.accent)
+    builder.add("door", door, (d / 2, builder.uniform(-0.35, 0.35) * w, 0))
+    window = join(box(0.04, 0.25, 0.22), box(0.1, 0.3, 0.03)).with_color(builder.dark)
     rows = [0.62 * h] if h < 0.9 else [0.35 * h, 0.72 * h]
-    kit.add(
-        "window", pane, *[(d / 2, y * w, z) for z in rows for y in (-0.28, 0.28)[: kit.count(1, 2)]]
-    )
-    if kit.chance(0.6):
-        kit.add("chimney", box(0.18, 0.18, tall + 0.35).painted(kit.dark), (0.2 * d, 0.28 * w, h))
-    if kit.chance(0.4):
-        a = kit.between(0.4, 0.8)
-        kit.add("annex", box(a, a, 0.5 * h).painted(kit.body), (0, -(w + a) / 2, 0))
-        kit.add(
-            "annex-roof",
-            taper((1.1 * a, 1.1 * a), (0.4 * a, 0.4 * a), 0.2).painted(kit.trim),
-            (0, -(w + a) / 2, 0.5 * h),
-        )
-    if kit.chance(0.4):
+    positions = [(d / 2, y * w, z) for z in rows for y in (-0.28, 0.28)[: builder.integer(1, 2)]]
+    builder.add("window", window, *positions)
+    if builder.bernoulli(0.6):
+        chimney = box(0.18, 0.18, roof_h + 0.35).with_color(builder.dark)
+        builder.add("chimney", chimney, (0.2 * d, 0.28 * w, h))
+    if builder.bernoulli(0.4):
+        size = builder.uniform(0.4, 0.8)
+        y = -(w + size) / 2
+        builder.add("annex", box(size, size, 0.5 * h).with_color(builder.body), (0, y, 0))
+        annex_roof = taper((1.1 * size, 1.1 * size), (0.4 * size, 0.4 * size), 0.2)
+        builder.add("annex-roof", annex_roof.with_color(builder.trim), (0, y, 0.5 * h))
+    if builder.bernoulli(0.4):
         tree = join(
-            cylinder(0.05, 0.3).painted(kit.dark),
-            cylinder(0.3, 0.7, top=0.0).moved(0, 0, 0.25).painted(kit.accent),
+            cylinder(0.05, 0.3).with_color(builder.dark),
+            cylinder(0.3, 0.7, top=0.0).translated(0, 0, 0.25).with_color(builder.accent),
         )
-        kit.add(
-            "tree", tree, *[(0.5 * d + 0.35, y * w, 0) for y in (-0.45, 0.5)[: kit.count(1, 2)]]
-        )
+        ys = (-0.45, 0.5)[: builder.integer(1, 2)]
+        builder.add("tree", tree, *[(0.5 * d + 0.35, y * w, 0) for y in ys])
 
 
-def tower(kit: Kit) -> None:
-    """Storeys upon each other, a roof on top, sometimes four turrets or an aerial."""
-    storeys, radius, z = kit.count(2, 5), kit.between(0.3, 0.6), 0.0
-    sides = kit.choose(4, 4, 6, 8, 24)
-    shrink = kit.between(0.7, 1.0)
-    equal = kit.chance(0.3)
-    tall = kit.between(0.25, 0.8)
-    base = kit.between(1.05, 1.6) * radius
-    kit.add("plinth", _storey(base, 0.12, 1.0, sides).painted(kit.dark))
+def tower(builder: ObjectBuilder) -> None:
+    """Storeys on top of each other and a roof, sometimes with four turrets or an aerial."""
+    storeys, radius = builder.integer(2, 5), builder.uniform(0.3, 0.6)
+    sides = builder.choice(4, 4, 6, 8, 24)
+    shrink = builder.uniform(0.7, 1.0)
+    equal_storeys = builder.bernoulli(0.3)
+    h = builder.uniform(0.25, 0.8)
+    plinth_radius = builder.uniform(1.05, 1.6) * radius
+    builder.add("plinth", _frustum(plinth_radius, 0.12, 1.0, sides).with_color(builder.dark))
     z = 0.12
-    shared = _storey(radius, tall, 0.9, sides).painted(kit.body)
+    storey = _frustum(radius, h, 0.9, sides).with_color(builder.body)
     for _ in range(storeys):
-        if not equal:
-            tall = kit.between(0.2, 0.8)
-            colour = kit.choose(kit.body, kit.body, kit.trim)
-            shared = _storey(radius, tall, kit.between(0.75, 1), sides).painted(colour)
+        if not equal_storeys:
+            h = builder.uniform(0.2, 0.8)
+            color = builder.choice(builder.body, builder.body, builder.trim)
+            storey = _frustum(radius, h, builder.uniform(0.75, 1), sides).with_color(color)
             radius *= shrink
-        kit.add("storey", shared, (0, 0, z))
-        z += tall
-    roof = kit.choose(
-        _storey(1.15 * radius, 0.8, 0.02, sides),
-        dome(radius, 0, 90),
-        _storey(radius, 0.15, 1.3, sides),
+        builder.add("storey", storey, (0, 0, z))
+        z += h
+    roof = builder.choice(
+        _frustum(1.15 * radius, 0.8, 0.02, sides),
+        sphere(radius, 0, 90),
+        _frustum(radius, 0.15, 1.3, sides),
     )
-    kit.add("roof", roof.painted(kit.accent), (0, 0, z))
-    if kit.chance(0.5):
-        kit.add(
-            "aerial",
-            cylinder(0.03, kit.between(0.4, 1.0), sides=10).painted(kit.dark),
-            (0, 0, z + 0.1),
-        )
-    if kit.chance(0.4):
+    builder.add("roof", roof.with_color(builder.accent), (0, 0, z))
+    if builder.bernoulli(0.5):
+        aerial = cylinder(0.03, builder.uniform(0.4, 1.0), sides=10).with_color(builder.dark)
+        builder.add("aerial", aerial, (0, 0, z + 0.1))
+    if builder.bernoulli(0.4):
         turret = join(
-            cylinder(0.13, 0.6).painted(kit.trim),
-            cylinder(0.17, 0.3, top=0).moved(0, 0, 0.6).painted(kit.accent),
+            cylinder(0.13, 0.6).with_color(builder.trim),
+            cylinder(0.17, 0.3, top=0).translated(0, 0, 0.6).with_color(builder.accent),
         )
-        kit.add("tower", turret, *corners(1.6 * base, 1.6 * base))
+        builder.add("tower", turret, *corner_positions(1.6 * plinth_radius, 1.6 * plinth_radius))
 
 
-def windmill(kit: Kit) -> None:
-    h, blades = kit.between(1.2, 2.6), kit.choose(3, 4, 4, 5)
-    body = _storey(kit.between(0.12, 0.45), h, kit.between(0.4, 0.8), kit.choose(8, 20))
-    kit.turns_deg = (0, 90, 45)
-    kit.add("tower", body.painted(kit.body))
-    kit.add(
-        "cap",
-        kit.choose(
-            dome(0.28, 0, 90), box(0.6, 0.3, 0.25), rounded_box(0.7, 0.25, 0.25, 0.1)
-        ).painted(kit.trim),
-        (0, 0, h),
+def windmill(builder: ObjectBuilder) -> None:
+    """A tower with a cap, and a hub with three to five blades."""
+    h, blades = builder.uniform(1.2, 2.6), builder.choice(3, 4, 4, 5)
+    radius, shrink = builder.uniform(0.12, 0.45), builder.uniform(0.4, 0.8)
+    body = _frustum(radius, h, shrink, builder.choice(8, 20))
+    builder.rotations_deg = (0, 90, 45)
+    builder.add("tower", body.with_color(builder.body))
+    cap = builder.choice(
+        sphere(0.28, 0, 90), box(0.6, 0.3, 0.25), rounded_box(0.7, 0.25, 0.25, 0.1)
     )
-    kit.add(
-        "hub",
-        join(dome(0.1), rod((-0.3, 0, 0), (0, 0, 0), 0.05)).painted(kit.dark),
-        (0.45, 0, h + 0.13),
-    )
-    long, wide = kit.between(0.5, 0.95) * h, kit.between(0.08, 0.25)
-    start = kit.between(0, 90)
+    builder.add("cap", cap.with_color(builder.trim), (0, 0, h))
+    hub_position = (0.45, 0, h + 0.13)
+    hub = join(sphere(0.1), rod((-0.3, 0, 0), (0, 0, 0), 0.05))
+    builder.add("hub", hub.with_color(builder.dark), hub_position)
+    length, width = builder.uniform(0.5, 0.95) * h, builder.uniform(0.08, 0.25)
+    start_deg = builder.uniform(0, 90)
+    blade = taper((0.04, 0.4 * width), (0.02, width), length).translated(0, 0, 0.08)
     for i in range(blades):
-        sail = taper((0.04, 0.4 * wide), (0.02, wide), long).moved(0, 0, 0.08)
-        kit.add(
-            "blade",
-            sail.turned("x", start + i * 360 / blades).painted(kit.accent),
-            (0.45, 0, h + 0.13),
-        )
-    if kit.chance(0.6):
-        kit.add("base", cylinder(0.6, 0.1, top=0.55).painted(kit.dark), (0, 0, -0.1))
+        rotated = blade.rotated("x", start_deg + i * 360 / blades)
+        builder.add("blade", rotated.with_color(builder.accent), hub_position)
+    if builder.bernoulli(0.6):
+        builder.add("base", cylinder(0.6, 0.1, top=0.55).with_color(builder.dark), (0, 0, -0.1))
 
 
-def _storey(radius: float, height: float, shrink: float, sides: int) -> Mesh:
-    """A frustum; with four sides it stands square to the axes."""
+def _house_roof(
+    builder: ObjectBuilder, width: float, depth: float, height: float, w: float, d: float
+) -> Mesh:
+    """A gable roof, a hip roof or a flat roof of width x depth over walls of w x d."""
+    style = builder.integer(0, 2)
+    if style == 0:
+        triangle = np.array([(-0.5, 0), (0.5, 0), (0, 1)]) * [depth, height]
+        return prism(triangle, width).rotated("x", 90).translated(0, width / 2)
+    if style == 1:
+        return taper((depth, width), (0.05 * d, builder.uniform(0.05, 0.5) * w), height)
+    return box(depth, width, 0.12)
+
+
+def _frustum(radius: float, height: float, shrink: float, sides: int) -> Mesh:
+    """Frustum of a regular pyramid; `shrink` is the ratio of its radii."""
+    # With four sides, the edges are parallel to the axes.
     lower, upper = (circle(r, sides, 180 / sides) for r in (radius, shrink * radius))
     return loft([np.c_[lower, np.zeros(sides)], np.c_[upper, np.full(sides, height)]])

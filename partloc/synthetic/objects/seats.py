@@ -1,11 +1,19 @@
-"""The demo's furniture to sit and lie on. The front looks toward +x.
+"""Furniture to sit and lie on. The front faces +x.
 
-Lengths are roughly metres. Proportions are free: only what must touch, touches.
+Lengths are roughly in metres; proportions are random.
+
+w, d, h: width (y), depth (x) and height (z).
 """
 
 import numpy as np
 
-from partloc.synthetic.builder import Kit, corners, spread
+from partloc.synthetic.builder import (
+    FRONT_VIEWS_DEG,
+    ObjectBuilder,
+    corner_positions,
+    evenly_spaced,
+)
+from partloc.synthetic.components import add_corner_legs, board, leg
 from partloc.synthetic.mesh import (
     beam,
     box,
@@ -19,124 +27,153 @@ from partloc.synthetic.mesh import (
     rounded_box,
     taper,
 )
-from partloc.synthetic.objects.furniture import FRONT_SEEN, leg, slab, stand
 
 
-def chair(kit: Kit) -> None:
-    w, d = kit.between(0.38, 0.6), kit.between(0.38, 0.65)
-    seat_z, back_h = kit.between(0.3, 0.75), kit.between(0.2, 0.8)
-    thick, width = kit.between(0.03, 0.1), kit.between(0.03, 0.06)
-    kit.add("seat", slab(kit, d, w, thick).painted(kit.body), (0, 0, seat_z))
-    top = seat_z + thick
-    if kit.chance(0.75):
-        stand(kit, leg(kit, seat_z, width).painted(kit.trim), 0.8 * d, 0.8 * w)
+def chair(builder: ObjectBuilder) -> None:
+    """A seat on four legs or on a star base, with a back in one of three styles, or a stool."""
+    w, d = builder.uniform(0.38, 0.6), builder.uniform(0.38, 0.65)
+    seat_z, back_h = builder.uniform(0.3, 0.75), builder.uniform(0.2, 0.8)
+    thickness, bar_width = builder.uniform(0.03, 0.1), builder.uniform(0.03, 0.06)
+    seat = board(builder, d, w, thickness).with_color(builder.body)
+    builder.add("seat", seat, (0, 0, seat_z))
+    top = seat_z + thickness
+    if builder.bernoulli(0.75):
+        legs = leg(builder, seat_z, bar_width).with_color(builder.trim)
+        add_corner_legs(builder, legs, 0.8 * d, 0.8 * w)
     else:
-        spokes = [rod((0, 0, 0.1), (*p, 0.03), 0.025) for p in circle(0.45 * w, kit.count(4, 6))]
-        kit.add("star", join(*spokes).painted(kit.dark))
-        kit.add("stem", cylinder(0.035, seat_z - 0.1).painted(kit.trim), (0, 0, 0.1))
-    rear = -0.45 * d
-    style = kit.count(0, 3)
-    if style == 0:
-        lean = kit.between(0, 0.15) * back_h
-        panel = loft([_bar(0, width, 0.9 * w, 0), _bar(-lean, width, 0.9 * w, back_h)])
-        kit.add("back", panel.painted(kit.accent), (rear, 0, top))
-    elif style == 1:
-        post = box(width, width, back_h).painted(kit.trim)
-        kit.add("post", post, *[(rear, y * 0.42 * w, top) for y in (-1, 1)])
-        slats = kit.count(1, 3)
-        slat = box(0.6 * width, 0.84 * w - width, 0.5 * back_h / slats).painted(kit.accent)
-        kit.add("slat", slat, *[(rear, 0, top + (i + 0.5) * back_h / slats) for i in range(slats)])
-    elif style == 2:
-        arc = [(rear, 0.42 * w * np.cos(a), back_h * np.sin(a)) for a in np.linspace(0, np.pi, 15)]
-        kit.add("hoop", pipe(arc, 0.5 * width).painted(kit.trim), (0, 0, top))
-        cane = cylinder(0.3 * width, 0.85 * back_h, sides=8).painted(kit.accent)
-        kit.add("cane", cane, *[(rear, y, top) for y in spread(0.4 * w, kit.count(2, 4))])
-    if style < 3 and kit.chance(0.3):
+        feet = circle(0.45 * w, builder.integer(4, 6))
+        star = join(*[rod((0, 0, 0.1), (*foot, 0.03), 0.025) for foot in feet])
+        builder.add("star", star.with_color(builder.dark))
+        stem = cylinder(0.035, seat_z - 0.1).with_color(builder.trim)
+        builder.add("stem", stem, (0, 0, 0.1))
+    style = builder.integer(0, 3)
+    add_back = (_add_panel_back, _add_slat_back, _add_hoop_back, None)[style]
+    if add_back:
+        add_back(builder, w, back_h, (-0.45 * d, top), bar_width)
+    if add_back and builder.bernoulli(0.3):
         arm = join(
-            box(0.7 * d, width, width).moved(0, 0, 0.2), box(width, width, 0.2).moved(0.25 * d)
+            box(0.7 * d, bar_width, bar_width).translated(0, 0, 0.2),
+            box(bar_width, bar_width, 0.2).translated(0.25 * d),
         )
-        kit.add("arm", arm.painted(kit.trim), *[(0, y * 0.47 * w, top) for y in (-1, 1)])
-    if kit.chance(0.3):
-        kit.add(
-            "cushion",
-            rounded_box(0.75 * d, 0.8 * w, 0.06, 0.08).painted(kit.accent),
-            (0.02, 0, top),
-        )
-    if style == 3:
-        kit.turns_deg = (0, 45, 90)
+        builder.add("arm", arm.with_color(builder.trim), *[(0, y * 0.47 * w, top) for y in (-1, 1)])
+    if builder.bernoulli(0.3):
+        cushion = rounded_box(0.75 * d, 0.8 * w, 0.06, 0.08).with_color(builder.accent)
+        builder.add("cushion", cushion, (0.02, 0, top))
+    if not add_back:
+        builder.rotations_deg = (0, 45, 90)
 
 
-def bed(kit: Kit) -> None:
-    w, d, z = kit.between(0.8, 1.9), kit.between(1.7, 2.2), kit.between(0.15, 0.45)
-    kit.turns_deg = (0, 90, 90, 0, 180, 270)
-    kit.add("frame", box(d, w, 0.15).painted(kit.body), (0, 0, z))
-    kit.add(
-        "leg", leg(kit, z, kit.between(0.05, 0.12)).painted(kit.trim), *corners(0.9 * d, 0.9 * w)
-    )
-    soft = kit.between(0.12, 0.3)
-    kit.add(
-        "mattress", rounded_box(0.96 * d, 0.94 * w, soft, 0.1).painted(kit.accent), (0, 0, z + 0.15)
-    )
-    high = kit.between(0.4, 1.0)
-    head = kit.choose(
-        box(0.06, w, high), prism(circle(0.5, 24) * [2 * high, w], 0.06).turned("y", -90)
-    )
-    kit.add("headboard", head.painted(kit.trim), (-0.5 * d, 0, z))
-    pillow = rounded_box(0.4, 0.4 * w, 0.1, 0.15).painted(kit.choose(kit.body, kit.dark))
-    kit.add(
-        "pillow",
-        pillow,
-        *[(-0.36 * d, y, z + 0.15 + soft) for y in spread(0.46 * w, kit.count(1, 2))],
-    )
-    if kit.chance(0.6):
-        kit.add(
-            "blanket",
-            box(kit.between(0.3, 0.6) * d, 1.02 * w, soft + 0.03).painted(kit.dark),
-            (0.15 * d, 0, z + 0.16),
-        )
+def _add_panel_back(
+    builder: ObjectBuilder, w: float, h: float, base: tuple[float, float], bar_width: float
+) -> None:
+    """Add a panel that leans backward; base: (x, z) of its lower edge."""
+    x, z = base
+    lean = builder.uniform(0, 0.15) * h
+    rectangles = [
+        _horizontal_rectangle(0, bar_width, 0.9 * w, 0),
+        _horizontal_rectangle(-lean, bar_width, 0.9 * w, h),
+    ]
+    builder.add("back", loft(rectangles).with_color(builder.accent), (x, 0, z))
 
 
-def sofa(kit: Kit) -> None:
-    seats, w = kit.count(1, 3), kit.between(0.55, 0.8)
-    d, seat = kit.between(0.7, 0.95), kit.between(0.25, 0.4)
-    kit.turns_deg = FRONT_SEEN
-    arm, total = kit.between(0.1, 0.25), seats * w
-    kit.add("base", box(d, total, seat - 0.1).painted(kit.body), (0, 0, 0.1))
-    side = kit.choose(box(d, arm, seat + 0.2), rounded_box(d, arm, seat + 0.25, 0.1))
-    kit.add("armrest", side.painted(kit.body), *[(0, y * (total + arm) / 2, 0.05) for y in (-1, 1)])
-    tall = kit.between(0.5, 0.9)
-    kit.add("back", taper((0.22, total), (0.14, total), tall).painted(kit.body), (-0.5 * d, 0, 0.1))
-    cushion = rounded_box(0.75 * d, 0.97 * w, kit.between(0.1, 0.2), 0.06).painted(kit.trim)
-    kit.add("cushion", cushion, *[(0.1 * d, y, seat) for y in spread(total - w, seats)])
-    kit.add("leg", leg(kit, 0.1, 0.06).painted(kit.dark), *corners(0.85 * d, 0.92 * total)[2:])
-    if kit.chance(0.5):
-        soft = kit.between(0.25, 0.4)
-        throw = rounded_box(soft, soft, 0.1, 0.05).turned("y", 70).painted(kit.accent)
-        kit.add("throw", throw, (-0.3 * d, kit.between(-0.3, 0.3) * total, seat + 0.3))
+def _add_slat_back(
+    builder: ObjectBuilder, w: float, h: float, base: tuple[float, float], bar_width: float
+) -> None:
+    """Add two posts with horizontal slats; base: (x, z) of the posts."""
+    x, z = base
+    post = box(bar_width, bar_width, h).with_color(builder.trim)
+    builder.add("post", post, *[(x, y * 0.42 * w, z) for y in (-1, 1)])
+    slats = builder.integer(1, 3)
+    slat = box(0.6 * bar_width, 0.84 * w - bar_width, 0.5 * h / slats).with_color(builder.accent)
+    builder.add("slat", slat, *[(x, 0, z + (i + 0.5) * h / slats) for i in range(slats)])
 
 
-def bench(kit: Kit) -> None:
-    """A garden bench, also a rail with slats: many equal parts."""
-    w, d, h = kit.between(0.8, 2.0), kit.between(0.35, 0.5), kit.between(0.35, 0.5)
-    kit.turns_deg = FRONT_SEEN
-    rise = kit.between(0.3, 0.6)
+def _add_hoop_back(
+    builder: ObjectBuilder, w: float, h: float, base: tuple[float, float], bar_width: float
+) -> None:
+    """Add a hoop with vertical canes; base: (x, z) of its ends."""
+    x, z = base
+    arc = [(x, 0.42 * w * np.cos(a), h * np.sin(a)) for a in np.linspace(0, np.pi, 15)]
+    builder.add("hoop", pipe(arc, 0.5 * bar_width).with_color(builder.trim), (0, 0, z))
+    cane = cylinder(0.3 * bar_width, 0.85 * h, sides=8).with_color(builder.accent)
+    ys = evenly_spaced(0.4 * w, builder.integer(2, 4))
+    builder.add("cane", cane, *[(x, y, z) for y in ys])
+
+
+def bed(builder: ObjectBuilder) -> None:
+    """A frame with a mattress, a headboard, and one or two pillows."""
+    w, d = builder.uniform(0.8, 1.9), builder.uniform(1.7, 2.2)
+    frame_z = builder.uniform(0.15, 0.45)
+    builder.rotations_deg = (0, 90, 90, 0, 180, 270)
+    builder.add("frame", box(d, w, 0.15).with_color(builder.body), (0, 0, frame_z))
+    foot = leg(builder, frame_z, builder.uniform(0.05, 0.12)).with_color(builder.trim)
+    builder.add("leg", foot, *corner_positions(0.9 * d, 0.9 * w))
+    mattress_h = builder.uniform(0.12, 0.3)
+    mattress = rounded_box(0.96 * d, 0.94 * w, mattress_h, 0.1).with_color(builder.accent)
+    builder.add("mattress", mattress, (0, 0, frame_z + 0.15))
+    headboard_h = builder.uniform(0.4, 1.0)
+    ellipse = circle(0.5, 24) * [2 * headboard_h, w]
+    headboard = builder.choice(box(0.06, w, headboard_h), prism(ellipse, 0.06).rotated("y", -90))
+    builder.add("headboard", headboard.with_color(builder.trim), (-0.5 * d, 0, frame_z))
+    pillow = rounded_box(0.4, 0.4 * w, 0.1, 0.15)
+    pillow = pillow.with_color(builder.choice(builder.body, builder.dark))
+    ys = evenly_spaced(0.46 * w, builder.integer(1, 2))
+    builder.add("pillow", pillow, *[(-0.36 * d, y, frame_z + 0.15 + mattress_h) for y in ys])
+    if builder.bernoulli(0.6):
+        blanket = box(builder.uniform(0.3, 0.6) * d, 1.02 * w, mattress_h + 0.03)
+        builder.add("blanket", blanket.with_color(builder.dark), (0.15 * d, 0, frame_z + 0.16))
+
+
+def sofa(builder: ObjectBuilder) -> None:
+    """A sofa for one to three people; w is the width of a seat."""
+    seats, w = builder.integer(1, 3), builder.uniform(0.55, 0.8)
+    d, seat_z = builder.uniform(0.7, 0.95), builder.uniform(0.25, 0.4)
+    builder.rotations_deg = FRONT_VIEWS_DEG
+    arm_w, total_w = builder.uniform(0.1, 0.25), seats * w
+    builder.add("base", box(d, total_w, seat_z - 0.1).with_color(builder.body), (0, 0, 0.1))
+    armrest = builder.choice(
+        box(d, arm_w, seat_z + 0.2), rounded_box(d, arm_w, seat_z + 0.25, 0.1)
+    ).with_color(builder.body)
+    builder.add("armrest", armrest, *[(0, y * (total_w + arm_w) / 2, 0.05) for y in (-1, 1)])
+    back = taper((0.22, total_w), (0.14, total_w), builder.uniform(0.5, 0.9))
+    builder.add("back", back.with_color(builder.body), (-0.5 * d, 0, 0.1))
+    cushion = rounded_box(0.75 * d, 0.97 * w, builder.uniform(0.1, 0.2), 0.06)
+    ys = evenly_spaced(total_w - w, seats)
+    builder.add("cushion", cushion.with_color(builder.trim), *[(0.1 * d, y, seat_z) for y in ys])
+    front_leg = leg(builder, 0.1, 0.06).with_color(builder.dark)
+    builder.add("leg", front_leg, *corner_positions(0.85 * d, 0.92 * total_w)[2:])
+    if builder.bernoulli(0.5):
+        size = builder.uniform(0.25, 0.4)
+        pillow = rounded_box(size, size, 0.1, 0.05).rotated("y", 70).with_color(builder.accent)
+        position = (-0.3 * d, builder.uniform(-0.3, 0.3) * total_w, seat_z + 0.3)
+        builder.add("throw", pillow, position)
+
+
+def bench(builder: ObjectBuilder) -> None:
+    """A garden bench with several equal planks and rails."""
+    w, d = builder.uniform(0.8, 2.0), builder.uniform(0.35, 0.5)
+    h = builder.uniform(0.35, 0.5)
+    builder.rotations_deg = FRONT_VIEWS_DEG
+    back_h = builder.uniform(0.3, 0.6)
     side = join(
         *[beam((x, 0, 0), (0.8 * x, 0, h), 0.06) for x in (-d / 2, d / 2)],
-        box(d, 0.06, 0.06).moved(0, 0, h - 0.06),
-        beam((-0.4 * d, 0, h), (-0.65 * d, 0, h + rise), 0.06),
+        box(d, 0.06, 0.06).translated(0, 0, h - 0.06),
+        beam((-0.4 * d, 0, h), (-0.65 * d, 0, h + back_h), 0.06),
     )
-    kit.add("side", side.painted(kit.trim), *[(0, y * 0.42 * w, 0) for y in (-1, 1)])
-    planks = kit.count(2, 4)
-    plank = box(0.85 * d / planks, w, 0.03).painted(kit.body)
-    kit.add("plank", plank, *[(x, 0, h) for x in spread(d - d / planks, planks)])
-    rails = kit.count(1, 3)
-    rail = box(0.03, w, 0.6 * rise / rails).painted(kit.choose(kit.body, kit.accent))
+    builder.add("side", side.with_color(builder.trim), *[(0, y * 0.42 * w, 0) for y in (-1, 1)])
+    planks = builder.integer(2, 4)
+    plank = box(0.85 * d / planks, w, 0.03).with_color(builder.body)
+    builder.add("plank", plank, *[(x, 0, h) for x in evenly_spaced(d - d / planks, planks)])
+    rails = builder.integer(1, 3)
+    rail = box(0.03, w, 0.6 * back_h / rails)
+    rail = rail.with_color(builder.choice(builder.body, builder.accent))
     steps = [(i + 0.6) / (rails + 0.4) for i in range(rails)]
-    kit.add("rail", rail, *[(-(0.36 + 0.25 * s) * d, 0, h + 0.8 * s * rise) for s in steps])
+    positions = [(-(0.36 + 0.25 * step) * d, 0, h + 0.8 * step * back_h) for step in steps]
+    builder.add("rail", rail, *positions)
 
 
-def _bar(x: float, thickness: float, width: float, z: float) -> np.ndarray:
-    """A level rectangle (4, 3) to loft through."""
+def _horizontal_rectangle(x: float, depth: float, width: float, z: float) -> np.ndarray:
+    """Corners (4, 3) of a rectangle to loft through."""
     signs = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-    flat = signs * [thickness / 2, width / 2] + [x, 0]
-    return np.c_[flat, np.full(4, z)]
+    corners = signs * [depth / 2, width / 2] + [x, 0]
+    return np.c_[corners, np.full(4, z)]

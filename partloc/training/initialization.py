@@ -1,0 +1,50 @@
+"""Initialises a model before training: starting weights, label statistics, camera."""
+
+from pathlib import Path
+
+import torch
+
+from partloc.config import Config
+from partloc.data.table import PairTable
+from partloc.model.camera import PinholeCamera
+from partloc.model.locator import PartLocator
+from partloc.model.model_file import start_from
+from partloc.training.camera_fit import fit_camera
+
+# A camera that fewer of the matched parts agree with is more likely a chance fit.
+MIN_INLIER_FRACTION = 0.25
+
+
+def initialize_model(model: PartLocator, table: PairTable, config: Config) -> str:
+    """Load the starting weights, or else the label statistics, and set the camera.
+
+    A model that starts from the weights of a model file keeps their label statistics, because
+    these are the unit of its outputs, and their camera unless the data clearly has another one.
+
+    Returns: a message about the camera for the user; empty without template matching.
+    """
+    if config.model.start_from:
+        start_from(model, Path(config.model.start_from))
+    else:
+        model.prior.fit(table)
+    if not config.model.match_size:
+        return ""
+    camera = fit_camera(table, config.data.max_image_pixels, config.seed, model.pinhole_camera)
+    if camera is None or camera.inlier_fraction < MIN_INLIER_FRACTION:
+        return _describe_failed_fit(model, camera)
+    message = f"camera: {camera.inlier_fraction:.0%} of the matched parts agree"
+    if model.has_camera and torch.equal(camera.slope, model.position_decoder.camera.slope):
+        return f"{message} with that of the starting weights, which is kept"
+    model.set_camera(camera)
+    return message
+
+
+def _describe_failed_fit(model: PartLocator, camera: PinholeCamera | None) -> str:
+    if camera is None:
+        reason = "too few matched parts, or all in a plane"
+    else:
+        reason = f"only {camera.inlier_fraction:.0%} of the matched parts agree"
+    consequence = "template matching learns from the pose alone"
+    if model.has_camera:
+        consequence = "the camera of the starting weights is used"
+    return f"no common camera could be fitted to the training parts ({reason}); {consequence}"

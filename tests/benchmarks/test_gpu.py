@@ -1,0 +1,73 @@
+"""The GPU benchmarks need only the network's own packages, and use the full-size configuration."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import memory
+from benchmarks.full_size import full_size_config
+from partloc.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+# Modules that the GPU benchmarks do without.
+HIDDEN_MODULES = (
+    *("dvc", "matplotlib", "pydantic", "pyvista", "ruamel", "scipy", "tensorboard", "vtk"),
+    "partloc.config",
+)
+# Runs a module as a script, with HIDDEN_MODULES not installed.
+RUN_WITHOUT_MODULES = """
+import runpy, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Finder())
+sys.argv = {argv!r}
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def run_without_modules(*argv: str) -> str:
+    code = RUN_WITHOUT_MODULES.format(hidden=HIDDEN_MODULES, argv=list(argv))
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_the_gpu_benchmark_runs_with_only_the_networks_packages(tmp_path):
+    options = ["--backbone", "dinov2_vitt14", "--image-size", "56", "--batch", "4"]
+    options += ["--workers", "1", "--batches", "2", "--output", str(tmp_path / "gpu.json")]
+    printed = run_without_modules("benchmarks.gpu", *options)
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    for name in ("training", "inference"):
+        row = results[name]
+        assert row["pairs_per_s"] > 0
+        assert row["tflops"] / results["matrix_tflops"] == pytest.approx(row["utilization"], 1e-3)
+        printed_speed = float(re.search(rf"\| {name} \| ([\d.]+) \|", printed)[1])
+        assert printed_speed == pytest.approx(row["pairs_per_s"], abs=0.01)
+    assert results["training"].keys() >= {"precision", "fused_adamw", "peak_gb", "first_step_s"}
+    assert 0 < results["loader"]["waiting_fraction"] < 1
+    assert results["loader"].keys() >= {"pinned", "synchronizations"}
+    fractions = [row["time_fraction"] for row in results["kernels"]]
+    assert len(fractions) == 10 and fractions == sorted(fractions, reverse=True)
+    assert sum(fractions) <= 1
+    assert all(row["kernel"] in printed for row in results["kernels"])
+    # A step on fake tensors would show Python's own work.
+    assert not any("Python" in row["kernel"] for row in results["kernels"])
+
+
+def test_the_memory_benchmark_runs_with_only_the_networks_packages():
+    options = ["--backbone", "dinov2_vitt14", "--image-size", "56", "--batches", "1"]
+    printed = run_without_modules("benchmarks.memory", *options)
+    assert [line.split(" | ")[1] for line in printed.splitlines()[-4:]] == list(memory.MODES)
+
+
+def test_full_size_config_has_the_defaults_of_the_configuration():
+    default = Config().model_dump()
+    config = full_size_config(default["model"]["backbone_name"], default["data"]["image_size"])
+    assert vars(config.model) == default["model"] | {"pretrained": False, "dropout": 0.0}
+    assert vars(config.train).items() <= default["train"].items()

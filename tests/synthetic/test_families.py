@@ -1,0 +1,157 @@
+"""The distributions of objects: families, names, twins, and pretraining apart from the demo."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from partloc.synthetic.builder import ObjectBuilder, Part
+from partloc.synthetic.dataset import (
+    SyntheticModel,
+    sample_model,
+    sample_variants,
+    write_dataset,
+)
+from partloc.synthetic.families import (
+    DEMO_OBJECTS,
+    FAMILIES,
+    GENERIC_FAMILIES,
+    HELD_OUT_FAMILIES,
+    PRETRAINING_OBJECTS,
+)
+from partloc.synthetic.objects.bricks import STUD_HEIGHT, brick_set
+from partloc.synthetic.scene import pose_label
+
+
+def sorted_scales(model: SyntheticModel) -> list[float]:
+    return sorted(pose_label(part)["scale"][0] for part in model.parts)
+
+
+def num_meshes(model: SyntheticModel) -> int:
+    return len({id(part.mesh) for part in model.parts})
+
+
+def generic_models(kind: str, count: int) -> list[SyntheticModel]:
+    """The first pretraining models of one of GENERIC_FAMILIES."""
+    families = enumerate(PRETRAINING_OBJECTS.families)
+    numbers = [number for number, family in families if family.startswith(kind)]
+    return [sample_model(0, number, PRETRAINING_OBJECTS) for number in numbers[:count]]
+
+
+def test_models_cycle_through_the_families(models):
+    assert [model.family for model in models] == list(FAMILIES)
+    assert len(FAMILIES) >= 10
+
+
+def test_a_model_has_2_to_12_samples_and_unique_part_names(models):
+    for model in models:
+        names = [part.name for part in model.parts]
+        assert 2 <= len(model.sample_parts) <= 12
+        assert len(set(names)) == len(names) and "whole" not in names
+
+
+def test_some_names_contain_hyphens_dots_and_letters_beyond_ascii(models):
+    model_names = [model.name for model in models]
+    part_names = [part.name for model in models for part in model.sample_parts]
+    for names in (model_names, part_names):
+        assert any("-" in name for name in names)
+        assert any("." in name for name in names)
+        assert any(not name.isascii() for name in names)
+
+
+def test_pretraining_has_its_own_models_and_excludes_held_out_families(models):
+    assert PRETRAINING_OBJECTS.stream != DEMO_OBJECTS.stream
+    assert len(HELD_OUT_FAMILIES) >= 2 and set(HELD_OUT_FAMILIES) <= set(FAMILIES)
+    builders = {family.build for family in PRETRAINING_OBJECTS.families.values()}
+    held_out = {FAMILIES[name].build for name in HELD_OUT_FAMILIES}
+    assert not builders & held_out
+    assert builders > {family.build for family in FAMILIES.values()} - held_out
+    # The same family, seed and number still gives another model.
+    pretraining_model = sample_model(0, 0, PRETRAINING_OBJECTS)
+    assert pretraining_model.family == models[0].family
+    assert sorted_scales(pretraining_model) != sorted_scales(models[0])
+
+
+def test_no_image_of_the_demo_is_in_the_pretraining_set(tmp_path):
+    """Not even of a part: a box that both have differs in colours and proportions."""
+
+    def write_and_read(folder: Path, distribution) -> set[bytes]:
+        write_dataset(folder, 60, 64, seed=0, workers=2, distribution=distribution)
+        return {path.read_bytes() for path in folder.rglob("*.png")}
+
+    demo = write_and_read(tmp_path / "demo", DEMO_OBJECTS)
+    pretraining = write_and_read(tmp_path / "pretrain", PRETRAINING_OBJECTS)
+    assert len(demo) > 200 and len(pretraining) > 200 and not demo & pretraining
+
+
+def test_two_thirds_of_the_pretraining_families_are_generic():
+    families = list(PRETRAINING_OBJECTS.families)
+    assert 3 * sum(family in FAMILIES for family in families) == len(families)
+    for kind in GENERIC_FAMILIES:
+        assert all(num_meshes(model) >= 2 for model in generic_models(kind, 4))
+
+
+@pytest.mark.parametrize("kind", ["composite", "crowded", "bricks"])
+def test_generic_models_have_twins(kind):
+    sampled = generic_models(kind, 8)
+    assert len(sampled) == 8
+    assert sum(num_meshes(model) < len(model.parts) for model in sampled) >= 3
+
+
+def test_some_limbs_of_linkages_are_mirrored():
+    mirrored = 0
+    for model in generic_models("linkage", 8):
+        sizes = {tuple(np.ptp(part.mesh.points, axis=0).round(6)) for part in model.parts}
+        mirrored += len(sizes) < num_meshes(model)
+    assert mirrored >= 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bricks_touch_others_and_do_not_intersect(seed):
+    builder = ObjectBuilder(np.random.default_rng(seed))
+    brick_set(builder)
+    assert len(builder.parts) >= 5
+    boxes = [[corner + part.position for corner in part.mesh.bounds()] for part in builder.parts]
+    for i, (low, high) in enumerate(boxes):
+        high = high - [0, 0, STUD_HEIGHT]  # studs are inside the bricks on top of them
+        others = [box for j, box in enumerate(boxes) if j != i]
+        assert not any(
+            ((low + 0.06 < top - [0, 0, STUD_HEIGHT]) & (bottom + 0.06 < high)).all()
+            for bottom, top in others
+        )
+        assert any(
+            ((low < top + 0.01) & (bottom < high + STUD_HEIGHT + 0.01)).all()
+            for bottom, top in others
+        )
+
+
+def test_pretraining_models_have_more_and_smaller_parts(models):
+    pretraining_models = [sample_model(0, number, PRETRAINING_OBJECTS) for number in range(30)]
+    pretraining_scale, demo_scale = (
+        np.median([pose_label(part)["scale"][0] for model in group for part in model.sample_parts])
+        for group in (pretraining_models, models)
+    )
+    assert pretraining_scale < 0.85 * demo_scale
+    assert max(len(model.sample_parts) for model in pretraining_models) > 12
+
+
+def slenderness(part: Part) -> float:
+    """Height over horizontal diameter, which does not change with a rotation about z."""
+    low, high = part.mesh.bounds()
+    points = part.mesh.points[:300, :2]
+    return (high - low)[2] / np.linalg.norm(points[:, None] - points, axis=-1).max()
+
+
+def test_variants_have_the_same_parts_in_other_proportions_colours_and_rotations():
+    differences = {"proportions": 0, "colours": 0, "rotations": 0}
+    for number in range(12):
+        variants = list(sample_variants(0, number, PRETRAINING_OBJECTS, 3))
+        names = [[part.name for part in parts] for parts in variants]
+        assert names[0] == names[1] == names[2]
+        first = [parts[0] for parts in variants]
+        differences["proportions"] += len({round(slenderness(part), 3) for part in first}) > 1
+        differences["colours"] += len({tuple(part.mesh.colors[0]) for part in first}) > 1
+        far = int(np.argmax([np.linalg.norm(part.position[:2]) for part in variants[0]]))
+        quadrants = {tuple(np.sign(parts[far].position[:2])) for parts in variants}
+        differences["rotations"] += len(quadrants) > 1
+    assert min(differences.values()) > 6, differences

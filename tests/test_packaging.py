@@ -1,0 +1,88 @@
+"""The wheel is complete and works outside a checkout; a stage runs the code of its own checkout."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkout import ROOT, copy_checkout
+from toys import noise_image
+
+import partloc
+
+STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py"))
+# Versions from here on build a wheel without another package, so that no download is needed.
+MIN_SETUPTOOLS = 75
+
+
+def run_python(*arguments: str | Path, cwd: Path, import_path: Path | None = None) -> str:
+    """Run the interpreter. Returns: its standard output."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"
+    if import_path:
+        environment["PYTHONPATH"] = str(import_path)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory) -> Path:
+    """A folder into which a wheel of this checkout is installed."""
+    root = tmp_path_factory.mktemp("wheel")
+    source = copy_checkout(root / "source", "partloc", "pyproject.toml", "README.md")
+    major = int(importlib.metadata.version("setuptools").split(".")[0])
+    isolation = ["--no-build-isolation"] if major >= MIN_SETUPTOOLS else []
+    pip = ("-m", "pip", "--disable-pip-version-check")
+    run_python(*pip, "wheel", "--no-deps", *isolation, "--wheel-dir", root, source, cwd=root)
+    (wheel,) = root.glob("partloc-*.whl")
+    target = root / "site-packages"
+    run_python(*pip, "install", "--no-deps", "--target", target, wheel, cwd=root)
+    return target
+
+
+def test_the_wheel_holds_every_module_and_the_weights(installation):
+    expected = {
+        path.relative_to(ROOT)
+        for path in (ROOT / "partloc").rglob("*")
+        if path.suffix in (".py", ".pth", ".sha256", ".json")
+    }
+    installed = {path.relative_to(installation) for path in installation.glob("partloc/**/*.*")}
+    assert {path for path in installed if path.suffix != ".pyc"} == expected
+    (metadata,) = importlib.metadata.distributions(path=[str(installation)])
+    assert metadata.version == partloc.__version__
+
+
+def test_the_installed_program_predicts_distinct_positions_for_equal_parts(
+    installation, checkpoint, tmp_path
+):
+    noise_image(0).save(tmp_path / "whole.png")
+    for name in ("a.png", "b.png"):
+        noise_image(1).save(tmp_path / name)
+    code = "import partloc; print(partloc.__file__)"
+    location = run_python("-c", code, cwd=tmp_path, import_path=installation)
+    assert Path(location.strip()) == installation / "partloc/__init__.py"
+    images = ("--whole", "whole.png", "--part", "a.png", "--part", "b.png")
+    output = run_python(
+        *(installation / "bin/partloc", "infer", *images, "--checkpoint", checkpoint),
+        cwd=tmp_path,
+        import_path=installation,
+    )
+    first, second = json.loads(output)
+    assert first["translation"] != second["translation"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_the_code_of_its_own_checkout(stage, tmp_path):
+    """`dvc exp run --temp` runs the stages in a copy; another partloc may be importable there."""
+    copy = copy_checkout(tmp_path / "copy", "stages", "partloc/*.py")
+    (copy / f"partloc/commands/{stage}.py").write_text(
+        "from partloc import cli\n\ndef main():\n    print(__file__, cli.__file__)\n"
+    )
+    output = run_python(copy / f"stages/{stage}.py", cwd=tmp_path, import_path=ROOT)
+    assert output.split() == [f"{copy}/partloc/commands/{stage}.py", f"{copy}/partloc/cli.py"]

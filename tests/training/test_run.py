@@ -1,0 +1,71 @@
+"""Input tables and outputs of a training run."""
+
+import json
+
+import pytest
+from toys import make_trainer, tiny_config
+
+from partloc.model.model_file import load_model, save_model
+from partloc.training.run import read_tables, write_outputs
+from partloc.training.run_folder import RunFolder
+
+
+def test_missing_training_samples_are_reported_with_the_file(toy_split, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train.csv: .* run the stages index and split"):
+        read_tables(tmp_path, tmp_path)
+    header = (toy_split / "train.csv").read_text().splitlines()[0] + "\n"
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text(header)
+    with pytest.raises(ValueError, match="train.csv: no samples"):
+        read_tables(tmp_path, tmp_path)
+
+
+def set_pose_losses(trainer, *values):
+    """Replace the pose loss of each validation; return the original `validate`."""
+    validate, remaining = trainer.validate, iter(values)
+    trainer.validate = lambda: validate() | {"pose_loss": next(remaining)}
+    return validate
+
+
+def write_and_reload(trainer, root) -> None:
+    write_outputs(trainer, root / "models", root / "metrics")
+    trainer.objective.model = trainer.model = load_model(root / "models" / "best_model.pth")
+
+
+def test_the_weights_of_the_best_epoch_are_written(tables, tmp_path):
+    trainer = make_trainer(tiny_config(train={"num_epochs": 4}), *tables)
+    validate = set_pose_losses(trainer, 0.4, 0.2, 0.3, 0.3)
+    folder = RunFolder(tmp_path / "runs", "f" * 16)
+    trainer.fit(folder)
+    assert trainer.best_epoch == 2
+
+    trainer.load_best(folder)
+    write_and_reload(trainer, tmp_path)
+    error = trainer.history[1]["val_labelled_error"]
+    assert validate()["labelled_error"] == pytest.approx(error, rel=1e-6)
+    assert error != pytest.approx(trainer.history[3]["val_labelled_error"], rel=1e-6)
+
+
+def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
+    weights = tmp_path / "starting.pth"
+    save_model(weights, make_trainer(tiny_config(), *tables).model, {})
+    config = tiny_config(model={"start_from": str(weights)}, train={"num_epochs": 3})
+    trainer = make_trainer(config, *tables)
+    validate = set_pose_losses(trainer, 0.1, 0.4, 0.3, 0.2)
+    folder = RunFolder(tmp_path / "runs", "f" * 16)
+    trainer.fit(folder)
+    assert trainer.best_epoch == 0
+
+    resumed = make_trainer(config, *tables)
+    resumed.restore(folder.load_state())
+    assert resumed.best_epoch == 0
+    resumed.load_best(folder)
+    write_outputs(resumed, tmp_path / "models", tmp_path / "metrics")
+    metrics = json.loads((tmp_path / "metrics" / "train.json").read_text())
+    assert metrics["best_epoch"] == 0 and metrics["best_val_pose_loss"] == 0.1
+    assert metrics["initial"]["val_pose_loss"] == 0.1 and "train_loss" not in metrics["initial"]
+    assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3]
+    assert all("train_loss" in record for record in metrics["history"])  # or DVC draws no curve
+    trainer.objective.model = load_model(tmp_path / "models" / "best_model.pth")
+    error = trainer.history[0]["val_labelled_error"]
+    assert validate()["labelled_error"] == pytest.approx(error)
