@@ -1,4 +1,4 @@
-"""The camera that is fitted from labels is the one that drew the pictures."""
+"""A pinhole camera maps poses to image positions and back."""
 
 import torch
 from folders import write_folder
@@ -11,23 +11,23 @@ from partloc.model.locator import PartLocator
 from partloc.pose import PartPose
 
 
-def test_a_place_and_its_depth_are_a_pose():
+def test_unproject_is_the_inverse_of_project():
     slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
-    view = PinholeCamera(slope, torch.tensor([0.02, -0.03]), torch.tensor(0.3), 1.0)
+    camera = PinholeCamera(slope, torch.tensor([0.02, -0.03]), torch.tensor(0.3), 1.0)
     points = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.4, -0.4]])
     pose = PartPose(points, torch.tensor([[0.2], [0.9]]))
-    back = view.unproject(view.project(pose), view.depth(pose.translation))
+    back = camera.unproject(camera.project(pose), camera.depth(pose.translation))
     assert_close(back.translation, pose.translation)
     assert_close(back.scale, pose.scale)
-    nearer = pose.translation - 0.2 * view.forward
-    larger = view.project(PartPose(nearer, pose.scale))[:, 2] - view.project(pose)[:, 2]
+    nearer = pose.translation - 0.2 * camera.forward
+    larger = camera.project(PartPose(nearer, pose.scale))[:, 2] - camera.project(pose)[:, 2]
     assert (larger > 0).all()
 
 
-def test_a_camera_that_sees_all_parts_in_one_place_still_gives_numbers(tmp_path):
+def test_a_degenerate_camera_gives_finite_predictions(tmp_path):
     model = PartLocator(tiny_config(model={"match_size": 8}).model, Preprocessing(28))
     model.prior.fit(index_table(write_folder(tmp_path / "images")))
-    slope = torch.tensor([[1e-4, 0.0, 0.0], [2e-4, 0.0, 0.0]])  # of no direction of depth
+    slope = torch.tensor([[1e-4, 0.0, 0.0], [2e-4, 0.0, 0.0]])  # rank 1: no viewing direction
     model.set_camera(PinholeCamera(slope, torch.zeros(2), torch.tensor(0.0), 1.0))
-    found = model(torch.rand(1, 3, 28, 28), torch.rand(1, 3, 28, 28), torch.tensor([0]))
-    assert all(field.isfinite().all() for field in (*found.hypotheses, found.log_weight))
+    prediction = model(torch.rand(1, 3, 28, 28), torch.rand(1, 3, 28, 28), torch.tensor([0]))
+    assert all(field.isfinite().all() for field in (*prediction.hypotheses, prediction.log_weight))

@@ -1,4 +1,4 @@
-"""How deep a part is, is read off two depth maps, which a small network tells from pictures."""
+"""How expected a part is, is read error two depth maps, which a small network tells from images."""
 
 import math
 
@@ -29,22 +29,22 @@ def maps(depths: torch.Tensor, log_error: float = -3.0) -> torch.Tensor:
     return torch.stack([depths, torch.full_like(depths, log_error)])[None]
 
 
-def test_the_depth_is_that_of_the_part_in_sight_whatever_covers_the_rest():
+def test_the_depth_is_that_of_the_visible_pixels():
     torch.manual_seed(0)
     own = torch.rand(20, 20)
     size, mask = torch.tensor([[0.4]]), torch.ones(1, 1, 20, 20)
-    whole, unlike = 0.25 + 0.4 * own, torch.zeros(1, 1, 20, 20)
-    whole[:5] -= 0.3  # behind something of its own colour
-    whole[12:] -= 0.2  # and of another one
-    unlike[..., 12:, :] = 4.0
-    fit = fit_depth(read_depth(maps(whole), maps(own), unlike, mask, size), mask)
+    whole, color_difference = 0.25 + 0.4 * own, torch.zeros(1, 1, 20, 20)
+    whole[:5] -= 0.3  # occluded by something of its colour
+    whole[12:] -= 0.2  # and of another colour
+    color_difference[..., 12:, :] = 4.0
+    fit = fit_depth(read_depth(maps(whole), maps(own), color_difference, mask, size), mask)
     assert_close(fit.depth, torch.tensor([[0.25]]), atol=0.01, rtol=0)
-    assert_close(fit.shown, torch.tensor([[12 / 20]]), atol=0.01, rtol=0)
-    in_sight = read_depth(maps(0.25 + 0.4 * own), maps(own), 0 * unlike, mask, size)
-    assert fit_depth(in_sight, mask).residual < 0.01 < fit.residual
+    assert_close(fit.visible_fraction, torch.tensor([[12 / 20]]), atol=0.01, rtol=0)
+    visible = read_depth(maps(0.25 + 0.4 * own), maps(own), 0 * color_difference, mask, size)
+    assert fit_depth(visible, mask).residual < 0.01 < fit.residual
 
 
-def test_a_pixel_counts_as_much_as_its_depth_is_sure():
+def test_pixels_are_weighted_by_their_expected_error():
     whole = torch.full((20, 20), 0.1)
     whole[:, :11] = 0.6
     errors = torch.full((20, 20), -3.0)
@@ -67,107 +67,114 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
     load_depth_net(blank=True)
 
 
-class FlatMaps(torch.nn.Module):
-    """Instead of the network: the first picture is at 0.3, the others at 0.1."""
+class ConstantMaps(torch.nn.Module):
+    """Replaces the network: depth 0.3 in the first image, 0.1 in the others."""
 
-    def forward(self, pictures: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
-        found = torch.full((len(pictures), 2, MAP_SIDE, MAP_SIDE), 0.1)
-        found[:1, :1] = 0.3
-        return found
+    def forward(self, images: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
+        prediction = torch.full((len(images), 2, MAP_SIDE, MAP_SIDE), 0.1)
+        prediction[:1, :1] = 0.3
+        return prediction
 
 
-def seeing_model(**changes: object) -> PartLocator:
-    """Untrained, with a camera that looks along no axis."""
+def model_with_camera(**changes: object) -> PartLocator:
+    """An untrained model with a camera that looks along no axis of the frame."""
     torch.manual_seed(0)
-    config = tiny_config(model={"match_size": 8, "crop": False, **changes}).model
+    config = tiny_config(model={"match_size": 8, **changes}).model
     model = PartLocator(config, Preprocessing(56)).eval()
     slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
     model.set_camera(PinholeCamera(slope, torch.zeros(2), torch.tensor(0.3), 1.0))
     return model
 
 
-PLACE, DEEP = torch.tensor([[0.1, -0.2, -0.7]]), torch.tensor([[0.15]])  # the true ones
+TRUE_POSITION, TRUE_DEPTH = torch.tensor([[0.1, -0.2, -0.7]]), torch.tensor([[0.15]])
 
 
-def asked(model: PartLocator) -> Prediction:
-    """Of pictures of chance on a plain ground, and beside it at PLACE and DEEP."""
+def predict_pair(model: PartLocator, margin: int = 1) -> Prediction:
+    """Predict random images on a plain background, with the true position and depth given.
+
+    margin: pixels of background; with 1 the crops are the full images.
+    """
     torch.manual_seed(1)
-    pictures = torch.ones(2, 1, 3, 56, 56)
-    pictures[..., 12:44, 12:44] = torch.rand(2, 1, 3, 32, 32)
-    return model(*pictures, torch.tensor([0]), model.pinhole_camera.unproject(PLACE, DEEP))
+    images, side = torch.ones(2, 1, 3, 56, 56), 56 - 2 * margin
+    content = slice(margin, 56 - margin)
+    images[..., content, content] = torch.rand(2, 1, 3, side, side)
+    gt_pose = model.pinhole_camera.unproject(TRUE_POSITION, TRUE_DEPTH)
+    return model(*images, torch.tensor([0]), gt_pose)
 
 
-def test_an_untrained_model_answers_with_the_depth_that_the_maps_say():
-    model = seeing_model()
-    model.depth_net = FlatMaps()
-    found = asked(model)
-    size = PLACE[:, 2:].exp()
-    deep = (0.3 - 0.1 * size) / model.pinhole_camera.image_scale
-    assert_close(model.pinhole_camera.depth(found.gt_prediction.translation), deep)
-    assert_close(model.pinhole_camera.project(found.gt_prediction), PLACE)
-    # And tells by how much they are off, in half sides.
-    depth_error = found.depth_error
-    off = (deep - DEEP) * model.pinhole_camera.image_scale
-    assert_close(depth_error.depth, off.expand_as(depth_error.depth))
+def test_an_untrained_model_predicts_the_depth_of_the_maps():
+    model = model_with_camera()
+    model.depth_net = ConstantMaps()
+    prediction = predict_pair(model)
+    size = TRUE_POSITION[:, 2:].exp()
+    expected = (0.3 - 0.1 * size) / model.pinhole_camera.image_scale
+    assert_close(model.pinhole_camera.depth(prediction.gt_prediction.translation), expected)
+    assert_close(model.pinhole_camera.project(prediction.gt_prediction), TRUE_POSITION)
+    # The error is in half sides of the crop.
+    depth_error = prediction.depth_error
+    error = (expected - TRUE_DEPTH) * model.pinhole_camera.image_scale
+    assert_close(depth_error.depth, error.expand_as(depth_error.depth))
     assert_close(
         depth_error.expected_error,
         (math.exp(0.1) * (1 + size)).expand_as(depth_error.expected_error),
     )
     assert depth_error.visibility.max() <= 1
     assert_close(
-        found.select(torch.tensor([0, 0])).depth_error.depth, depth_error.depth.expand(2, -1)
+        prediction.select(torch.tensor([0, 0])).depth_error.depth, depth_error.depth.expand(2, -1)
     )
 
 
-def test_what_was_cropped_changes_the_unit_in_which_maps_are_off_and_nothing_else():
-    model = seeing_model(crop=True)
-    model.depth_net = FlatMaps()
-    found = asked(model)
-    half_side = found.crops[:, 2:3].exp()
+def test_cropping_changes_only_the_unit_of_the_depth_error():
+    model = model_with_camera()
+    model.depth_net = ConstantMaps()
+    prediction = predict_pair(model, margin=12)
+    half_side = prediction.crops[:, 2:3].exp()
     assert half_side < 0.8
-    off = model.pinhole_camera.depth(found.gt_prediction.translation) - DEEP  # model units
+    error = (
+        model.pinhole_camera.depth(prediction.gt_prediction.translation) - TRUE_DEPTH
+    )  # model units
     assert_close(
-        found.depth_error.depth * half_side / model.pinhole_camera.image_scale,
-        off.expand(1, 32 * 32),
+        prediction.depth_error.depth * half_side / model.pinhole_camera.image_scale,
+        error.expand(1, 32 * 32),
     )
 
 
-def test_the_true_depth_is_a_surprise_where_the_maps_are_sure_of_another_one():
-    off = torch.tensor([[0.0, 0.2, 9.0]])
-    expected, trust = torch.tensor([[0.1, 0.4, 1.0]]), torch.tensor([[1.0, 1.0, 0.0]])
-    surprise = math.log(0.1) + 0.2 / 0.4 + math.log(0.4)
-    found = depth_loss(DepthReading(off, expected, trust))
-    assert_close(found, torch.tensor([surprise / (2 + DEPTH_PIXEL_OFFSET)]))
-    hidden = DepthReading(off, expected, torch.zeros(1, 3))
+def test_the_depth_loss_is_the_laplace_nll_of_visible_pixels():
+    error = torch.tensor([[0.0, 0.2, 9.0]])
+    expected_error, visibility = torch.tensor([[0.1, 0.4, 1.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    nll = math.log(0.1) + 0.2 / 0.4 + math.log(0.4)
+    prediction = depth_loss(DepthReading(error, expected_error, visibility))
+    assert_close(prediction, torch.tensor([nll / (2 + DEPTH_PIXEL_OFFSET)]))
+    hidden = DepthReading(error, expected_error, torch.zeros(1, 3))
     assert_close(depth_loss(hidden), torch.zeros(1))
 
 
-def test_poses_teach_the_depth_network_by_this_alone_and_nothing_else_by_it():
-    model = seeing_model()
+def test_the_depth_loss_trains_the_depth_network_and_nothing_else():
+    model = model_with_camera()
     randomize_output_layers(model)
     weights = dict(model.named_parameters())
-    pose = model.pinhole_camera.unproject(PLACE, DEEP)
+    pose = model.pinhole_camera.unproject(TRUE_POSITION, TRUE_DEPTH)
     targets = PartPose(*(field[:, None] for field in pose))
 
     def moved(w_depth: float) -> tuple[LossTerms, dict[str, torch.Tensor]]:
         config = tiny_config(train={"w_depth": w_depth}).train
-        losses = training_loss(asked(model), targets, PLACE[:, None], config)
-        found = torch.autograd.grad(losses.loss.sum(), weights.values(), allow_unused=True)
-        return losses, dict(zip(weights, found, strict=True))
+        losses = training_loss(predict_pair(model), targets, TRUE_POSITION[:, None], config)
+        prediction = torch.autograd.grad(losses.loss.sum(), weights.values(), allow_unused=True)
+        return losses, dict(zip(weights, prediction, strict=True))
 
-    (losses, plain), (more, taught) = moved(0.0), moved(0.5)
+    (losses, plain), (more, trained) = moved(0.0), moved(0.5)
     assert_close(more.loss, losses.loss + 0.5 * losses.depth_loss)
     for name in weights:
         if name.startswith("depth_net."):
-            assert not plain[name].any() and taught[name].any(), name
+            assert not plain[name].any() and trained[name].any(), name
         elif plain[name] is not None:
-            assert torch.equal(plain[name], taught[name]), name
-    # Downhill it is less of a surprise.
-    before = depth_loss(asked(model).depth_error).item()
+            assert torch.equal(plain[name], trained[name]), name
+    # A step along the gradient lowers the loss.
+    before = depth_loss(predict_pair(model).depth_error).item()
     with torch.no_grad():
         for name, weight in model.depth_net.named_parameters(prefix="depth_net"):
-            weight -= 1e-3 * taught[name]
-    assert depth_loss(asked(model).depth_error).item() < before
+            weight -= 1e-3 * trained[name]
+    assert depth_loss(predict_pair(model).depth_error).item() < before
 
 
 @pytest.mark.parametrize(
@@ -179,12 +186,12 @@ def test_poses_teach_the_depth_network_by_this_alone_and_nothing_else_by_it():
         ({}, False, False),
     ],
 )
-def test_the_depth_network_learns_from_poses_where_labels_tell_depth(train, camera, learns):
-    model = seeing_model()
+def test_the_depth_network_is_trained_only_with_a_camera_and_a_weight(train, camera, learns):
+    model = model_with_camera()
     if not camera:
         model.position_decoder.camera.slope.zero_()
     table = make_table({"a": 2, "b": 2})
     trainer = Trainer(tiny_config(train=train), model, table, table, SINGLE_PROCESS)
-    taught = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
+    trained = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
     weights = list(trainer.model.depth_net.parameters())
-    assert weights and all((id(weight) in taught) == learns for weight in weights)
+    assert weights and all((id(weight) in trained) == learns for weight in weights)

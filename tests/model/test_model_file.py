@@ -112,23 +112,30 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, damage):
         load_tensors(path)
 
 
-def test_a_missing_file_says_how_to_get_one(tmp_path):
+def test_the_error_for_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(CheckpointError, match=r"none.pth: no such file; train it \(dvc repro\)"):
         load_tensors(tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [({"format": "partloc-model-0"}, "'partloc-model-0'"), ({"w": 1}, "None"), ([1], "'list'")],
+    [({"format": "other"}, "'other'"), ({"w": 1}, "None"), ([1], "'list'")],
 )
-def test_a_foreign_file_is_refused_with_what_was_found(tmp_path, content, found):
+def test_a_foreign_file_is_refused_with_its_format(tmp_path, content, found):
     path = tmp_path / "foreign.pth"
     save_tensors(path, content)
     with pytest.raises(CheckpointError, match=f"expected a {MODEL_FORMAT} file, found .*{found}"):
         load_model(path)
 
 
-def test_a_file_cannot_bring_code_along(tmp_path):
+def test_a_file_of_an_older_format_names_both_formats(tmp_path):
+    path = tmp_path / "old.pth"
+    save_tensors(path, {"format": "partloc-model-7"})
+    with pytest.raises(CheckpointError, match=f"old.pth: .*partloc-model-7.*{MODEL_FORMAT}"):
+        load_model(path)
+
+
+def test_a_file_cannot_execute_code(tmp_path):
     class Evil:
         def __reduce__(self):
             return os.system, ("touch " + str(tmp_path / "harm"),)
@@ -189,36 +196,36 @@ def other_model(image_size=28, **changes):
 def test_a_model_starts_with_the_weights_of_another_to_half_precision(model, weights, tmp_path):
     save_model(tmp_path / "whole.pth", model, {})
     assert weights.stat().st_size < 0.6 * (tmp_path / "whole.pth").stat().st_size
-    begun = other_model()
-    start_from(begun, weights)
+    initialized = other_model()
+    start_from(initialized, weights)
     for name, value in model.state_dict().items():
-        assert_close(begun.state_dict()[name], value, rtol=1e-3, atol=1e-6)
-    assert all(value.dtype == torch.float32 for value in begun.state_dict().values())
+        assert_close(initialized.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    assert all(value.dtype == torch.float32 for value in initialized.state_dict().values())
 
 
-def test_a_model_for_larger_pictures_starts_from_the_same_weights(model, weights):
-    begun = other_model(image_size=56)
-    start_from(begun, weights)
-    table = begun.backbone.vit.pos_embed
+def test_a_model_for_larger_images_starts_from_the_same_weights(model, weights):
+    initialized = other_model(image_size=56)
+    start_from(initialized, weights)
+    table = initialized.encoder.backbone.vit.pos_embed
     assert table.shape[1] == 1 + 4 * 4
     assert_close(table[:, :1], model.encoder.backbone.vit.pos_embed[:, :1], rtol=1e-3, atol=1e-6)
     middle = model.encoder.backbone.vit.pos_embed[:, 1:].mean(1)
     assert_close(table[:, 1:].mean(1), middle, rtol=0, atol=2e-3)
 
 
-def test_weights_of_another_architecture_are_told_by_the_parameters_that_differ(weights):
+def test_weights_of_another_architecture_are_refused_with_the_keys_that_differ(weights):
     with pytest.raises(CheckpointError, match="model.mlp_hidden_dim: 16 there, 32 here"):
         start_from(other_model(mlp_hidden_dim=32), weights)
 
 
-def test_the_weights_that_travel_with_the_code_fit_the_demo_and_are_small():
+def test_the_shipped_weights_fit_the_demo_and_are_small():
     config = load_config(ROOT / "params.yaml")
     path = ROOT / config.model.start_from
     assert path.stat().st_size < 16e6
     start_from(PartLocator(config.model, Preprocessing.from_config(config.data)), path)
 
 
-def test_weights_that_are_not_those_of_the_checksum_are_refused(model, weights):
+def test_weights_that_do_not_match_their_checksum_are_refused(model, weights):
     save_model(weights, other_model(), {})  # without a new checksum
     with pytest.raises(CheckpointError, match="not the file that weights.sha256 was written for"):
         start_from(other_model(), weights)
