@@ -1,11 +1,11 @@
-"""The encoder: DINOv2 vision transformers by timm, faithful to the official code.
+"""The backbone: DINOv2 vision transformers from timm, equivalent to the official code.
 
 Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, and for
 the register variants Darcet et al., "Vision Transformers Need Registers", 2023.
 
-Shapes: B batch, S image side in pixels, G = S // 14 patches a side, N = G * G patches, D width,
-T = N + class token and registers, M patches a side of the position table in a file of weights (37
-in the published ones).
+Shapes: B batch, S image side in pixels, G = S // 14 patches per side, N = G * G patches, D width,
+T = N + class token and registers, M patches per side of the position table in a weight file (37 in
+the published ones).
 """
 
 import math
@@ -42,11 +42,11 @@ TIMM_NAMES = {
     "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2.lvd142m",
     "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2.lvd142m",
 }
-# Not a published size: the same class, small enough to train from scratch on a CPU.
-TINY = {"dinov2_vitt14": {"embed_dim": 192, "depth": 4, "num_heads": 3}}
+# Not a published size: small enough to train from scratch on a CPU.
+TINY_SIZES = {"dinov2_vitt14": {"embed_dim": 192, "depth": 4, "num_heads": 3}}
 
-# What the readers raise for a file that is damaged or holds something else.
-UNREADABLE = (
+# Raised by the readers for a file that is damaged or contains something else.
+READ_ERRORS = (
     SafetensorError,
     pickle.UnpicklingError,
     struct.error,
@@ -59,7 +59,7 @@ UNREADABLE = (
 
 
 # The kernels of F.scaled_dot_product_attention, by device and precision.
-ATTENTION = (
+ATTENTION_KERNELS = (
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
@@ -81,11 +81,11 @@ class ActivationPolicy(StrEnum):
 
 
 class BackboneError(ValueError):
-    """Weights that cannot be had, or do not fit; says which and what to do."""
+    """Weights that are not available or do not fit; the message says which and what to do."""
 
 
 class Backbone(nn.Module):
-    """A DINOv2 encoder for square images of one size, `image_size` pixels a side.
+    """A DINOv2 encoder for square images of one size, `image_size` pixels per side.
 
     embed_dim: D. grid: G, e.g. 73 for 1024. num_tokens: T. num_blocks: transformer blocks.
     activation_policies: what each block stores for the backward pass; no output and no gradient
@@ -108,8 +108,8 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, D) and patch tokens (B, N, D), row by row, after the final norm.
 
-        images: (B, 3, S, S), normalised. Only the central 14 * G pixels a side are seen: 1022 of
-            1024. Register tokens are dropped.
+        images: (B, 3, S, S), normalised. Only the central 14 * G pixels per side are used: 1022
+            of 1024. Register tokens are dropped.
 
         Raises: ValueError for images of another size.
         """
@@ -128,15 +128,15 @@ class Backbone(nn.Module):
         tokens = self.vit.norm(tokens)
         return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
 
-    def resize_position_table(self, table: Tensor, what: str) -> Tensor:
-        """A table of another image size, resized to this encoder's grid as the official code does.
+    def resize_position_table(self, table: Tensor, source: str) -> Tensor:
+        """Resize the position table of another image size to this grid, as the official code does.
 
-        what: the file it is from. Raises: BackboneError when it is none of this architecture.
+        source: the file, for error messages. Raises: BackboneError for another architecture.
         """
-        return _fit_pos_embed(table, self.vit, what)
+        return _fit_pos_embed(table, self.vit, source)
 
     def embed(self, central: Tensor) -> Tensor:
-        """(B, 3, 14 G, 14 G) -> tokens that enter the first block, (B, T, D)."""
+        """(B, 3, 14 G, 14 G) -> the tokens before the first block, (B, T, D)."""
         return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(central)))
 
 
@@ -144,15 +144,15 @@ def _run_block(block: nn.Module, tokens: Tensor, policy: ActivationPolicy | None
     """(B, T, D) -> (B, T, D). policy: None without a backward pass."""
     if policy in (None, ActivationPolicy.EVERYTHING):
         return block(tokens)
-    choose = {}
+    options = {}
     if policy == ActivationPolicy.ATTENTION:
-        choose["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
-    return checkpoint(block, tokens, use_reentrant=False, **choose)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
+    return checkpoint(block, tokens, use_reentrant=False, **options)
 
 
 def _keep_attention(_context: object, operation: object, *_args, **_kwargs) -> CheckpointPolicy:
-    chosen = operation in ATTENTION
-    return CheckpointPolicy.MUST_SAVE if chosen else CheckpointPolicy.PREFER_RECOMPUTE
+    is_attention = operation in ATTENTION_KERNELS
+    return CheckpointPolicy.MUST_SAVE if is_attention else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def build_backbone(
@@ -162,16 +162,16 @@ def build_backbone(
     weights: Path | str | None = None,
     blank: bool = False,
 ) -> Backbone:
-    """The encoder `name` of partloc.config.BACKBONES for images of `image_size` pixels a side.
+    """Build one of partloc.config.BACKBONES for images of `image_size` pixels per side.
 
-    weights: a local file in timm's or the official key layout (.pth or .safetensors); it goes
-        before `pretrained`, which lets timm download the published weights. With neither, the
+    weights: a local file in timm's or the official key layout (.pth or .safetensors). It takes
+        precedence over `pretrained`, which downloads the published weights. With neither, the
         weights are random, from torch's global generator.
-    blank: without any weights, on torch's meta device, for who brings all of them: drawing those
-        of a ViT-S takes as long as its answer.
+    blank: without weights, on torch's meta device, if all of them are loaded afterwards: the random
+        initialisation of a ViT-S takes as long as a prediction.
 
-    Raises: BackboneError when the weights cannot be downloaded or do not fit the architecture;
-        FileNotFoundError when `weights` is not there.
+    Raises: BackboneError if the weights cannot be downloaded or do not fit the architecture;
+        FileNotFoundError if `weights` does not exist.
     """
     with torch.device("meta") if blank else nullcontext():
         vit = _make_vit(name, PATCH_SIZE * (image_size // PATCH_SIZE))
@@ -185,13 +185,13 @@ def build_backbone(
 
 def _make_vit(name: str, side: int) -> VisionTransformer:
     """timm's model for square images of `side` pixels, a multiple of the patch size."""
-    if name not in TIMM_NAMES and name not in TINY:
-        known = ", ".join([*TINY, *TIMM_NAMES])
+    if name not in TIMM_NAMES and name not in TINY_SIZES:
+        known = ", ".join([*TINY_SIZES, *TIMM_NAMES])
         raise BackboneError(f"unknown backbone {name!r}; expected one of {known}")
     timm_name = TIMM_NAMES.get(name, "vit_small_patch14_dinov2")
-    # timm's LayerScale starts at 1e-5, with which random blocks are nearly the identity and learn
-    # slowly; published weights bring their own values.
-    settings = {"img_size": side, "num_classes": 0, "init_values": 1.0, **TINY.get(name, {})}
+    # timm's LayerScale starts at 1e-5, which makes random blocks nearly the identity and slow to
+    # train; published weights contain their own values.
+    settings = {"img_size": side, "num_classes": 0, "init_values": 1.0, **TINY_SIZES.get(name, {})}
     vit = timm.create_model(timm_name, **settings)
     fused = all(block.attn.fused_attn for block in vit.blocks)
     assert fused, (
@@ -201,9 +201,9 @@ def _make_vit(name: str, side: int) -> VisionTransformer:
 
 
 def _download_state(name: str) -> dict[str, Tensor]:
-    """The published weights in timm's layout, from its place in the hub's cache or from the net.
+    """The published weights in timm's layout, from the hub's cache or downloaded.
 
-    Raises: BackboneError saying what else can be done.
+    Raises: BackboneError with the alternatives.
     """
     if name not in TIMM_NAMES:
         raise BackboneError(
@@ -216,7 +216,7 @@ def _download_state(name: str) -> dict[str, Tensor]:
     except LocalEntryNotFoundError:
         pass  # not in the cache
     try:
-        # One short question first: offline, the download itself keeps trying for most of a minute.
+        # A short request first: offline, the download itself retries for most of a minute.
         get_hf_file_metadata(hf_hub_url(**source), timeout=10)
         return _read_state(Path(hf_hub_download(**source)))
     except (OSError, HTTPError) as error:
@@ -229,9 +229,9 @@ def _download_state(name: str) -> dict[str, Tensor]:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pth or .safetensors file, taken out of `model` or `state_dict`.
+    """Read the state dict of a .pth or .safetensors file, also below `model` or `state_dict`.
 
-    Raises: FileNotFoundError; BackboneError when the file holds something else.
+    Raises: FileNotFoundError; BackboneError if the file contains something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the encoder's weights")
@@ -239,30 +239,30 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        # Not torch's own text: it advises to load pickled code.
+    except READ_ERRORS as error:
+        # torch's own message would advise to load pickled code.
         kind = type(error).__name__
         raise BackboneError(
-            f"{path}: not a readable file of weights ({kind}); expected tensors by name"
+            f"{path}: not a readable weight file ({kind}); expected tensors by name"
         ) from error
     for container in ("model", "state_dict"):
         if isinstance(state, dict) and container in state:
             state = state[container]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise BackboneError(f"{path}: expected a state dict of tensors, found other things in it")
+        raise BackboneError(f"{path}: expected a state dict of tensors, found other objects")
     return state
 
 
-def _fit_state(state: dict[str, Tensor], vit: VisionTransformer, what: str) -> dict[str, Tensor]:
-    """The weights in timm's layout with the position table at the model's grid, all checked.
+def _fit_state(state: dict[str, Tensor], vit: VisionTransformer, source: str) -> dict[str, Tensor]:
+    """Check weights and convert them to timm's layout and the model's position table.
 
-    what: the file and the backbone's name, for errors. Raises: BackboneError.
+    source: the file and the backbone's name, for error messages. Raises: BackboneError.
     """
     state = _to_timm_layout(state, vit)
     expected = vit.state_dict()
     for key in sorted(expected.keys() & state.keys() - {"pos_embed"}):
         if state[key].shape != expected[key].shape:
-            raise _misfit(what, key, state[key].shape, expected[key].shape)
+            raise _shape_error(source, key, state[key].shape, expected[key].shape)
     for problem, keys in (
         ("missing", expected.keys() - state.keys()),
         ("unexpected", state.keys() - expected.keys()),
@@ -271,17 +271,18 @@ def _fit_state(state: dict[str, Tensor], vit: VisionTransformer, what: str) -> d
             first, *others = sorted(keys)
             more = f" and {len(others)} more" if others else ""
             raise BackboneError(
-                f"{what}: {problem} key {first!r}{more}; are these weights of another architecture?"
+                f"{source}: {problem} key {first!r}{more}; are these weights of another "
+                "architecture?"
             )
-    state["pos_embed"] = _fit_pos_embed(state["pos_embed"], vit, what)
+    state["pos_embed"] = _fit_pos_embed(state["pos_embed"], vit, source)
     return state
 
 
 def _to_timm_layout(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-    """A copy with timm's keys. Both layouts are equal but for the mask and the registers."""
+    """A copy with timm's keys. The layouts differ in the mask token and the registers only."""
     state = {key: value for key, value in state.items() if key != "mask_token"}
     if vit.num_reg_tokens and {"register_tokens", "pos_embed", "cls_token"} <= state.keys():
-        # timm's register models hold no position for the class token: it goes into the token.
+        # timm's register models have no position for the class token: it is added to the token.
         table = state["pos_embed"]
         state["reg_token"] = state.pop("register_tokens")
         if table.ndim == 3 and table.shape[-1] == state["cls_token"].shape[-1]:
@@ -290,13 +291,15 @@ def _to_timm_layout(state: dict[str, Tensor], vit: VisionTransformer) -> dict[st
     return state
 
 
-def _fit_pos_embed(table: Tensor, vit: VisionTransformer, what: str) -> Tensor:
+def _fit_pos_embed(table: Tensor, vit: VisionTransformer, source: str) -> Tensor:
     """(1, prefix + M * M, D) to (1, prefix + N, D), resized as the official code does it."""
     grid = vit.patch_embed.grid_size[0]
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     old_grid = math.isqrt(max(table.shape[1] - prefix, 0)) if table.ndim == 3 else 0
     if not old_grid or table.shape != (1, prefix + old_grid**2, vit.embed_dim):
-        raise _misfit(what, "pos_embed", table.shape, (1, f"{prefix} + n * n", vit.embed_dim))
+        raise _shape_error(
+            source, "pos_embed", table.shape, (1, f"{prefix} + n * n", vit.embed_dim)
+        )
     if old_grid == grid:
         return table
     patches = table[:, prefix:].float().reshape(1, old_grid, old_grid, -1).permute(0, 3, 1, 2)
@@ -306,10 +309,10 @@ def _fit_pos_embed(table: Tensor, vit: VisionTransformer, what: str) -> Tensor:
 
 
 def _resize_table(table: Tensor, grid: int, registers: bool) -> Tensor:
-    """(1, D, M, M) to (1, D, G, G), by the rule that each family of weights was published with.
+    """(1, D, M, M) to (1, D, G, G), as each family of weights was published.
 
-    Plain models: bicubic by a scale factor whose 0.1 shifts every sample a little. Register
-    models: bicubic to the exact size, antialiased, which uses another cubic even when enlarging.
+    Plain models: bicubic by a scale factor whose offset of 0.1 shifts every sample a little.
+    Register models: bicubic to the exact size with antialiasing, which uses another kernel.
     """
     if registers:
         return interpolate(table, size=(grid, grid), mode="bicubic", antialias=True)
@@ -317,9 +320,9 @@ def _resize_table(table: Tensor, grid: int, registers: bool) -> Tensor:
     return interpolate(table, scale_factor=(scale, scale), mode="bicubic")
 
 
-def _misfit(what: str, key: str, found: tuple, expected: tuple) -> BackboneError:
+def _shape_error(source: str, key: str, found: tuple, expected: tuple) -> BackboneError:
     found, expected = (f"({', '.join(map(str, shape))})" for shape in (found, expected))
     return BackboneError(
-        f"{what}: {key} has shape {found}, expected {expected}; "
+        f"{source}: {key} has shape {found}, expected {expected}; "
         "are these weights of another size of model?"
     )

@@ -217,7 +217,7 @@ def test_register_tokens_are_dropped_and_the_final_norm_is_applied(name):
 
 
 def test_every_backbone_of_the_configuration_is_known():
-    assert set(BACKBONES) == {*module.TIMM_NAMES, *module.TINY}
+    assert set(BACKBONES) == {*module.TIMM_NAMES, *module.TINY_SIZES}
 
 
 def test_attention_is_the_fused_one_in_every_block():
@@ -346,10 +346,10 @@ def test_weights_without_registers_do_not_fit_a_register_model(official_file):
 
 
 @pytest.mark.parametrize("file", ("damaged.pth", "damaged.safetensors"))
-def test_a_file_that_holds_no_weights_is_named(file, folder):
+def test_a_file_without_weights_is_named_in_the_error(file, folder):
     for content in (b"", b"no weights here", b"PK\x03\x04 a zip file cut short"):
         (folder / file).write_bytes(content)
-        with pytest.raises(BackboneError, match=f"{file}: not a readable file of weights"):
+        with pytest.raises(BackboneError, match=f"{file}: not a readable weight file"):
             build_backbone("dinov2_vitt14", 28, weights=folder / file)
 
 
