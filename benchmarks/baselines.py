@@ -34,9 +34,11 @@ from partloc.data.sampler import PlannedBatchSampler, plan_epoch, plan_sequentia
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, inference_dtype, seed_everything
-from partloc.evaluation.evaluate import answer_models, read_split
-from partloc.evaluation.metrics import constant_answer, errors_of, summarize
+from partloc.evaluation.evaluate import read_split
+from partloc.evaluation.metrics import median_pose, pose_errors, summarize
 from partloc.files import write_json
+from partloc.inference.predictor import Predictor
+from partloc.inference.table_predictor import predict_table
 from partloc.model.model_file import load_model
 from partloc.pose import PartPose
 
@@ -78,17 +80,19 @@ class Splits:
 
 def training_median(splits: Splits) -> PredictSplit:
     labels = PartPose(splits.train.translation, splits.train.scale)
-    return lambda: constant_answer(labels, len(splits.test))
+    median = median_pose(labels)
+    return lambda: PartPose(*(field.expand(len(splits.test), -1) for field in median))
 
 
 def partloc(splits: Splits) -> PredictSplit:
-    model = load_model(MODEL_FILE)
+    max_pixels = splits.config.data.max_image_pixels
+    predictor = Predictor(MODEL_FILE, str(splits.device), max_pixels)
 
     def predict() -> PartPose:
         translation, scale = torch.empty(len(splits.test), 3), torch.empty(len(splits.test), 1)
-        for answers in answer_models(model, splits.test, splits.config, splits.device):
-            pose = answers.found.pose
-            translation[answers.rows], scale[answers.rows] = pose.translation, pose.scale
+        for chunk in predict_table(predictor, splits.test):
+            pose = chunk.hypotheses.best_pose
+            translation[chunk.rows], scale[chunk.rows] = pose.translation, pose.scale
         return PartPose(translation, scale)
 
     return predict
@@ -226,7 +230,7 @@ def measure(splits: Splits) -> dict[str, dict]:
         start = time.perf_counter()
         predicted = predict()
         milliseconds = 1000 * (time.perf_counter() - start) / len(splits.test)
-        metrics = summarize(errors_of(predicted, labels, twins))
+        metrics = summarize(pose_errors(predicted, labels, twins))
         results[name] = metrics | {"ms_per_part": milliseconds}
     return results
 

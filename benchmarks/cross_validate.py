@@ -30,16 +30,21 @@ import pandas as pd
 
 from benchmarks.common import markdown_table
 from partloc.cli import make_parser, run_command
-from partloc.config import Config, digest, load_config
+from partloc.config import Config, DataConfig, digest, load_config
 from partloc.data.images import load_rgb
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
-from partloc.distributed import choose_device, distributed_context
-from partloc.evaluation.evaluate import Answers, Judge, answer_models, evaluate, judged_rows
-from partloc.evaluation.metrics import constant_answer
+from partloc.distributed import distributed_context
+from partloc.evaluation.accumulator import ErrorAccumulator
+from partloc.evaluation.evaluate import compute_metrics
+from partloc.evaluation.metrics import median_pose
 from partloc.evaluation.report import draw_case
 from partloc.files import nested_value, write_json, write_table
+from partloc.inference.prediction_files import TablePredictions
+from partloc.inference.predictor import Predictor
+from partloc.inference.table_predictor import predict_table
+from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.pose import PartPose
@@ -133,48 +138,59 @@ def make_network(
 
 
 def predict_folds(
-    config: Config, variant: str, manifest: pd.DataFrame, num_folds: int, judge: Judge
-) -> pd.DataFrame:
-    """The table of predictions, each by the network of its fold; updates the errors of `judge`."""
-    pieces = []
+    config: Config,
+    variant: str,
+    manifest: pd.DataFrame,
+    num_folds: int,
+    accumulator: ErrorAccumulator,
+) -> tuple[pd.DataFrame, list[PinholeCamera | None]]:
+    """The table of predictions, each by the network of its fold, and the camera of each fold.
+
+    Adds the errors to `accumulator`.
+    """
+    pieces, cameras, data_dir = [], [], Path(config.data.data_dir)
     for fold in range(num_folds):
         print(f"{variant}: fold {fold + 1} of {num_folds}", file=sys.stderr)
         tables = split_fold(manifest, fold, num_folds)
         folder = runs_root("cross-validate") / f"{variant}-{fold + 1}-of-{num_folds}"
         model = make_network(config, variant, tables, folder)
-        train, test = (
-            PairTable(tables[name], Path(config.data.data_dir)) for name in ("train", "test")
-        )
-        constant = constant_answer(PartPose(train.translation, train.scale), 1)
-        answers = answer_models(model, test, config, choose_device(config.machine.device))
-        answers = renumber(answers, tables["test"].index.to_numpy())
-        pieces += judged_rows(manifest, judge, answers, constant, model.pinhole_camera)
-    return pd.concat(pieces).sort_index()
+        train, test = (PairTable(tables[name], data_dir) for name in ("train", "test"))
+        baseline = median_pose(PartPose(train.translation, train.scale))
+        predictor = Predictor(model, config.machine.device, config.data.max_image_pixels)
+        predictions = predict_table(predictor, test)
+        predictions = renumber(predictions, tables["test"].index.to_numpy())
+        camera = model.pinhole_camera
+        pieces += accumulator.iter_rows(manifest, predictions, baseline, camera)
+        cameras.append(camera)
+    return pd.concat(pieces).sort_index(), cameras
 
 
-def renumber(answers: Iterator[Answers], rows: np.ndarray) -> Iterator[Answers]:
-    """The same answers with the rows that a fold's samples have in the manifest."""
-    for answer in answers:
-        yield answer._replace(rows=rows[answer.rows])
+def renumber(
+    predictions: Iterator[TablePredictions], rows: np.ndarray
+) -> Iterator[TablePredictions]:
+    """The same predictions with the rows that a fold's samples have in the manifest."""
+    for chunk in predictions:
+        yield chunk._replace(rows=rows[chunk.rows])
 
 
 def evaluate_variant(
     config: Config, variant: str, manifest: pd.DataFrame, num_folds: int, facts: pd.DataFrame | None
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The metrics of all folds together, and the table of predictions."""
-    judge = Judge(PairTable(manifest, Path(config.data.data_dir)))
-    rows = predict_folds(config, variant, manifest, num_folds, judge)
-    metrics = evaluate(judge, config.seed)
+) -> tuple[dict[str, Any], pd.DataFrame, list[PinholeCamera | None]]:
+    """The metrics of all folds together, the table of predictions, and the camera of each fold."""
+    accumulator = ErrorAccumulator(PairTable(manifest, Path(config.data.data_dir)))
+    rows, cameras = predict_folds(config, variant, manifest, num_folds, accumulator)
+    metrics = compute_metrics(accumulator, config.seed)
     for series in ("points", "errors"):
         del metrics[series]
-    extra = {"baseline_error": judge.constant["translation_error"]}
-    extra |= {name: judge.errors[name] for name in CAMERA_ERRORS if name in judge.errors}
+    errors = accumulator.errors
+    extra = {"baseline_error": accumulator.baseline_errors["translation_error"]}
+    extra |= {name: errors[name] for name in CAMERA_ERRORS if name in errors}
     rows = rows.assign(**{name: values.numpy().astype(float) for name, values in extra.items()})
     rows = rows.round(6)
     if facts is not None:
         columns = ["model", "part", *(name for name in FACTS if name in facts)]
         rows = rows.merge(facts[columns], on=["model", "part"], how="left", validate="one_to_one")
-    return metrics | {"by": break_down(rows)}, rows
+    return metrics | {"by": break_down(rows)}, rows, cameras
 
 
 def break_down(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -203,7 +219,9 @@ def _bin(values: pd.Series, edges: tuple[float, ...]) -> pd.Series:
     return pd.Series([f"from {edges[i]:g}" for i in bins.clip(0)], index=values.index)
 
 
-def draw_worst_cases(folder: Path, rows: pd.DataFrame, data_dir: Path, max_pixels: int) -> None:
+def draw_worst_cases(
+    folder: Path, rows: pd.DataFrame, cameras: list[PinholeCamera | None], data: DataConfig
+) -> None:
     """Draw one case of each group of twins, the worst first."""
     folder.mkdir(parents=True, exist_ok=True)
     ordered = rows.sort_values(["translation_error", "model"], ascending=False)
@@ -211,10 +229,12 @@ def draw_worst_cases(folder: Path, rows: pd.DataFrame, data_dir: Path, max_pixel
     for number, (row, case) in enumerate(worst.iterrows(), 1):
         is_twin = (rows.model == case.model) & (rows.twin_group == case.twin_group)
         images = (
-            load_rgb(data_dir / path, max_pixels) for path in (case.whole_path, case.part_path)
+            load_rgb(Path(data.data_dir, path), data.max_image_pixels)
+            for path in (case.whole_path, case.part_path)
         )
         name = f"worst-{number:02d}"
-        sheet = draw_case(name, case, rows[is_twin & (rows.index != row)], *images)
+        camera = cameras[hash_name(case.model) % len(cameras)]
+        sheet = draw_case(name, case, rows[is_twin & (rows.index != row)], *images, camera)
         sheet.save(folder / f"{name}.png")
 
 
@@ -252,11 +272,11 @@ def main() -> None:
     results, table = {}, []
     for variant in args.variants:
         chosen = configure_variant(config, variant)
-        metrics, rows = evaluate_variant(chosen, variant, manifest, args.folds, facts)
+        metrics, rows, cameras = evaluate_variant(chosen, variant, manifest, args.folds, facts)
         write_table(args.output / f"{variant}.csv", rows)
         if not results:
             worst_dir = args.output / f"worst-{variant}"
-            draw_worst_cases(worst_dir, rows, args.data_dir, config.data.max_image_pixels)
+            draw_worst_cases(worst_dir, rows, cameras, config.data)
             table.append(format_row("training median", metrics["baseline"]))
         results[variant] = metrics
         table.append(format_row(variant, metrics))

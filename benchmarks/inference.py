@@ -45,8 +45,9 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import inference_dtype, seed_everything
 from partloc.files import write_json
-from partloc.inference.folder import Job, find_jobs, predict_jobs
-from partloc.inference.predictor import PICTURES_PER_BATCH, Predictor
+from partloc.inference.folder import predict_jobs
+from partloc.inference.jobs import ModelJob, find_jobs
+from partloc.inference.predictor import IMAGES_PER_BATCH, Predictor
 from partloc.model.backbone import Backbone
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import save_model
@@ -72,7 +73,7 @@ def compare(items: int, seconds: list[float], other_seconds: list[float]) -> dic
 
 
 def measure_start_up(
-    args: argparse.Namespace, checkpoint: Path, data_dir: Path, job: Job
+    args: argparse.Namespace, checkpoint: Path, data_dir: Path, job: ModelJob
 ) -> dict[str, Range]:
     question = [ROOT / "stages/infer.py", "--checkpoint", checkpoint, "--device", args.device]
     question += ["--whole", data_dir / job.whole, "--part", data_dir / job.parts[0][1]]
@@ -93,7 +94,7 @@ def measure_start_up(
 # -- folder ----------------------------------------------------------------------------------------
 
 
-def choose_jobs(jobs: list[Job], data_dir: Path, count: int, distinct: bool) -> list[Job]:
+def choose_jobs(jobs: list[ModelJob], data_dir: Path, count: int, distinct: bool) -> list[ModelJob]:
     """`count` models with PARTS_PER_WHOLE parts of each; distinct: parts with different images.
 
     Raises: ValueError if the folder has too few.
@@ -105,14 +106,14 @@ def choose_jobs(jobs: list[Job], data_dir: Path, count: int, distinct: bool) -> 
             contents = [(data_dir / path).read_bytes() for _, path in parts]
             parts = list(dict(zip(contents, parts, strict=True)).values())
         if len(parts) >= PARTS_PER_WHOLE:
-            chosen.append(Job(job.model, job.whole, parts[:PARTS_PER_WHOLE]))
+            chosen.append(ModelJob(job.model, job.whole, parts[:PARTS_PER_WHOLE]))
     if len(chosen) < count:
         rule = f"{PARTS_PER_WHOLE} {'different ' if distinct else ''}parts"
         raise ValueError(f"{data_dir}: {len(chosen)} models have {rule}, --models asks for {count}")
     return chosen[:count]
 
 
-def table_of_jobs(jobs: list[Job], data_dir: Path) -> PairTable:
+def table_of_jobs(jobs: list[ModelJob], data_dir: Path) -> PairTable:
     """The parts of the jobs as a table, with placeholders for labels and checksums."""
     rows = [(job.model, job.whole, path) for job in jobs for _, path in job.parts]
     table = pd.DataFrame(rows, columns=["model", "whole_path", "part_path"])
@@ -124,7 +125,7 @@ def table_of_jobs(jobs: list[Job], data_dir: Path) -> PairTable:
 
 
 def measure_folder(
-    rounds: int, predictor: Predictor, data_dir: Path, jobs: list[Job]
+    rounds: int, predictor: Predictor, data_dir: Path, jobs: list[ModelJob]
 ) -> dict[str, Any]:
     """Raises: ValueError if the predictions differ from the reference."""
     table, model = table_of_jobs(jobs, data_dir), predictor.model
@@ -132,14 +133,16 @@ def measure_folder(
 
     def predict() -> Tensor:
         """(P, 4): the most probable hypothesis of each part, without assigning equal parts."""
-        outcomes = predict_jobs(predictor, jobs, data_dir, bar=False)
-        return torch.tensor([a.found.hypotheses[0].pose for o in outcomes for a in o.answers])
+        outcomes = predict_jobs(predictor, jobs, data_dir, show_progress=False)
+        parts = (part for outcome in outcomes for part in outcome.predictions)
+        best = (part.result.sorted_hypotheses()[0] for part in parts)
+        return torch.tensor([[*pose.translation, pose.scale] for pose in best])
 
     @torch.inference_mode()
     def predict_per_pair() -> Tensor:
         rows = list(range(len(table)))
         poses = []
-        for *images, _ in reference_loader(table, model.preprocessing, rows, PICTURES_PER_BATCH):
+        for *images, _ in reference_loader(table, model.preprocessing, rows, IMAGES_PER_BATCH):
             images = (batch.to(predictor.device) for batch in images)
             pose = reference_predict(model, *images, precision=precision).pose
             poses.append(torch.cat(pose, 1).cpu())
@@ -185,7 +188,7 @@ def measure_encoder(rounds: int, backbone: Backbone, device: torch.device) -> di
     """Both sides in float32."""
     other = make_transformers_encoder(backbone).to(device)
     side = backbone.image_size
-    images = torch.rand(PICTURES_PER_BATCH, 3, side, side, device=device)
+    images = torch.rand(IMAGES_PER_BATCH, 3, side, side, device=device)
 
     @torch.inference_mode()
     def encode() -> torch.Size:

@@ -90,40 +90,38 @@ def run_train(folder: Path) -> int:
 def run_evaluate(folder: Path) -> int:
     """Evaluate `noisy_predictions`: everything but the model and the sample images."""
     from partloc.data.table import PairTable
-    from partloc.evaluation.evaluate import (
-        Judge,
-        evaluate,
-        judged_rows,
-        read_split,
-        training_median,
-    )
+    from partloc.evaluation.accumulator import ErrorAccumulator
+    from partloc.evaluation.evaluate import compute_metrics, read_split, training_median_pose
 
     samples = read_split(folder / "outputs", "test")
-    constant = training_median(folder / "outputs")
-    judge = Judge(PairTable(samples, folder / "images"))
-    rows = judged_rows(samples, judge, noisy_predictions(judge.table), constant, None)
+    table = PairTable(samples, folder / "images")
+    accumulator = ErrorAccumulator(table)
+    baseline = training_median_pose(folder / "outputs")
+    rows = accumulator.iter_rows(samples, noisy_predictions(table), baseline, None)
     write_table_chunks(folder / "outputs/evaluate/predictions.csv", rows)
-    evaluate(judge, seed=0)
+    compute_metrics(accumulator, seed=0)
     return len(samples)
 
 
 def noisy_predictions(table: Any) -> Iterator[Any]:
-    """Predictions for a PairTable in the evaluation's portions: the labels with added noise."""
+    """Predictions for a PairTable in the evaluation's chunks: the labels with added noise."""
     import torch
 
-    from partloc.evaluation.evaluate import Answers, sizes_of, truth_of
-    from partloc.model.prediction import Prediction
+    from partloc.evaluation.accumulator import labelled_poses
+    from partloc.inference.hypotheses import Hypotheses
+    from partloc.inference.prediction_files import TablePredictions, chunk_sizes
     from partloc.pose import PartPose
 
     rng, count, start = torch.Generator().manual_seed(0), Config().model.hypotheses, 0
-    for size in sizes_of(table):
+    for size in chunk_sizes(table):
         rows = np.arange(start, start + size)
-        truth = truth_of(table, rows)
+        labelled = labelled_poses(table, rows)
         noise = 0.1 * torch.randn(size, count, 3, generator=rng)
-        poses = (truth.translation[:, None] + noise, truth.scale[:, None].repeat(1, count, 1))
+        poses = (labelled.translation[:, None] + noise, labelled.scale[:, None].repeat(1, count, 1))
         log_weight = torch.rand(size, count, generator=rng).log()
-        prediction = Prediction(PartPose(*poses), log_weight, log_weight)
-        yield Answers(rows, prediction, log_weight.exp().amax(1))
+        hypotheses = Hypotheses(PartPose(*poses), log_weight, log_weight)
+        confidence = log_weight.exp().amax(1)
+        yield TablePredictions(rows, hypotheses, confidence, hypotheses.best_pose)
         start += size
 
 

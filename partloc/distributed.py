@@ -2,7 +2,7 @@
 
 import os
 import random
-import resource
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -60,6 +61,10 @@ class DistributedContext:
 def choose_device(name: str) -> torch.device:
     """Return the device `name`; `auto` is a GPU if there is one, else the CPU.
 
+    The device becomes torch's current one: CUDA events and streams without an explicit device are
+    recorded there. Convolutions in float32 keep full precision; on Ampere and later GPUs torch
+    would round their inputs to TF32, which has three significant digits.
+
     Also makes the CPU flush denormal numbers (below 1e-38) to zero, as GPUs do: a softmax over
     thousands of positions is full of them, and they cost many times the time of others. Threads
     inherit this setting, so the call has to precede the first computation.
@@ -68,7 +73,7 @@ def choose_device(name: str) -> torch.device:
     """
     torch.set_flush_denormal(True)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:  # torch's message lists devices that partloc does not support
@@ -77,6 +82,8 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise ValueError(f"device {name!r}: torch finds {count} CUDA devices")
+        torch.cuda.set_device(device.index or 0)
+        torch.backends.cudnn.allow_tf32 = False
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {name!r}: torch finds no such device")
     return device
@@ -145,11 +152,13 @@ def restore_rng_states(states: dict[str, Any], device: torch.device) -> None:
 def training_dtype(use_amp: bool, device: torch.device) -> torch.dtype | None:
     """Return the autocast dtype of training: bfloat16 if the GPU supports it, else float16.
 
+    Turing GPUs (T4, RTX 20) emulate bfloat16, slower than full precision: they take float16.
     None means full precision: on a CPU, or if `use_amp` is false.
     """
     if not use_amp or device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 def inference_dtype(device: torch.device) -> torch.dtype | None:
@@ -165,4 +174,10 @@ def peak_memory_gb(device: torch.device) -> float:
     """Return the peak memory so far in 1e9 bytes: of the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return memory.peak_wset / 1e9
+    import resource  # not available on Windows
+
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e9

@@ -96,16 +96,16 @@ def checksum_path(path: Path) -> Path:
 def write_checksum(path: Path) -> None:
     """Write the SHA-256 of a file beside it."""
     with name_file_in_errors(checksum_path(path)):
-        checksum_path(path).write_text(_sha256(path))
+        checksum_path(path).write_text(file_sha256(path))
 
 
 def matches_checksum(path: Path) -> bool:
     """Whether a file and its checksum exist and agree."""
     checksum = checksum_path(path)
-    return path.exists() and checksum.exists() and checksum.read_text() == _sha256(path)
+    return path.exists() and checksum.exists() and checksum.read_text() == file_sha256(path)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

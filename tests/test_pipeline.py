@@ -12,7 +12,7 @@ import pytest
 from checkout import ROOT, copy_checkout
 from ruamel.yaml import YAML
 
-STAGES = ("index", "split", "train", "evaluate", "infer")
+STAGES = ("index", "split", "train", "infer", "evaluate")
 TINY = {
     "demo": {"num_models": 10, "image_size": 64},
     "data": {"data_dir": "data/demo", "image_size": 42, "read_size": 48},
@@ -164,7 +164,7 @@ def test_a_machine_setting_reruns_nothing(project):
 def test_an_experiment_reruns_training_and_later_stages_and_can_be_compared(project):
     setting = "train.accumulation_steps=4"
     log = dvc("exp", "run", "--name", "accumulated", "-S", setting, cwd=project)
-    assert executed_stages(log) == ["train", "evaluate", "infer"]
+    assert executed_stages(log) == ["train", "infer", "evaluate"]
     difference = json.loads(dvc("exp", "diff", "HEAD", "accumulated", "--json", cwd=project))
     changed = difference["params"]["params.yaml"]
     assert changed == {"train.accumulation_steps": {"old": 1, "new": 4, "diff": 3}}

@@ -18,21 +18,23 @@ ORDER = (
     *("synthetic/objects/buildings", "synthetic/objects/machines", "synthetic/objects/robots"),
     *("synthetic/objects/composites", "synthetic/objects/linkages", "synthetic/objects/bricks"),
     *("synthetic/families", "synthetic/dataset"),
-    *("data/images", "data/twins", "data/labels", "data/index", "data/split", "data/table"),
-    *("data/sampler", "data/transforms", "data/dataset"),
+    *("data/images", "data/twins", "data/layout", "data/labels", "data/index", "data/split"),
+    *("data/table", "data/sampler", "data/transforms", "data/dataset"),
     *("model/backbone", "model/crop", "model/camera", "model/attention", "model/encoder"),
     *("model/depth_net", "model/template_matching", "model/refinement", "model/pose_head"),
     *("model/prediction", "model/locator", "model/model_file"),
-    *("inference/arrangement_net", "inference/assignment", "inference/predictor"),
-    "inference/folder",
-    *("evaluation/metrics", "evaluation/calibration", "evaluation/evaluate", "evaluation/report"),
+    *("inference/hypotheses", "inference/prediction_files", "inference/assignment"),
+    *("inference/image_loader", "inference/predictor", "inference/table_predictor"),
+    *("inference/jobs", "inference/joined_file", "inference/folder"),
+    *("evaluation/metrics", "evaluation/calibration", "evaluation/accumulator"),
+    *("evaluation/evaluate", "evaluation/report"),
     *("training/losses", "training/objective", "training/calibration", "training/validation"),
     *("training/optim", "training/activation_memory", "training/token_cache"),
     *("training/finite_check", "training/run_folder", "training/history", "training/trainer"),
     *("training/fingerprint", "training/camera_fit", "training/initialization", "training/run"),
     "training/summary",
-    *("pretraining/settings", "pretraining/trainer", "pretraining/depth"),
-    *("pretraining/arrangement", "pretraining/encoder"),
+    *("pretraining/settings", "pretraining/depth_samples", "pretraining/depth"),
+    "pretraining/encoder",
     *("commands/demo", "commands/index", "commands/split", "commands/train", "commands/infer"),
     *("commands/evaluate", "commands/pretrain"),
 )
@@ -46,7 +48,7 @@ MODULES = sorted(
     for path in (ROOT / "partloc").rglob("*.py")
     if path.name not in ("__init__.py", "__main__.py")
 )
-MAX_DEPENDENCIES = 57
+MAX_DEPENDENCIES = 55
 
 
 def stage_name(title: str) -> str:

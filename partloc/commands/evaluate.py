@@ -1,38 +1,45 @@
-"""Stage `evaluate`: how far off the model is, beside the constant answer.
+"""Stage `evaluate`: measure the errors of the predictions of the stage `infer`.
 
-Reads   {output_dir}/split/{test,train}.csv, the images they name, models/best_model.pth
+Reads   {output_dir}/infer, {output_dir}/split/{test,train}.csv, the images of the samples drawn
 Writes  metrics/evaluate.json, {output_dir}/evaluate/predictions.csv and samples/
 
-Another split or checkpoint leaves these alone and writes all three to a folder of its own,
-{output_dir}/evaluate-val or, of models/other.pth, {output_dir}/evaluate-test-models-other.
+Another split or model file does not change these. Its results go to a folder of their own, e.g.
+{output_dir}/evaluate-val or, for models/other.pth, {output_dir}/evaluate-test-models-other; the
+command `infer` is run first and writes to infer/ in that folder.
 
     $ python stages/evaluate.py
     $ python stages/evaluate.py --split val
 """
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
+import partloc
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
 from partloc.data.split import SPLITS
 from partloc.data.table import PairTable
-from partloc.distributed import choose_device
+from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import (
     PIPELINE_MODEL,
-    Judge,
-    answer_models,
-    comparison,
-    evaluate,
-    judged_rows,
+    compute_metrics,
+    evaluation_paths,
+    format_comparison,
     read_split,
-    results_of,
-    training_median,
+    split_path,
+    training_median_pose,
 )
 from partloc.evaluation.report import write_samples
-from partloc.files import write_json, write_table_chunks
-from partloc.model.model_file import load_model
+from partloc.files import file_sha256, write_json, write_table_chunks
+from partloc.inference.prediction_files import (
+    ModelInfo,
+    has_predictions,
+    read_model_info,
+    read_predictions,
+)
 
 
 def parse() -> argparse.Namespace:
@@ -52,22 +59,52 @@ def run() -> None:
     args = parse()
     config = load_config(args.config)
     data_dir, output_dir = Path(config.data.data_dir), Path(config.data.output_dir)
-    metrics_file, folder = results_of(output_dir, args.split, args.checkpoint)
+    paths = evaluation_paths(output_dir, args.split, args.checkpoint)
 
     samples = read_split(output_dir, args.split).sort_values(["model", "part"], ignore_index=True)
-    constant = training_median(output_dir)
-    judge = Judge(PairTable(samples, data_dir))
-    model = load_model(args.checkpoint)
-    answers = answer_models(model, judge.table, config, choose_device(config.machine.device))
-    predictions = folder / "predictions.csv"
-    write_table_chunks(
-        predictions, judged_rows(samples, judge, answers, constant, model.pinhole_camera)
-    )
-    figures = evaluate(judge, config.seed)
-    write_samples(folder / "samples", predictions, data_dir, config.data.max_image_pixels)
-    write_json(metrics_file, figures)
-    print(comparison(figures, args.split), file=sys.stderr)
-    print(f"written: {metrics_file}, {folder}", file=sys.stderr)
+    baseline = training_median_pose(output_dir)
+    table = PairTable(samples, data_dir)
+    # Those of the pipeline are the output of another stage; others are made here, always anew.
+    if paths.predictions != output_dir / "infer" or not has_predictions(paths.predictions):
+        run_infer(args, split_path(output_dir, args.split), paths.predictions)
+    info = read_model_info(paths.predictions)
+    require_same_model(info, args.checkpoint, paths.predictions)
+
+    accumulator = ErrorAccumulator(table)
+    predictions = read_predictions(paths.predictions, table, info)
+    rows = accumulator.iter_rows(samples, predictions, baseline, info.camera)
+    write_table_chunks(paths.folder / "predictions.csv", rows)
+    metrics = compute_metrics(accumulator, config.seed)
+    table_file, max_pixels = paths.folder / "predictions.csv", config.data.max_image_pixels
+    write_samples(paths.folder / "samples", table_file, data_dir, info.camera, max_pixels)
+    write_json(paths.metrics, metrics)
+    print(format_comparison(metrics, args.split), file=sys.stderr)
+    print(f"written: {paths.metrics}, {paths.folder}", file=sys.stderr)
+
+
+def run_infer(args: argparse.Namespace, split_table: Path, output: Path) -> None:
+    """Run the command `infer` in another process: this one needs no code of the network.
+
+    Exits with the status of that process if it fails; it has printed the reason.
+    """
+    if not args.checkpoint.is_file():
+        raise FileNotFoundError(f"{args.checkpoint}: no such file; train it (dvc repro) or pull it")
+    command = [sys.executable, "-P", "-m", "partloc", "infer", "--split", split_table]
+    command += ["--output", output, "--checkpoint", args.checkpoint, "--config", args.config]
+    checkout = str(Path(partloc.__file__).parents[1])
+    import_path = filter(None, [checkout, os.environ.get("PYTHONPATH")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(import_path)}
+    status = subprocess.run(command, env=environment).returncode
+    if status:
+        sys.exit(status)
+
+
+def require_same_model(info: ModelInfo, checkpoint: Path, predictions: Path) -> None:
+    """Raises: ValueError if the predictions are those of another model file."""
+    if checkpoint.is_file() and file_sha256(checkpoint) != info.checkpoint_sha256:
+        raise ValueError(
+            f"{predictions}: these are not the predictions of {checkpoint}; run `dvc repro infer`"
+        )
 
 
 def main() -> None:

@@ -2,17 +2,13 @@
 
 Each training renders procedural objects that the demo data set does not contain, trains on them,
 and writes weights in half precision with a checksum and the training history beside them. An
-interrupted command continues where it stopped. The first two are made for a GPU; two CPU cores
-take days.
+interrupted command continues where it stopped. It is made for a GPU; two CPU cores take days.
 
-depth        renders objects with the depth of each pixel and writes partloc/weights/depth.pth, the
-             depth network of every encoder.
-encoder      renders objects, indexes and splits them, and writes partloc/weights/{backbone}.pth,
-             the small encoder with everything that is trained beside it. It starts from random
-             weights, or with --start-from from a model file.
-arrangement  renders objects, predicts candidates for their equal parts with the encoder's weights,
-             and writes partloc/weights/arrangement.pth, the network that scores candidates jointly.
-             It takes an hour on one CPU core.
+depth    renders objects with the depth of each pixel and writes partloc/weights/depth.pth, the
+         depth network of every encoder.
+encoder  renders objects, indexes and splits them, and writes partloc/weights/{backbone}.pth, the
+         small encoder with everything that is trained beside it. It starts from random weights,
+         or with --start-from from a model file.
 
 Reads   params.yaml (seed, demo.image_size, data, model, train)
 Writes  data/pretrain*, outputs/pretrain, runs/pretrain*, and OUT with .sha256 and .json beside it
@@ -31,10 +27,9 @@ from pathlib import Path
 
 from partloc.cli import make_parser, run_command
 from partloc.distributed import distributed_context
-from partloc.inference.arrangement_net import ARRANGEMENT_WEIGHTS
 from partloc.model.depth_net import DEPTH_WEIGHTS
-from partloc.pretraining.arrangement import train_arrangement, write_groups
-from partloc.pretraining.depth import render_samples, train_depth
+from partloc.pretraining.depth import train_depth
+from partloc.pretraining.depth_samples import render_samples
 from partloc.pretraining.encoder import encoder_config, render_and_split, write_weights
 from partloc.pretraining.settings import PretrainingConfig, load_pretraining_config
 from partloc.training.run import run_training, runs_root
@@ -78,7 +73,7 @@ def pretrain_encoder(args: argparse.Namespace, config: PretrainingConfig) -> Non
         raise FileNotFoundError(f"--start-from {args.start_from}: no such file")
     config = encoder_config(config, args.start_from)
     split_dir = Path(config.data.output_dir, "split")
-    out = args.out or encoder_weights(config)
+    out = args.out or Path("partloc/weights", f"{config.model.backbone_name}.pth")
     with distributed_context(config.machine.device, RENDERING_TIMEOUT) as context:
         if context.is_main:
             render_and_split(config, split_dir, num_workers(config))
@@ -87,23 +82,7 @@ def pretrain_encoder(args: argparse.Namespace, config: PretrainingConfig) -> Non
         run_training(config, context, split_dir, runs_root("pretrain"), True, finish)
 
 
-def pretrain_arrangement(args: argparse.Namespace, config: PretrainingConfig) -> None:
-    folder, out = Path("data/pretrain-arrangement"), args.out or ARRANGEMENT_WEIGHTS
-    weights = encoder_weights(config)
-    write_groups(folder, config, weights, num_workers(config))
-    train_arrangement(config, folder, weights, runs_root("pretrain-arrangement"), out)
-
-
-TRAININGS = {
-    "depth": pretrain_depth,
-    "encoder": pretrain_encoder,
-    "arrangement": pretrain_arrangement,
-}
-
-
-def encoder_weights(config: PretrainingConfig) -> Path:
-    """The default file of the encoder's weights."""
-    return Path("partloc/weights", f"{config.model.backbone_name}.pth")
+TRAININGS = {"depth": pretrain_depth, "encoder": pretrain_encoder}
 
 
 def num_workers(config: PretrainingConfig) -> int:

@@ -53,11 +53,15 @@ def load_rgb(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Im
 
     Raises: ImageError if the file is missing, damaged, or has more than `max_pixels` pixels.
     """
+    return open_rgb(read_image_bytes(path), path, max_pixels)
+
+
+def read_image_bytes(path: Path | str) -> bytes:
+    """The bytes of a file. Raises: ImageError if it cannot be read."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
-    return open_rgb(data, path, max_pixels)
 
 
 def open_rgb(data: bytes, name: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -109,7 +113,7 @@ def _is_truncated_png(data: bytes) -> bool:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        return _grey16_to_rgb(image)
+        return _gray16_to_rgb(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; expected 8 or 16 bit")
     if image.has_transparency_data:
@@ -125,7 +129,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+def _gray16_to_rgb(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits. Pillow's conversion would clip all values above 255 to white."""
     values = np.asarray(image).astype(np.int64)  # (H, W)
     low, high = int(values.min()), int(values.max())
@@ -133,5 +137,5 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"grey values from {low} to {high}, expected 0 to {MAX_UINT16} (16 bit)")
     if isinstance(image.info.get("transparency"), int):
         values = np.where(values == image.info["transparency"], MAX_UINT16, values)
-    grey = ((values + 128) // 257).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    gray = ((values + 128) // 257).astype(np.uint8)
+    return Image.fromarray(gray).convert("RGB")

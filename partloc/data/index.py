@@ -1,19 +1,9 @@
 """Scan an image folder: find every usable sample, and report why others are not usable.
 
-    {data_dir}/{model}/{model}-whole.png     the whole model
-    {data_dir}/{model}/{model}-{part}.png    one part
-    {data_dir}/{model}/{model}-{part}.json   its label
-
-The name of a model is that of its folder; the name of a part is the text between "{model}-" and
-the extension. Names are compared in Unicode NFC; paths keep the form of the file system. Extensions
-may be upper case. Symbolic links are followed. Hidden files are ignored, as are files outside the
-model folders that are neither images nor JSON.
-
 Shapes: T = THUMBNAIL_PX.
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,21 +11,32 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import category
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from partloc.config import DataConfig
-from partloc.data.images import EXTENSIONS, OVERSIZED, TRUNCATED, UNREADABLE, ImageError, open_rgb
-from partloc.data.labels import (
-    LABEL_ERRORS,
-    LABEL_WARNINGS,
-    Label,
-    LabelError,
+from partloc.data.images import (
+    OVERSIZED,
+    TRUNCATED,
+    UNREADABLE,
+    ImageError,
+    open_rgb,
+    read_image_bytes,
+)
+from partloc.data.labels import LABEL_ERRORS, LABEL_WARNINGS, Label, read_label
+from partloc.data.layout import (
+    LAYOUT_HELP,
+    Finding,
+    LayoutError,
+    SampleError,
+    add_finding,
+    find_model_folders,
     normalize_name,
-    read_label,
+    pair_files,
+    single_file,
+    whole_file,
 )
 from partloc.data.twins import group_twins, make_thumbnail
 
@@ -60,18 +61,6 @@ WARNINGS = (
     *("empty model folder", "broken link", "unreadable folder"),
 )
 
-LAYOUT_HELP = """expected one folder per model, for example
-  {root}/
-    chair/
-      chair-whole.png     the whole chair
-      chair-leg.png       one part, normalised by itself
-      chair-leg.json      {{"translation": [x, y, z], "rotation": [1, 0, 0, 0],
-                           "scale": [s, s, s]}}"""
-
-
-class LayoutError(ValueError):
-    """The folder contains no usable sample; the message describes the expected layout."""
-
 
 class Index(NamedTuple):
     """The result of a scan.
@@ -82,18 +71,6 @@ class Index(NamedTuple):
 
     manifest: pd.DataFrame
     report: pd.DataFrame
-
-
-class Finding(NamedTuple):
-    """A skipped sample or a warning; `file` is relative to data_dir."""
-
-    reason: str
-    model: str
-    file: str
-    detail: str
-
-    def report_row(self) -> tuple[str, ...]:
-        return ("skipped" if self.reason in SKIPPED else "warning", *self)
 
 
 class IndexedImage(NamedTuple):
@@ -126,13 +103,17 @@ def build_index(settings: DataConfig, workers: int = 0) -> Index:
         rows += model_rows
         findings += model_findings
     manifest = pd.DataFrame(sorted(rows), columns=list(MANIFEST_COLUMNS))
-    report_rows = sorted(finding.report_row() for finding in findings)
+    report_rows = sorted(map(_report_row, findings))
     index = Index(manifest, pd.DataFrame(report_rows, columns=list(REPORT_COLUMNS)))
     if manifest.empty:
         table = f"\n{format_summary(index)}" if findings else ""
         layout = LAYOUT_HELP.format(root=root)
         raise LayoutError(f"{root}: no usable sample in this folder{table}\n{layout}")
     return index
+
+
+def _report_row(finding: Finding) -> tuple[str, ...]:
+    return ("skipped" if finding.reason in SKIPPED else "warning", *finding)
 
 
 def _map_in_processes(function: partial, folders: list[str], workers: int) -> Iterator:
@@ -146,37 +127,6 @@ def _map_in_processes(function: partial, folders: list[str], workers: int) -> It
         yield from pool.map(function, folders, chunksize=4)
 
 
-def find_model_folders(root: Path) -> tuple[list[str], list[Finding]]:
-    """List the model folders, in the file system's form of their names, and the findings in `root`.
-
-    Raises: LayoutError if `root` is not a folder.
-    """
-    if not root.is_dir():
-        problem = "not a folder" if root.exists() else "no such folder"
-        raise LayoutError(f"{root}: {problem}\n{LAYOUT_HELP.format(root=root)}")
-    folders, findings = [], []
-    for name in sorted(os.listdir(root)):
-        if name.startswith("."):
-            continue
-        path, report = root / name, partial(_add_finding, findings, name, name)
-        if not path.exists():
-            report("broken link", f"points to {os.readlink(path)!r}, which does not exist")
-        elif path.is_dir() and root.resolve().is_relative_to(path.resolve()):
-            report("broken link", f"points to {path.resolve()}, which contains the data folder")
-        elif path.is_dir() and not _is_printable(name):
-            report("unusable name", "not UTF-8, or contains control characters")
-        elif path.is_dir():
-            folders.append(name)
-        elif path.suffix.lower() in (*EXTENSIONS, ".json"):
-            report("image outside a model folder", f"expected {path.stem}/{path.stem}-whole.png")
-    counts = Counter(map(normalize_name, folders))
-    for name in [name for name in folders if counts[normalize_name(name)] > 1]:
-        folders.remove(name)
-        detail = "two folder names differ only in their Unicode form"
-        _add_finding(findings, name, name, "duplicate name", detail)
-    return folders, findings
-
-
 def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, list[Finding]]:
     """Return the manifest rows and the findings of one model."""
     model = normalize_name(folder)
@@ -184,11 +134,11 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
     images, labels = pair_files(root, folder, findings)
     whole_names = images.pop("whole", [])
     for name in labels.pop("whole", []):
-        _add_finding(findings, model, f"{folder}/{name}", "label of the whole", "ignored")
+        add_finding(findings, model, f"{folder}/{name}", "label of the whole", "ignored")
     parts = sorted(images.keys() | labels.keys())
     if not parts:
         if not any(finding.reason == "unreadable folder" for finding in findings):
-            _add_finding(findings, model, folder, "empty model folder", "contains no part")
+            add_finding(findings, model, folder, "empty model folder", "contains no part")
         return [], findings
 
     whole, whole_error = _read_whole(root, folder, whole_names, settings)
@@ -204,9 +154,9 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
             label, warnings = read_label(root / label_file, model, part)
             samples[part] = _read_image(root, file, settings), label
             findings += [Finding(reason, model, label_file, detail) for reason, detail in warnings]
-        except (LabelError, ImageError) as error:
+        except (SampleError, ImageError) as error:
             detail = str(error).removeprefix(f"{root / file}: ")
-            _add_finding(findings, model, file, error.reason, detail)
+            add_finding(findings, model, file, error.reason, detail)
     return _manifest_rows(model, whole, samples), findings
 
 
@@ -223,102 +173,35 @@ def _manifest_rows(
     return rows
 
 
-def pair_files(
-    root: Path, folder: str, findings: list[Finding]
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Group the names of the images and of the labels of a model by part.
-
-    More than one name is a duplicate. Other files are appended to `findings`.
-    """
-    model, prefix = normalize_name(folder), f"{normalize_name(folder)}-"
-    images: dict[str, list[str]] = {}
-    labels: dict[str, list[str]] = {}
-    try:
-        names = sorted(os.listdir(root / folder))
-    except OSError as error:
-        detail = error.strerror or str(error)
-        _add_finding(findings, model, folder, "unreadable folder", detail)
-        names = []
-    for name in names:
-        if name.startswith("."):
-            continue
-        stem, extension = os.path.splitext(name)
-        part = normalize_name(stem).removeprefix(prefix)
-        names_by_part = {".png": images, ".json": labels}.get(extension.lower())
-        report = partial(_add_finding, findings, model, f"{folder}/{name}")
-        if (root / folder / name).is_dir():
-            report("unexpected file", "a folder; expected only files")
-        elif not normalize_name(stem).startswith(prefix) or not part:
-            report("unexpected file", f"expected a name of the form {prefix}PART")
-        elif names_by_part is None:
-            report("unexpected file", f"extension {extension!r}, expected .png or .json")
-        elif not _is_printable(name):
-            report("unusable name", "not UTF-8, or contains control characters")
-        else:
-            names_by_part.setdefault(part, []).append(name)
-    return images, labels
-
-
 def _check_pair(images: list[str], labels: list[str]) -> None:
-    """Raises: LabelError unless a part has exactly one image and one label."""
+    """Raises: SampleError unless a part has exactly one image and one label."""
     if not labels:
-        raise LabelError("part without label", "there is no .json file of the same name")
+        raise SampleError("part without label", "there is no .json file of the same name")
     if not images:
-        raise LabelError("label without part", "there is no .png file of the same name")
+        raise SampleError("label without part", "there is no .png file of the same name")
     for names in (images, labels):
         single_file(names)
 
 
-def single_file(names: list[str]) -> str:
-    """The only file of a part. Raises: LabelError if there are several."""
-    if len(names) > 1:
-        raise LabelError("duplicate name", f"{' and '.join(names)} name the same part")
-    return names[0]
-
-
-def whole_file(folder: str, names: list[str]) -> str:
-    """The only image of the whole. Raises: LabelError if there is none or several."""
-    if not names:
-        raise LabelError("whole missing", f"there is no {folder}-whole.png")
-    if len(names) > 1:
-        raise LabelError("whole unusable", f"{' and '.join(names)} are both images of the whole")
-    return names[0]
-
-
 def _read_whole(
     root: Path, folder: str, names: list[str], settings: DataConfig
-) -> tuple[IndexedImage | None, LabelError | None]:
+) -> tuple[IndexedImage | None, SampleError | None]:
     """Return the image of the whole, or the error that makes all samples of the model unusable."""
     try:
         return _read_image(root, f"{folder}/{whole_file(folder, names)}", settings), None
-    except LabelError as error:
+    except SampleError as error:
         return None, error
     except ImageError as error:
-        return None, LabelError("whole unusable", f"{error.reason}: {error}")
+        return None, SampleError("whole unusable", f"{error.reason}: {error}")
 
 
 def _read_image(root: Path, file: str, settings: DataConfig) -> IndexedImage:
     """Read the file once; hash and decode the same bytes. Raises: ImageError."""
     path = root / file
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from None
+    data = read_image_bytes(path)
     image = open_rgb(data, path, settings.max_image_pixels)
     sha256 = hashlib.sha256(data).hexdigest()
     return IndexedImage(file, sha256, *image.size, make_thumbnail(image))
-
-
-def _is_printable(name: str) -> bool:
-    """Whether a UTF-8 table can hold the name: no control character, no undecodable byte."""
-    return not any(category(character) in ("Cc", "Cs") for character in name)
-
-
-def _add_finding(findings: list[Finding], model: str, file: str, reason: str, detail: str) -> None:
-    """Append a finding, with whitespace collapsed and undecodable bytes escaped."""
-    texts = (model, file, " ".join(detail.split()))
-    encodable = (text.encode("utf-8", "backslashreplace").decode() for text in texts)
-    findings.append(Finding(reason, *encodable))
 
 
 def count_findings(index: Index) -> dict:

@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
+
+from partloc.data.layout import SampleError, normalize_name
 
 # Reasons to reject a label.
 LABEL_ERRORS = (
@@ -25,34 +26,26 @@ MAX_ABS_VALUE = 1e300  # a larger number is considered infinite
 Label = tuple[float, float, float, float]  # tx, ty, tz, scale
 
 
-class LabelError(ValueError):
-    """A sample cannot be used because of its label; the index counts samples by `reason`."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason = reason
-
-
 def read_label(path: Path, model: str, part: str) -> tuple[Label, list[tuple[str, str]]]:
     """Return the label of a part, and warnings (reason, detail) about harmless irregularities.
 
     A scale above 1 means that the part is larger than the whole. Parts are not rotated, so the
     rotation is only validated.
-    Raises: LabelError.
+    Raises: SampleError.
     """
     fields = _read_json(path)
     translation, scales = _read_vector(fields, "translation"), _read_vector(fields, "scale")
     low, scale, high = sorted(scales)
     if low < MIN_SCALE:
-        raise LabelError("scale not positive", f"scale {scales}, expected at least {MIN_SCALE:g}")
+        raise SampleError("scale not positive", f"scale {scales}, expected at least {MIN_SCALE:g}")
     if high - low > UNIFORM_TOLERANCE * high:
-        raise LabelError("non-uniform scale", f"scale {scales}, expected three equal numbers")
+        raise SampleError("non-uniform scale", f"scale {scales}, expected three equal numbers")
     if scale > 1 + RANGE_TOLERANCE:
         expected = f"expected at most 1, tolerance {RANGE_TOLERANCE:g}"
-        raise LabelError("scale above 1", f"scale {scale:g}, {expected}")
+        raise SampleError("scale above 1", f"scale {scale:g}, {expected}")
     if max(map(abs, translation)) > 0.5 + RANGE_TOLERANCE:
         expected = f"expected within [-0.5, 0.5], tolerance {RANGE_TOLERANCE:g}"
-        raise LabelError("translation out of range", f"translation {translation}, {expected}")
+        raise SampleError("translation out of range", f"translation {translation}, {expected}")
     return (*translation, scale), list(_find_warnings(fields, model, part))
 
 
@@ -60,24 +53,24 @@ def _read_json(path: Path) -> dict:
     try:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without byte-order mark
     except (OSError, ValueError, RecursionError) as error:
-        raise LabelError("malformed JSON", f"{path.name}: {error}") from None
+        raise SampleError("malformed JSON", f"{path.name}: {error}") from None
     if not isinstance(fields, dict):
-        raise LabelError("malformed JSON", f"found {type(fields).__name__}, expected an object")
+        raise SampleError("malformed JSON", f"found {type(fields).__name__}, expected an object")
     return fields
 
 
 def _read_vector(fields: dict, name: str) -> list[float]:
     """Three finite floats. Booleans, strings and null are not numbers."""
     if name not in fields:
-        raise LabelError("missing field", f"no {name!r}, found {', '.join(map(repr, fields))}")
+        raise SampleError("missing field", f"no {name!r}, found {', '.join(map(repr, fields))}")
     values = fields[name]
     if not isinstance(values, list) or len(values) != 3:
-        raise LabelError("wrong length", f"{name} {values!r:.60}, expected a list of 3 numbers")
+        raise SampleError("wrong length", f"{name} {values!r:.60}, expected a list of 3 numbers")
     for value in values:
         if type(value) not in (int, float):
-            raise LabelError("not a number", f"{name} {values!r:.60}, expected 3 numbers")
+            raise SampleError("not a number", f"{name} {values!r:.60}, expected 3 numbers")
         if type(value) is float and not math.isfinite(value) or abs(value) > MAX_ABS_VALUE:
-            raise LabelError("non-finite value", f"{name} {values!r:.60}, expected 3 numbers")
+            raise SampleError("non-finite value", f"{name} {values!r:.60}, expected 3 numbers")
     return [float(value) for value in values]
 
 
@@ -104,8 +97,3 @@ def _is_identity(rotation: Any) -> bool:
         return False
     w, *xyz = rotation
     return abs(abs(w) - 1) <= ROTATION_TOLERANCE and all(abs(v) <= ROTATION_TOLERANCE for v in xyz)
-
-
-def normalize_name(name: str) -> str:
-    """Convert to Unicode NFC, the form in which names are compared; some file systems use NFD."""
-    return normalize("NFC", name)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from partloc.data.index import MANIFEST_COLUMNS
-from partloc.data.labels import normalize_name
+from partloc.data.layout import normalize_name
 
 SPLITS = ("train", "val", "test")
 MAX_EXAMPLES = 3  # pairs of models in the warning about shared images

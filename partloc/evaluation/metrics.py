@@ -1,6 +1,10 @@
-"""Error figures of a set of predictions, and the constant answer that they are held against.
+"""Error metrics of predictions, and the constant prediction that serves as their baseline.
 
-Shapes: N samples, K twins of a part.
+A twin of a part is a part of the same model that looks identical. `translation_error` is the
+distance to the nearest twin, `labelled_error` to the part's own label, and `assigned_error` to the
+twin that is left when the predictions of equal parts are matched one to one.
+
+Shapes: N samples; K twins of a part, itself included; H hypotheses.
 """
 
 from collections.abc import Sequence
@@ -19,149 +23,115 @@ from partloc.pose import (
     relative_scale_errors,
 )
 
-CLOSE = 0.15  # relative scale error that counts as right
-BOOTSTRAP_STREAM = 4  # of chance, as in plan
-RESAMPLES = 1000
+RELATIVE_SCALE_TOLERANCE = 0.15  # largest relative scale error that counts as right
+BOOTSTRAP_SAMPLES = 1000
+BOOTSTRAP_STREAM = 4  # of random numbers; sampler and dataset have others
 
 
-def assigned_errors(placed: PartPose, truth: PartPose, groups: Sequence[np.ndarray]) -> Tensor:
-    """Distances, (N,), when each place of a group of equal parts is to be taken once.
-
-    placed, truth: (N, 3); groups: rows that belong together, each row in one of them. Which of
-    the equal parts is which does not count: the answers are matched with the true places so that
-    the distances' sum is the least. Source: Kuhn (1955), solved by scipy.
-    """
-    errors = torch.empty(len(truth.translation))
-    for rows in groups:
-        # By products of matrices, as from 26 rows on, equal places would be apart.
-        exact = "donot_use_mm_for_euclid_dist"
-        distances = torch.cdist(placed.translation[rows], truth.translation[rows], 2.0, exact)
-        answers, places = linear_sum_assignment(distances.double().numpy())
-        errors[rows[answers]] = distances[answers, places]
-    return errors
+# -- errors of each sample ---------------------------------------------------------------------
 
 
-def bootstrap(
-    errors: dict[str, Tensor], models: Sequence[str], seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """95 % intervals of mean and median: what other test models, as many, might have given.
-
-    errors: (N,) each. Models are drawn, not samples, since the parts of a model are seen in one
-    picture and go right or wrong together.
-    Source: the percentile bootstrap of clusters, Davison and Hinkley (1997), sections 3.8, 5.3.
-    """
-    _, which = np.unique(np.asarray(models), return_inverse=True)
-    rows_of = [np.flatnonzero(which == number) for number in range(which.max() + 1)]
-    chance = np.random.default_rng([seed, BOOTSTRAP_STREAM])
-    values = torch.stack(list(errors.values()), 1).double().numpy()  # (N, F)
-    drawn = np.empty((RESAMPLES, 2, values.shape[1]))
-    for sample in drawn:
-        chosen = chance.integers(len(rows_of), size=len(rows_of))
-        seen = values[np.concatenate([rows_of[number] for number in chosen])]
-        sample[:] = seen.mean(0), np.median(seen, 0)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)  # (2, F) each
-    return {
-        name: {
-            figure: {"low": low[i, column], "high": high[i, column]}
-            for i, figure in enumerate(("mean", "median"))
-        }
-        for column, name in enumerate(errors)
-    }
-
-
-def errors_of(
-    predicted: PartPose, truth: PartPose, twins: PartPose, viewing: Tensor | None = None
+def pose_errors(
+    predicted: PartPose, labelled: PartPose, twins: PartPose, view_direction: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What `summarize` needs of each answer, (N,) each: all errors but `assigned_errors`.
+    """Errors of N predictions by name, (N,) each.
 
-    viewing: (3,) unit vector along which the camera looks; the error to the nearest twin is then
-    also told apart into across the image and along the view.
+    Args:
+        predicted, labelled: (N, 3) and (N, 1). twins: (N, K, 3) and (N, K, 1).
+        view_direction: (3,) unit vector, if the camera is known; the translation error is then
+            also split into across_image and along_view.
     """
     errors = {
-        "translation_error": labelled_errors(predicted, truth),
-        "twin_aware_error": nearest_twin_errors(predicted, twins),
-        "relative_scale_error": relative_scale_errors(predicted, truth),
-        "absolute_scale_error": (predicted.scale - truth.scale).abs().squeeze(-1),
-        "log_scale_error": (predicted.scale / truth.scale).log().abs().squeeze(-1),
+        "translation_error": nearest_twin_errors(predicted, twins),
+        "labelled_error": labelled_errors(predicted, labelled),
+        "relative_scale_error": relative_scale_errors(predicted, labelled),
+        "absolute_scale_error": (predicted.scale - labelled.scale).abs().squeeze(-1),
+        "log_scale_error": (predicted.scale / labelled.scale).log().abs().squeeze(-1),
     }
-    if viewing is not None:
-        errors["across_image"], errors["along_view"] = errors_apart(predicted, twins, viewing)
+    if view_direction is not None:
+        across, along = split_errors(predicted, twins, view_direction)
+        errors |= {"across_image": across, "along_view": along}
     return errors
 
 
-def summarize(errors: dict[str, Tensor]) -> dict[str, Any]:
-    """The figures that metrics/evaluate.json reports, for N >= 1 samples.
+def assigned_errors(
+    assigned: PartPose, labelled: PartPose, twin_groups: Sequence[np.ndarray]
+) -> Tensor:
+    """Translation errors (N,) when each label of a twin group counts for one prediction.
 
-    errors: of `errors_of`; assigned_error, unarranged_error (the same, had each place been judged
-        by itself), and nearest_across: where they are known.
+    Predictions and labels are matched so that the sum of their distances is minimal.
+    twin_groups: rows of each group; every row is in one of them.
+    Source: the assignment problem (Kuhn, 1955), solved by scipy.
     """
-    twin_aware = spread(errors["twin_aware_error"])
-    for name in ("across_image", "along_view"):
-        if name in errors:
-            figures = {"mean": errors[name].mean(), "median": errors[name].quantile(0.5)}
-            twin_aware |= {f"{name}_{key}": value.item() for key, value in figures.items()}
-    if "nearest_across" in errors:
-        twin_aware["sources"] = error_sources(errors)
-    translation = {**spread(errors["translation_error"]), "twin_aware": twin_aware}
-    for kind in ("assigned", "unarranged"):
-        if f"{kind}_error" in errors:
-            translation[kind] = spread(errors[f"{kind}_error"])
-    relative = errors["relative_scale_error"]
-    return {
-        "translation_error": translation,
-        "scale_error": {
-            "absolute_mean": errors["absolute_scale_error"].mean().item(),
-            "relative_mean": relative.mean().item(),
-            "relative_median": relative.quantile(0.5).item(),
-            "log_ratio_mean": errors["log_scale_error"].mean().item(),
-            "within_15pct": (relative < CLOSE).float().mean().item(),
-        },
-    }
+    errors = torch.empty(len(labelled.translation))
+    for rows in twin_groups:
+        # From 26 rows on, the default mode multiplies matrices, and equal points have a distance.
+        mode = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(assigned.translation[rows], labelled.translation[rows], 2.0, mode)
+        predictions, labels = linear_sum_assignment(distances.double().numpy())
+        errors[rows[predictions]] = distances[predictions, labels]
+    return errors
 
 
-def errors_apart(predicted: PartPose, twins: PartPose, viewing: Tensor) -> tuple[Tensor, Tensor]:
-    """The error to the nearest twin, across the image and along the view: (N,) each.
-
-    viewing: (3,) unit vector along which the camera looks.
-    """
+def split_errors(
+    predicted: PartPose, twins: PartPose, view_direction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The error to the nearest twin, split into across the image and along the view: (N,) each."""
     offsets = predicted.translation[:, None] - twins.translation  # (N, K, 3)
     nearest = torch.linalg.vector_norm(offsets, dim=-1).argmin(1)  # (N,)
     offset = offsets[torch.arange(len(offsets)), nearest]  # (N, 3)
-    along = offset @ viewing  # (N,)
-    across = torch.linalg.vector_norm(offset - along[:, None] * viewing, dim=-1)
+    along = offset @ view_direction  # (N,)
+    across = torch.linalg.vector_norm(offset - along[:, None] * view_direction, dim=-1)
     return across, along.abs()
 
 
-def nearest_across(hypotheses: PartPose, twins: PartPose, viewing: Tensor) -> Tensor:
-    """Of all that was considered, (N, K, 3), the least error across the image, (N,)."""
-    each = (PartPose(*fields) for fields in zip(*(f.unbind(1) for f in hypotheses), strict=True))
-    return torch.stack([errors_apart(one, twins, viewing)[0] for one in each], 1).amin(1)
+def best_across_image(hypotheses: PartPose, twins: PartPose, view_direction: Tensor) -> Tensor:
+    """The smallest error across the image of all hypotheses (N, H, 3), (N,)."""
+    poses = [PartPose(*fields) for fields in zip(*(f.unbind(1) for f in hypotheses), strict=True)]
+    across = [split_errors(pose, twins, view_direction)[0] for pose in poses]
+    return torch.stack(across, 1).amin(1)
 
 
-def error_sources(errors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Where the error to the nearest twin comes from: which samples, and their part in the mean.
+def median_pose(labelled: PartPose) -> PartPose:
+    """The baseline: the median pose of N training samples, (1, 3) and (1, 1)."""
+    return PartPose(*(field.quantile(0.5, dim=0, keepdim=True) for field in labelled))
 
-    in_place: less than RIGHT_TOLERANCE off across the image, so that what is off is mostly the depth;
-    other_chosen: another place was chosen though such a one was considered; not_proposed: none was.
-    Parts of the mean add up to the mean over all samples.
+
+# -- summaries ---------------------------------------------------------------------------------
+
+
+def summarize(errors: dict[str, Tensor]) -> dict[str, Any]:
+    """The metrics of N >= 1 samples.
+
+    errors: of `pose_errors`; if known also assigned_error, and best_across_image, for the sources
+        of the translation error.
     """
-    placed, offered = (
-        errors["across_image"] < RIGHT_TOLERANCE,
-        errors["nearest_across"] < RIGHT_TOLERANCE,
-    )
-    kinds = {"in_place": placed, "other_chosen": ~placed & offered, "not_proposed": ~offered}
-    error = errors["twin_aware_error"]
-    return {
-        name: {
-            "share": chosen.float().mean().item(),
-            "part_of_mean": (error * chosen).mean().item(),
-        }
-        for name, chosen in kinds.items()
+    translation = error_statistics(errors["translation_error"])
+    for name in ("across_image", "along_view"):
+        if name in errors:
+            translation[f"{name}_mean"] = errors[name].mean().item()
+            translation[f"{name}_median"] = errors[name].quantile(0.5).item()
+    if "best_across_image" in errors:
+        translation["sources"] = error_sources(errors)
+    metrics = {
+        "translation_error": translation,
+        "labelled_error": error_statistics(errors["labelled_error"]),
     }
+    if "assigned_error" in errors:
+        metrics["assigned_error"] = error_statistics(errors["assigned_error"])
+    relative = errors["relative_scale_error"]
+    metrics["relative_scale_error"] = {
+        "mean": relative.mean().item(),
+        "median": relative.quantile(0.5).item(),
+        "within_0.15": (relative < RELATIVE_SCALE_TOLERANCE).float().mean().item(),
+    }
+    for name in ("absolute_scale_error", "log_scale_error"):
+        metrics[name] = {"mean": errors[name].mean().item()}
+    return metrics
 
 
-def spread(errors: Tensor) -> dict[str, float]:
-    """Mean and quantiles of errors (N,), and the share below RIGHT_TOLERANCE."""
+def error_statistics(errors: Tensor) -> dict[str, Any]:
+    """Mean, median and 90 % quantile of translation errors (N,), and the fraction that is right."""
     return {
         "mean": errors.mean().item(),
         "median": errors.quantile(0.5).item(),
@@ -170,9 +140,52 @@ def spread(errors: Tensor) -> dict[str, float]:
     }
 
 
-def constant_answer(training: PartPose, count: int) -> PartPose:
-    """The baseline: the median training pose, whatever the images show; (count, 3), (count, 1)."""
-    return PartPose(
-        training.translation.quantile(0.5, dim=0).expand(count, 3),
-        training.scale.quantile(0.5, dim=0).expand(count, 1),
-    )
+def error_sources(errors: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Which samples the translation error comes from: their fraction, and contribution to the mean.
+
+    correct_position: the error across the image is below RIGHT_TOLERANCE, so the rest is depth.
+    wrong_choice: it is not, but that of another hypothesis is. not_proposed: that of none is.
+    The contributions add up to the mean of all samples.
+    """
+    correct = errors["across_image"] < RIGHT_TOLERANCE
+    proposed = errors["best_across_image"] < RIGHT_TOLERANCE
+    sources = {
+        "correct_position": correct,
+        "wrong_choice": ~correct & proposed,
+        "not_proposed": ~proposed,
+    }
+    return {
+        name: {
+            "fraction": is_source.float().mean().item(),
+            "mean_contribution": (errors["translation_error"] * is_source).mean().item(),
+        }
+        for name, is_source in sources.items()
+    }
+
+
+def bootstrap(
+    errors: dict[str, Tensor], models: Sequence[str], seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """95 % confidence intervals of mean and median over the choice of the test models.
+
+    Models are resampled, not samples, because the errors of the parts of one model are correlated.
+    errors: (N,) each. models: (N,) names.
+    Source: the percentile bootstrap of clusters, Davison and Hinkley (1997), sections 3.8, 5.3.
+    """
+    _, model_ids = np.unique(np.asarray(models), return_inverse=True)
+    rows_by_model = [np.flatnonzero(model_ids == number) for number in range(model_ids.max() + 1)]
+    rng = np.random.default_rng([seed, BOOTSTRAP_STREAM])
+    values = torch.stack(list(errors.values()), 1).double().numpy()  # (N, E)
+    statistics = np.empty((BOOTSTRAP_SAMPLES, 2, values.shape[1]))
+    for sample in statistics:
+        chosen = rng.integers(len(rows_by_model), size=len(rows_by_model))
+        resampled = values[np.concatenate([rows_by_model[number] for number in chosen])]
+        sample[:] = resampled.mean(0), np.median(resampled, 0)
+    low, high = np.quantile(statistics, [0.025, 0.975], axis=0)  # (2, E) each
+    return {
+        name: {
+            statistic: {"low": low[i, column], "high": high[i, column]}
+            for i, statistic in enumerate(("mean", "median"))
+        }
+        for column, name in enumerate(errors)
+    }

@@ -1,45 +1,59 @@
-"""Pictures of single cases, so that a person sees what went right and wrong.
+"""Images of single cases, in which a person sees what is right and wrong.
 
-The pairs may come from any camera; the marks are drawn as the demo's camera would see them, and
-fall beside their parts when the pictures were taken by another one.
-
-Shapes: K places of a part's twins.
+The poses are drawn with the camera that was fitted to the training data. Without one, e.g. because
+the images were taken by different cameras, no positions are drawn, and the image says so.
 """
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from partloc.data.images import DEFAULT_MAX_PIXELS, load_rgb
-from partloc.synthetic.camera import FORWARD, RIGHT, project
+from partloc.inference.prediction_files import POSE_COLUMNS
+from partloc.model.camera import PinholeCamera
+from partloc.pose import PartPose
 
-WORST, TYPICAL, BEST = 6, 6, 3  # cases that are drawn
+NUM_WORST, NUM_TYPICAL, NUM_BEST = 6, 6, 3  # cases that are drawn
 
-ROWS_AT_ONCE = 4096  # of a table, while those of a few models are looked for
-PICTURE_PX, PART_PX, MARGIN_PX = 480, 200, 16
-FINER = 3  # marks are drawn this much larger and averaged down: smooth edges
-NEAREST = 0.1  # model units; what is nearer to the camera, or behind it, gets no mark
-TRUE_COLOR, FOUND_COLOR, TEXT_COLOR, FAINT_COLOR = "#128a3a", "#e8590c", "#202020", "#707070"
+CHUNK_ROWS = 4096  # of a table that is searched for the rows of a few models
+WHOLE_PX, PART_PX, MARGIN_PX = 480, 200, 16
+COLUMNS_PX = (0, 130, 220)  # of the table of numbers
+OVERSAMPLING = 3  # marks are drawn so many times larger and reduced: smooth edges
+MIN_CAMERA_DISTANCE = 0.1  # model units; nothing nearer to the camera is drawn
+LABEL_COLOR, PREDICTION_COLOR = "#128a3a", "#e8590c"
+TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#202020", "#707070", "#d0d0d0"
+# Pillow's own font has no letters beyond ASCII, and names of models may have.
+FONT_FILE = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
+
+
+class Mark(NamedTuple):
+    """A circle in an image, as wide as the part is long, and a cross at its centre; pixels."""
+
+    x: float
+    y: float
+    radius: float
 
 
 def choose_cases(predictions: pd.DataFrame) -> dict[str, int]:
-    """Which rows to draw: {"worst-1": row, ..., "typical-1": row, ..., "best-1": row, ...}.
+    """Rows to draw by translation error: {"worst-1": row, ..., "typical-1": ..., "best-1": ...}.
 
-    By the error to the nearest twin. Of a group of twins, which look alike and get one answer,
-    one is drawn, and no row twice; so a small table gives fewer cases.
+    One row of each twin group, because the others look the same, and no row twice. A small table
+    therefore gives fewer cases.
     """
-    ordered = predictions.sort_values(["twin_aware_error", "model", "part"])
+    ordered = predictions.sort_values(["translation_error", "model", "part"])
     rows = list(ordered.drop_duplicates(["model", "twin_group"]).index)
-    worst = rows[::-1][:WORST]
+    worst = rows[::-1][:NUM_WORST]
     rest = rows[: len(rows) - len(worst)]
-    best, rest = rest[:BEST], rest[BEST:]
-    middle = max(0, min(len(rows) // 2 - BEST - TYPICAL // 2, len(rest) - TYPICAL))
-    typical = rest[middle : middle + TYPICAL]
+    best, rest = rest[:NUM_BEST], rest[NUM_BEST:]
+    first_typical = len(rows) // 2 - NUM_BEST - NUM_TYPICAL // 2  # around the median
+    first_typical = max(0, min(first_typical, len(rest) - NUM_TYPICAL))
+    typical = rest[first_typical : first_typical + NUM_TYPICAL]
     groups = {"worst": worst, "typical": typical, "best": best}
     return {
         f"{name}-{number}": row
@@ -49,143 +63,183 @@ def choose_cases(predictions: pd.DataFrame) -> dict[str, int]:
 
 
 def write_samples(
-    folder: Path, table: Path, data_dir: Path, max_pixels: int = DEFAULT_MAX_PIXELS
+    folder: Path,
+    table: Path,
+    data_dir: Path,
+    camera: PinholeCamera | None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> None:
-    """Draw cases of a file of predictions into `folder`; pictures of an earlier run are removed.
+    """Draw cases of a table of predictions into `folder`, and delete the images of earlier runs.
 
-    Of the file only the rows of the chosen models are held.
+    Memory holds only the rows of the models that are drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    every = _read(table, usecols=["model", "part", "twin_group", "twin_aware_error"])
-    cases = choose_cases(every)
-    models = set(every.model[list(cases.values())])
-    with _read(table, chunksize=ROWS_AT_ONCE) as pieces:
-        predictions = pd.concat(piece[piece.model.isin(models)] for piece in pieces)
+    errors = _read_table(table, usecols=["model", "part", "twin_group", "translation_error"])
+    cases = choose_cases(errors)
+    models = set(errors.model[list(cases.values())])
+    with _read_table(table, chunksize=CHUNK_ROWS) as chunks:
+        predictions = pd.concat(chunk[chunk.model.isin(models)] for chunk in chunks)
     for name, row in cases.items():
         case = predictions.loc[row]
-        same = (predictions.model == case.model) & (predictions.twin_group == case.twin_group)
-        twins = predictions[same & (predictions.index != row)]
+        is_twin = (predictions.model == case.model) & (predictions.twin_group == case.twin_group)
+        twins = predictions[is_twin & (predictions.index != row)]
         whole = load_rgb(data_dir / case.whole_path, max_pixels)
         part = load_rgb(data_dir / case.part_path, max_pixels)
-        draw_case(name, case, twins, whole, part).save(folder / f"{name}.png")
+        draw_case(name, case, twins, whole, part, camera).save(folder / f"{name}.png")
 
 
-def _read(table: Path, **options: Any) -> Any:
+def _read_table(table: Path, **options: Any) -> Any:
     names = dict.fromkeys(("model", "part", "whole_path", "part_path", "twin_group"), str)
     return pd.read_csv(table, dtype=names, keep_default_na=False, **options)
 
 
 def draw_case(
-    name: str, case: pd.Series, twins: pd.DataFrame, whole: Image.Image, part: Image.Image
+    name: str,
+    case: pd.Series,
+    twins: pd.DataFrame,
+    whole: Image.Image,
+    part: Image.Image,
+    camera: PinholeCamera | None,
 ) -> Image.Image:
-    """The marked whole on the left; the part and the numbers on the right."""
-    size = (2 * PICTURE_PX, PICTURE_PX + 2 * MARGIN_PX)
-    sheet = Image.new("RGB", size, "white")
-    sheet.paste(_fitted(_marked(whole, case, twins), PICTURE_PX), (MARGIN_PX, MARGIN_PX))
-    left = PICTURE_PX + 3 * MARGIN_PX
-    sheet.paste(_fitted(part, PART_PX), (left, MARGIN_PX))
-    _write_captions(ImageDraw.Draw(sheet), left, name, case, len(twins))
+    """The whole with marks on the left; the part and the numbers on the right.
+
+    case, twins: rows of a table of predictions.
+    """
+    sheet = Image.new("RGB", (2 * WHOLE_PX, WHOLE_PX + 2 * MARGIN_PX), "white")
+    if camera is not None:
+        whole = draw_marks(whole, case, twins, camera)
+    sheet.paste(_framed(whole, WHOLE_PX), (MARGIN_PX, MARGIN_PX))
+    left = WHOLE_PX + 3 * MARGIN_PX
+    sheet.paste(_framed(part, PART_PX), (left, MARGIN_PX))
+    _write_text(ImageDraw.Draw(sheet), left, name, case, len(twins), camera)
     return sheet
 
 
-def _marked(whole: Image.Image, case: pd.Series, twins: pd.DataFrame) -> Image.Image:
-    """The whole with a circle a place, as wide as the part is long, and a cross in it."""
-    shrink = PICTURE_PX * FINER / max(whole.size)
-    canvas = whole.resize([max(1, round(side * shrink)) for side in whole.size])
+# -- marks -------------------------------------------------------------------------------------
+
+
+def draw_marks(
+    whole: Image.Image, case: pd.Series, twins: pd.DataFrame, camera: PinholeCamera
+) -> Image.Image:
+    """The enlarged whole with the labelled and the predicted pose, and those of the twins, thin."""
+    factor = WHOLE_PX * OVERSAMPLING / max(whole.size)
+    canvas = whole.resize([max(1, round(side * factor)) for side in whole.size])
     pen = ImageDraw.Draw(canvas)
+    project = partial(project_pose, camera=camera, size=canvas.size)
     for _, twin in twins.iterrows():
-        _mark(pen, canvas.size, _place(twin, ""), TRUE_COLOR, 1)
-    true = _mark(pen, canvas.size, _place(case, ""), TRUE_COLOR, 3)
-    found = _mark(pen, canvas.size, _place(case, "predicted_"), FOUND_COLOR, 3)
-    if true and found:
-        pen.line([true, found], fill=FOUND_COLOR, width=FINER)
+        _draw_mark(pen, project(_pose(twin)), LABEL_COLOR, 1)
+    labelled, predicted = project(_pose(case)), project(_pose(case, "predicted_"))
+    _draw_mark(pen, labelled, LABEL_COLOR, 3)
+    _draw_mark(pen, predicted, PREDICTION_COLOR, 3)
+    if labelled and predicted:
+        pen.line([labelled[:2], predicted[:2]], fill=PREDICTION_COLOR, width=OVERSAMPLING)
     return canvas
 
 
-def _place(row: pd.Series, prefix: str) -> np.ndarray:
+def _pose(row: pd.Series, prefix: str = "") -> np.ndarray:
     """(4,): x, y, z, scale, whole-model units."""
-    return row[[f"{prefix}{name}" for name in ("tx", "ty", "tz", "scale")]].to_numpy(float)
+    return row[[f"{prefix}{name}" for name in POSE_COLUMNS]].to_numpy(float)
 
 
-def _mark(
-    pen: ImageDraw.ImageDraw, size: tuple[int, int], place: np.ndarray, color: str, width: int
-) -> tuple[float, float] | None:
-    """Draw one place; returns where its centre is, in pixels, or None if no camera can see it."""
-    (center, rim), depth = project(np.stack([place[:3], place[:3] + place[3] / 2 * RIGHT]))
-    if depth.min() < NEAREST:
+def project_pose(pose: np.ndarray, camera: PinholeCamera, size: tuple[int, int]) -> Mark | None:
+    """Where a pose (4,) appears in an image of this size; None behind the camera or close to it."""
+    translation, scale = torch.from_numpy(pose).float().split([3, 1])
+    # The distance to the camera, relative to that of the whole's centre.
+    distance = 1 + camera.inverse_distance * camera.depth(translation).squeeze()
+    if distance <= MIN_CAMERA_DISTANCE * camera.inverse_distance:
         return None
-    u, v = center * size
-    radius = (rim - center)[0] * size[0]
-    line, arm = width * FINER, 5 * FINER
-    pen.ellipse([u - radius, v - radius, u + radius, v + radius], outline=color, width=line)
-    pen.line([u - arm, v, u + arm, v], fill=color, width=line)
-    pen.line([u, v - arm, u, v + arm], fill=color, width=line)
-    return u, v
+    right, down, log_size = camera.project(PartPose(translation, scale)).tolist()
+    x, y = (right + 1) / 2 * size[0], (down + 1) / 2 * size[1]
+    diameter = np.exp(log_size) * camera.image_scale.item() / 2  # of the image's side
+    return Mark(x, y, diameter / 2 * size[0])
 
 
-def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """Within a square with a thin frame, the sides' ratio kept."""
-    shrink = side / max(image.size)
-    small = image.resize([max(1, round(length * shrink)) for length in image.size], Image.BOX)
+def _draw_mark(pen: ImageDraw.ImageDraw, mark: Mark | None, color: str, width: int) -> None:
+    if mark is None:
+        return
+    (x, y, radius), line, arm = mark, width * OVERSAMPLING, 5 * OVERSAMPLING
+    pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=color, width=line)
+    pen.line([x - arm, y, x + arm, y], fill=color, width=line)
+    pen.line([x, y - arm, x, y + arm], fill=color, width=line)
+
+
+def _framed(image: Image.Image, side: int) -> Image.Image:
+    """Resized into a square with a frame; the aspect ratio is kept."""
+    factor = side / max(image.size)
+    small = image.resize([max(1, round(length * factor)) for length in image.size], Image.BOX)
     square = Image.new("RGB", (side, side), "white")
     square.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
-    ImageDraw.Draw(square).rectangle([0, 0, side - 1, side - 1], outline="#d0d0d0")
+    ImageDraw.Draw(square).rectangle([0, 0, side - 1, side - 1], outline=FRAME_COLOR)
     return square
 
 
-def _write_captions(
-    pen: ImageDraw.ImageDraw, left: int, name: str, case: pd.Series, twins: int
+# -- text --------------------------------------------------------------------------------------
+
+
+def _write_text(
+    pen: ImageDraw.ImageDraw,
+    left: int,
+    name: str,
+    case: pd.Series,
+    num_twins: int,
+    camera: PinholeCamera | None,
 ) -> None:
-    beside, width = left + PART_PX + MARGIN_PX, 2 * PICTURE_PX - left - PART_PX - 2 * MARGIN_PX
-    title, plain, small = _font(15, bold=True), _font(13), _font(11)
-    pen.text((beside, MARGIN_PX), name.replace("-", " "), TEXT_COLOR, title)
+    """Names beside the part; below it the poses, the errors and a note on the marks."""
+    beside = left + PART_PX + MARGIN_PX
+    width = 2 * WHOLE_PX - beside - MARGIN_PX
+    pen.text((beside, MARGIN_PX), name.replace("-", " "), TEXT_COLOR, _font(17))
     for line, text in enumerate((f"model {case.model}", f"part {case.part}")):
-        pen.text((beside, MARGIN_PX + 28 + 18 * line), _cut(text, plain, width), TEXT_COLOR, plain)
+        position = (beside, MARGIN_PX + 28 + 18 * line)
+        pen.text(position, _shorten(text, _font(13), width), TEXT_COLOR, _font(13))
 
-    true, found = _place(case, ""), _place(case, "predicted_")
+    labelled, predicted = _pose(case), _pose(case, "predicted_")
     top = PART_PX + 2 * MARGIN_PX
-    columns = (left, left + 130, left + 220)
-    header = (("", TEXT_COLOR), ("true", TRUE_COLOR), ("predicted", FOUND_COLOR))
-    for x, (text, color) in zip(columns, header, strict=True):
-        pen.text((x, top), text, color, _font(13, bold=True))
-    for row, axis in enumerate(("x", "y", "z", "scale")):
-        texts = (axis, f"{true[row]:z.3f}", f"{found[row]:z.3f}")
-        for x, text in zip(columns, texts, strict=True):
-            pen.text((x, top + 20 * (row + 1)), text, TEXT_COLOR, plain)
+    rows = [[("", TEXT_COLOR), ("labelled", LABEL_COLOR), ("predicted", PREDICTION_COLOR)]]
+    for axis, true, found in zip(("x", "y", "z", "scale"), labelled, predicted, strict=True):
+        rows.append([(text, TEXT_COLOR) for text in (axis, f"{true:z.3f}", f"{found:z.3f}")])
+    for line, row in enumerate(rows):
+        for column, (text, color) in zip(COLUMNS_PX, row, strict=True):
+            pen.text((left + column, top + 20 * line), text, color, _font(13))
 
-    for line, text in enumerate(_remarks(case, true, found, twins)):
-        pen.text((left, top + 112 + 19 * line), text, TEXT_COLOR, plain)
-    for line, text in enumerate(
-        (
-            "Circle: as wide as the part is long. Cross: its centre.",
-            "Thin green: the part's twins. Marks assume the demo's camera.",
-        )
-    ):
-        bottom = PICTURE_PX + MARGIN_PX - 34
-        pen.text((left, bottom + 16 * line), text, FAINT_COLOR, small)
-
-
-def _remarks(case: pd.Series, true: np.ndarray, found: np.ndarray, twins: int) -> list[str]:
-    """The errors in words. A move along the view hardly shows in a picture, so it is told."""
-    apart = found[:3] - true[:3]
-    along = apart @ FORWARD
-    across = np.linalg.norm(apart - along * FORWARD)
-    size = f"{case.relative_scale_error:.0%} too {'large' if found[3] > true[3] else 'small'}"
-    remarks = [
-        f"translation error {case.translation_error:.3f}",
-        f"   {across:.3f} across the view, {abs(along):.3f} along it",
-        f"scale {size}",
+    lines = _describe_errors(case, predicted - labelled, num_twins, camera)
+    _write_lines(pen, (left, top + 112), lines, TEXT_COLOR, 13)
+    note = [
+        "Circle: as wide as the part is long. Cross: its centre.",
+        "Thin: the part's twins. Camera: fitted to the training data.",
     ]
-    if twins:
-        among = "the nearer of the two twins" if twins == 1 else f"the nearest of {twins + 1} twins"
-        remarks.insert(2, f"   {case.twin_aware_error:.3f} to {among}")
-    return remarks
+    if camera is None:
+        note = ["No camera was fitted to the training data,", "so the poses are not drawn."]
+    _write_lines(pen, (left, WHOLE_PX + MARGIN_PX - 34), note, NOTE_COLOR, 11)
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, or as much of it as fits, with an ellipsis."""
+def _describe_errors(
+    case: pd.Series, offset: np.ndarray, num_twins: int, camera: PinholeCamera | None
+) -> list[str]:
+    """offset: (4,), predicted minus labelled pose."""
+    lines = [f"translation error {case.translation_error:.3f}"]
+    if num_twins:
+        lines[0] += f", to the nearest of {num_twins + 1} twins"
+        lines.append(f"labelled error {case.labelled_error:.3f}")
+    if camera is not None:  # an error along the view is hardly visible in the image
+        direction = camera.forward.numpy()
+        along = offset[:3] @ direction
+        across = np.linalg.norm(offset[:3] - along * direction)
+        lines.append(f"   {across:.3f} across the image, {abs(along):.3f} along the view")
+    direction = "large" if offset[3] > 0 else "small"
+    return [*lines, f"scale {case.relative_scale_error:.0%} too {direction}"]
+
+
+def _write_lines(
+    pen: ImageDraw.ImageDraw, start: tuple[int, int], lines: Sequence[str], color: str, size_px: int
+) -> None:
+    for number, text in enumerate(lines):
+        pen.text((start[0], start[1] + (size_px + 6) * number), text, color, _font(size_px))
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Cut a text that is too long, and append an ellipsis."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -194,7 +248,5 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 @cache
-def _font(size_px: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: the same everywhere, with letters beyond ASCII."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size_px)
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(FONT_FILE, size_px)

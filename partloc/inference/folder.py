@@ -1,281 +1,209 @@
-"""The answers for a folder of models, or a split table: written as they come.
+"""Predictions for many models, streamed: predict a model, write its files, discard it.
 
-Nothing but names is held of the models that are not being answered. The distributed processes each
-take a run of the models, and write their rows beside the tables; the leading one joins them.
+Memory holds the names of all models and the images of one. With several processes each predicts
+consecutive models; `joined_file` joins their tables.
+
+Shapes: K hypotheses per part; F fields of a hypothesis.
 """
 
 import csv
-import shutil
+import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from partloc.data.images import EXTENSIONS, ImageError
-from partloc.data.index import (
-    LAYOUT_HELP,
-    Finding,
-    LayoutError,
-    find_model_folders,
-    pair_files,
-    single_file,
-    whole_file,
-)
-from partloc.data.labels import LabelError, normalize_name
-from partloc.data.split import read_manifest
+from partloc.data.images import ImageError
 from partloc.distributed import DistributedContext
-from partloc.files import name_file_in_errors, open_atomic, write_json
-from partloc.inference.predictor import Found, Predictor, Question
-
-PREDICTION_COLUMNS = (
-    *("model", "part", "whole_path", "part_path", "tx", "ty", "tz", "scale", "confidence"),
+from partloc.files import file_sha256, write_json
+from partloc.inference.hypotheses import NUM_FIELDS
+from partloc.inference.jobs import ModelJob, SkippedFile
+from partloc.inference.joined_file import joined_file
+from partloc.inference.prediction_files import (
+    HYPOTHESES_FILE,
+    PREDICTION_COLUMNS,
+    PREDICTIONS_FILE,
+    SKIPPED_COLUMNS,
+    SKIPPED_FILE,
+    ModelInfo,
 )
-SKIPPED_COLUMNS = ("model", "file", "reason", "detail")
+from partloc.inference.predictor import ModelImages, ModelResult, PartResult, Predictor
+from partloc.model.locator import PartLocator
 
 
-class Skipped(NamedTuple):
-    """A file that gets no answer."""
+class PartPrediction(NamedTuple):
+    """A part of a job and its prediction; paths are relative to the data folder."""
 
-    model: str
-    file: str  # relative to the data folder
-    reason: str
-    detail: str
-
-
-class Job(NamedTuple):
-    """One whole and its parts, by name; paths are relative to the data folder.
-
-    skipped: files of the model that are passed over; where nothing can be asked, parts is empty.
-    """
-
-    model: str
-    whole: str
-    parts: Sequence[tuple[str, str]]  # (part's name, path), sorted
-    skipped: Sequence[Skipped] = ()
-
-
-class Answer(NamedTuple):
     model: str
     part: str
-    whole: str
-    path: str
-    found: Found
+    whole_path: str
+    part_path: str
+    result: PartResult
 
 
-class Outcome(NamedTuple):
-    """What has become of a job; both lists are sorted."""
+class ModelOutcome(NamedTuple):
+    """What became of a job; both lists are sorted."""
 
-    answers: list[Answer]
-    skipped: list[Skipped]
+    predictions: list[PartPrediction]
+    skipped: list[SkippedFile]
 
 
 @dataclass
-class Tally:
-    """How many parts were answered, and why the others were not. first: an example of each."""
+class Summary:
+    """Numbers of predicted and skipped images. examples: the first skipped file per reason."""
 
     models: int = 0
-    answers: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    first: dict[str, Skipped] = field(default_factory=dict)
+    parts: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, SkippedFile] = field(default_factory=dict)
 
-    def count(self, outcome: Outcome) -> None:
-        self.models += bool(outcome.answers)
-        self.answers += len(outcome.answers)
-        for item in outcome.skipped:
-            self.reasons[item.reason] += 1
-            self.first.setdefault(item.reason, item)
+    def update(self, outcome: ModelOutcome) -> None:
+        self.models += bool(outcome.predictions)
+        self.parts += len(outcome.predictions)
+        for file in outcome.skipped:
+            self.skipped[file.reason] += 1
+            self.examples.setdefault(file.reason, file)
 
-    def __add__(self, later: "Tally") -> "Tally":
-        counts = (self.models + later.models, self.answers + later.answers)
-        return Tally(*counts, self.reasons + later.reasons, later.first | self.first)
+    def __add__(self, later: "Summary") -> "Summary":
+        models, parts = self.models + later.models, self.parts + later.parts
+        return Summary(models, parts, self.skipped + later.skipped, later.examples | self.examples)
 
     def __str__(self) -> str:
-        lines = [f"{self.answers:7d} parts of {self.models} models answered"]
-        for reason, count in sorted(self.reasons.items()):
-            first = self.first[reason]
-            lines.append(f"{count:7d} skipped: {reason}; e.g. {first.file}: {first.detail}")
+        lines = [f"{self.parts:7d} parts of {self.models} models predicted"]
+        for reason, count in sorted(self.skipped.items()):
+            example = self.examples[reason]
+            lines.append(f"{count:7d} skipped: {reason}; e.g. {example.file}: {example.detail}")
         return "\n".join(lines)
 
 
-def find_jobs(data_dir: Path) -> list[Job]:
-    """The models of a folder in the layout that `index` reads, sorted; labels are not looked at.
-
-    Raises: LayoutError if there is no such folder or no model in it.
-    """
-    folders, findings = find_model_folders(data_dir)
-    jobs = [_find_parts(data_dir, folder) for folder in folders]
-    jobs = [job for job in jobs if job.parts or job.skipped]
-    if not jobs:
-        raise LayoutError(
-            f"{data_dir}: no model in this folder; {LAYOUT_HELP.format(root=data_dir)}"
-        )
-    return sorted(jobs + [Job(each.model, "", [], [_skipped(each)]) for each in findings])
-
-
-def _find_parts(data_dir: Path, folder: str) -> Job:
-    model = normalize_name(folder)
-    findings: list[Finding] = []
-    pictures, _ = pair_files(data_dir, folder, findings)
-    # Of what is odd, labels and texts are nobody's loss here.
-    lost = (
-        each
-        for each in findings
-        if each.reason == "unreadable folder" or Path(each.file).suffix.lower() in EXTENSIONS
-    )
-    skipped = [_skipped(each) for each in lost]
-    try:
-        whole = whole_file(folder, pictures.pop("whole", []))
-    except LabelError as error:
-        paths = (f"{folder}/{name}" for names in pictures.values() for name in names)
-        skipped += [Skipped(model, path, error.reason, str(error)) for path in paths]
-        return Job(model, "", [], skipped)
-    parts = []
-    for part, names in sorted(pictures.items()):
-        try:
-            parts.append((part, f"{folder}/{single_file(names)}"))
-        except LabelError as error:
-            skipped.append(Skipped(model, f"{folder}/{names[0]}", error.reason, str(error)))
-    return Job(model, f"{folder}/{whole}", parts, skipped)
-
-
-def _skipped(finding: Finding) -> Skipped:
-    return Skipped(finding.model, finding.file, finding.reason, finding.detail)
-
-
-def refuse_overwriting(output: Path, data_dir: Path) -> None:
-    """Answers are named like labels: in the data folder they would replace the labels.
-
-    Raises: ValueError if `output` is the data folder or lies in it.
-    """
+def require_outside(output: Path, data_dir: Path) -> None:
+    """Raises: ValueError if `output` lies in the data folder, whose labels would be replaced."""
     if output.resolve().is_relative_to(data_dir.resolve()):
         raise ValueError(
-            f"--output {output}: lies in the data folder {data_dir}, where the answers would "
+            f"--output {output}: lies in the data folder {data_dir}, where the predictions would "
             "replace the labels; give a folder outside it"
         )
 
 
-def jobs_of_table(path: Path) -> list[Job]:
-    """The models of a split table, sorted. Raises: ValueError if it is none or has no rows."""
-    table = read_manifest(path)
-    if table.empty:
-        raise ValueError(f"{path}: no samples; raise the ratio of this set in params.yaml")
-    return [
-        Job(str(model), str(whole), sorted(zip(rows.part, rows.part_path, strict=True)))
-        for (model, whole), rows in table.groupby(["model", "whole_path"])
-    ]
-
-
-def share_of(jobs: Sequence[Job], context: DistributedContext) -> list[Job]:
-    """The run of jobs that this process answers: about as many parts as every other's."""
-    counts = np.array([len(job.parts) for job in jobs])
-    middles = counts.cumsum() - counts / 2  # of each job's parts, in the row of all parts
-    owners = np.minimum(
-        middles * context.world_size // max(1, counts.sum()), context.world_size - 1
-    )
-    return [job for job, owner in zip(jobs, owners, strict=True) if owner == context.rank]
+# -- prediction --------------------------------------------------------------------------------
 
 
 def predict_jobs(
-    predictor: Predictor, jobs: Sequence[Job], data_dir: Path, bar: bool = True
-) -> Iterator[Outcome]:
-    """Answer every part that can be read, job by job; each whole is encoded once."""
-    questions = (
-        Question(data_dir / job.whole, [data_dir / path for _, path in job.parts])
+    predictor: Predictor, jobs: Sequence[ModelJob], data_dir: Path, show_progress: bool = True
+) -> Iterator[ModelOutcome]:
+    """Predict all parts whose images can be read, job by job."""
+    models = (
+        ModelImages(data_dir / job.whole, [data_dir / path for _, path in job.parts])
         for job in jobs
         if job.parts
     )
-    found = predictor.predict_all(questions)
-    total = sum(len(job.parts) for job in jobs)
-    with tqdm(desc="infer", total=total, unit="part", disable=None if bar else True) as progress:
+    results = predictor.predict_models(models)
+    num_parts, disable = sum(len(job.parts) for job in jobs), None if show_progress else True
+    with tqdm(desc="infer", total=num_parts, unit="part", disable=disable) as progress:
         for job in jobs:
-            yield _outcome(job, next(found) if job.parts else [], data_dir)
+            yield _make_outcome(job, next(results) if job.parts else [], data_dir)
             progress.update(len(job.parts))
 
 
-def _outcome(job: Job, found: list[Found | ImageError] | ImageError, data_dir: Path) -> Outcome:
-    if isinstance(found, ImageError):
-        detail = f"{found.reason}: {_without(found, data_dir / job.whole)}"
-        lost = [Skipped(job.model, path, "whole unusable", detail) for _, path in job.parts]
-        return Outcome([], sorted([*job.skipped, *lost]))
-    answers, skipped = [], list(job.skipped)
-    for (part, path), item in zip(job.parts, found, strict=True):
-        if isinstance(item, ImageError):
-            detail = _without(item, data_dir / path)
-            skipped.append(Skipped(job.model, path, item.reason, detail))
+def _make_outcome(job: ModelJob, results: ModelResult, data_dir: Path) -> ModelOutcome:
+    predictions, skipped = [], list(job.skipped)
+    if isinstance(results, ImageError):
+        detail = f"{results.reason}: {_message_without_path(results, data_dir / job.whole)}"
+        skipped += [SkippedFile(job.model, path, "whole unusable", detail) for _, path in job.parts]
+        return ModelOutcome([], sorted(skipped))
+    for (part, path), result in zip(job.parts, results, strict=True):
+        if isinstance(result, ImageError):
+            detail = _message_without_path(result, data_dir / path)
+            skipped.append(SkippedFile(job.model, path, result.reason, detail))
         else:
-            answers.append(Answer(job.model, part, job.whole, path, item))
-    return Outcome(answers, sorted(skipped))
+            predictions.append(PartPrediction(job.model, part, job.whole, path, result))
+    return ModelOutcome(predictions, sorted(skipped))
 
 
-def _without(error: ImageError, path: Path) -> str:
-    """The message without the file's name, which stands in a column of its own."""
+def _message_without_path(error: ImageError, path: Path) -> str:
+    """The table of skipped files has a column for the path."""
     return " ".join(str(error).removeprefix(f"{path}: ").split())
 
 
-def write_answers(
-    output: Path, outcomes: Iterable[Outcome], context: DistributedContext, everything: bool = False
-) -> Tally:
-    """One label file for each part, predictions.csv and skipped.csv, all under `output`.
+# -- files -------------------------------------------------------------------------------------
 
-    everything: with all hypotheses in the label files. Returns what this process has answered.
+
+def write_predictions(
+    output: Path,
+    outcomes: Iterable[ModelOutcome],
+    num_hypotheses: int,
+    context: DistributedContext,
+    with_hypotheses: bool = False,
+) -> Summary:
+    """Write the files that `prediction_files` describes, but for model.json.
+
+    num_hypotheses: K. with_hypotheses: list them in the label files, too.
+    Returns: what this process has predicted.
     """
-    tally = Tally()
+    summary = Summary()
+    poses_header, skipped_header = (
+        partial(_csv_header, columns) for columns in (PREDICTION_COLUMNS, SKIPPED_COLUMNS)
+    )
+    hypotheses_header = partial(_npy_header, num_hypotheses)
     with (
-        joint_table(output / "predictions.csv", PREDICTION_COLUMNS, context) as predictions,
-        joint_table(output / "skipped.csv", SKIPPED_COLUMNS, context) as passed_over,
+        joined_file(output / PREDICTIONS_FILE, poses_header, context) as append_poses,
+        joined_file(output / HYPOTHESES_FILE, hypotheses_header, context) as append_hypotheses,
+        joined_file(output / SKIPPED_FILE, skipped_header, context) as append_skipped,
     ):
         for outcome in outcomes:
-            for answer in outcome.answers:
-                best = answer.found.best
-                predictions([[*answer[:4], *best.pose, best.confidence]])
-                write_json(
-                    output / Path(answer.path).with_suffix(".json"), _label(answer, everything)
-                )
-            passed_over(outcome.skipped)
-            tally.count(outcome)
-    return tally
+            append_poses(_csv_bytes(map(_table_row, outcome.predictions)))
+            append_hypotheses(b"".join(map(_hypotheses_bytes, outcome.predictions)))
+            append_skipped(_csv_bytes(outcome.skipped))
+            for prediction in outcome.predictions:
+                path = output / Path(prediction.part_path).with_suffix(".json")
+                write_json(path, _label(prediction, with_hypotheses))
+            summary.update(outcome)
+    return summary
 
 
-def _label(answer: Answer, everything: bool) -> dict[str, Any]:
-    """In the layout of the labels that are given to train on."""
-    label = {"model_name": answer.model, "part_name": answer.part}
-    label |= answer.found.as_json(everything)
+def make_model_info(model: PartLocator, checkpoint: Path) -> ModelInfo:
+    """The content of model.json. checkpoint: the file of the model."""
+    calibration = model.confidence_head.slope.item(), model.confidence_head.offset.item()
+    return ModelInfo(model.pinhole_camera, *calibration, file_sha256(checkpoint))
+
+
+def _csv_bytes(rows: Iterable[Iterable]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _csv_header(columns: Sequence[str], _num_bytes: int) -> bytes:
+    return _csv_bytes([columns])
+
+
+def _npy_header(num_hypotheses: int, num_bytes: int) -> bytes:
+    """Header of an array (N, K, F) whose data are `num_bytes` long."""
+    dtype = np.dtype("<f4")
+    num_parts = num_bytes // (dtype.itemsize * num_hypotheses * NUM_FIELDS)
+    shape = (num_parts, num_hypotheses, NUM_FIELDS)
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _hypotheses_bytes(prediction: PartPrediction) -> bytes:
+    return prediction.result.hypotheses.to_tensor().numpy().astype("<f4").tobytes()  # (K, F)
+
+
+def _table_row(prediction: PartPrediction) -> list[str | float]:
+    best = prediction.result.best
+    return [*prediction[:4], *best.translation, best.scale, best.confidence]
+
+
+def _label(prediction: PartPrediction, with_hypotheses: bool) -> dict[str, Any]:
+    """The content of a label file, in the format of the labels to train on."""
+    label = {"model_name": prediction.model, "part_name": prediction.part}
+    label |= prediction.result.as_json(with_hypotheses)
     return label | {"rotation": [1.0, 0.0, 0.0, 0.0], "scale": [label["scale"]] * 3}
-
-
-@contextmanager
-def joint_table(
-    path: Path, columns: Sequence[str], context: DistributedContext
-) -> Iterator[Callable[[Iterable[Iterable]], None]]:
-    """A CSV table to which each distributed process writes a run of rows, those of rank 0 first.
-
-    The table is replaced, whole, when all have ended well; folders are made. Yields what writes
-    rows; it raises OSError naming the table where it cannot.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs = [path.with_name(f"{path.name}.{rank}") for rank in range(context.world_size)]
-    own = runs[context.rank]
-
-    def write(rows: Iterable[Iterable]) -> None:
-        with name_file_in_errors(path), own.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-
-    try:
-        own.unlink(missing_ok=True)  # of a call that was killed
-        write([])
-        yield write
-        context.barrier()  # until every run is complete
-        if context.is_main:
-            with open_atomic(path) as table:
-                table.write((",".join(columns) + "\n").encode())
-                for run in runs:
-                    with run.open("rb") as rows:
-                        shutil.copyfileobj(rows, table)
-        context.barrier()  # until they are joined
-    finally:
-        own.unlink(missing_ok=True)

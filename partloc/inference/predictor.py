@@ -1,187 +1,151 @@
-"""The answer for pictures without labels: where the parts of a whole belong.
+"""Prediction from images without labels: the poses of the parts of a whole.
 
-Everything that is needed is in the checkpoint: architecture, weights and preprocessing.
+A model file contains all that is needed: architecture, weights and preprocessing.
 
-Shapes: P parts of one whole; S side of the encoder's images, pixels.
+Shapes: P readable parts of one model; U parts of a batch; K hypotheses per part; F fields of a
+hypothesis, see `hypotheses.HYPOTHESIS_FIELDS`.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain, islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError, load_rgb
-from partloc.data.twins import group_twins, make_thumbnail
+from partloc.data.twins import make_thumbnail
 from partloc.distributed import choose_device, inference_dtype
 from partloc.inference.assignment import assign
+from partloc.inference.hypotheses import Hypotheses
+from partloc.inference.image_loader import LoadedImage, PartDeduplicator, read_ahead
 from partloc.model.encoder import EncodedImages
+from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model
-from partloc.model.prediction import Prediction
-from partloc.pose import PartPose
 
-PICTURES_PER_BATCH = 8
-READERS = 2  # threads; decoding leaves Python's lock to the others
-PICTURES_AHEAD = 2 * PICTURES_PER_BATCH
-
-Source, Read = TypeVar("Source"), TypeVar("Read")
+IMAGES_PER_BATCH = 8
+MIN_SCALE = 1e-6  # of a rounded pose, so that it stays above 0
 
 
-class Question(NamedTuple):
-    """Where do these parts of one whole belong? Paths of pictures."""
+class ModelImages(NamedTuple):
+    """Paths of the images of one model."""
 
     whole: Path | str
     parts: Sequence[Path | str]
 
 
-class Picture(NamedTuple):
-    """A decoded file. pixels: (3, S, S) uint8, S of `Preprocessing.read_size`; digest: the same
-    for equal pictures."""
+class ImageSource(NamedTuple):
+    """One image of a model, in the order in which they are used: the whole, then its parts."""
 
-    pixels: Tensor
-    thumbnail: np.ndarray
-    digest: bytes
-
-
-class Hypothesis(NamedTuple):
-    """A place where a part may belong, and the probability that its translation is less than
-    `pose.RIGHT_TOLERANCE` off. pose: tx, ty, tz, scale; whole-model units."""
-
-    pose: list[float]
-    confidence: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "translation": self.pose[:3],
-            "scale": self.pose[3],
-            "confidence": self.confidence,
-        }
+    path: Path | str
+    is_whole: bool
+    is_last: bool  # of its model
 
 
-class Found(NamedTuple):
-    """What is answered for a part, and all that was considered, as it would be chosen from."""
+class PoseEstimate(NamedTuple):
+    """A pose, rounded to 6 decimals, and its confidence.
 
-    best: Hypothesis
-    hypotheses: list[Hypothesis]
-
-    def as_json(self, everything: bool) -> dict[str, Any]:
-        """What is printed; `everything` adds all hypotheses."""
-        others = {"hypotheses": [item.as_json() for item in self.hypotheses]}
-        return self.best.as_json() | (others if everything else {})
-
-
-class Seen:
-    """The parts of one whole that have been read: which are equal, and which could not be read.
-
-    errors: for each part; thumbnails: of those without error, named by their place;
-    numbers: of each of these, which of the different pictures it shows.
+    translation: [x, y, z] and scale in whole-model units. confidence: probability that the
+    translation error is below `pose.RIGHT_TOLERANCE`.
     """
 
-    def __init__(self) -> None:
-        self.errors: list[ImageError | None] = []
-        self.thumbnails: dict[str, np.ndarray] = {}
-        self.numbers: list[int] = []
-
-    def different(self, parts: Iterable[Picture | ImageError]) -> Iterator[Tensor]:
-        """The pixels of each picture that none before it equals."""
-        known: dict[bytes, int] = {}
-        for place, part in enumerate(parts):
-            self.errors.append(part if isinstance(part, ImageError) else None)
-            if isinstance(part, ImageError):
-                continue
-            self.thumbnails[f"{place:09d}"] = part.thumbnail
-            if part.digest not in known:
-                known[part.digest] = len(known)
-                yield part.pixels
-            self.numbers.append(known[part.digest])
+    translation: list[float]
+    scale: float
+    confidence: float
 
 
-def reading_ahead(read: Callable[[Source], Read], sources: Iterable[Source]) -> Iterator[Read]:
-    """What `read` returns for each source, in their order; threads read the next ones meanwhile."""
-    pool = ThreadPoolExecutor(READERS)
-    waiting: deque[Future[Read]] = deque()
-    try:
-        for source in sources:
-            waiting.append(pool.submit(read, source))
-            if len(waiting) > PICTURES_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+class PartResult(NamedTuple):
+    """The prediction for one part.
+
+    best: the pose. Of several equal parts each has another one.
+    hypotheses: of the part alone, without the dimension P. confidence: (K,), calibrated.
+    """
+
+    best: PoseEstimate
+    hypotheses: Hypotheses
+    confidence: Tensor
+
+    def sorted_hypotheses(self) -> list[PoseEstimate]:
+        """All hypotheses, the most probable first."""
+        order = self.hypotheses.log_weight.argsort(descending=True, stable=True)
+        poses = torch.cat(self.hypotheses.poses, 1)  # (K, 4)
+        return [round_estimate(poses[k], self.confidence[k]) for k in order]
+
+    def as_json(self, with_hypotheses: bool) -> dict[str, Any]:
+        """The values that the command `infer` prints."""
+        values = self.best._asdict()
+        if with_hypotheses:
+            values["hypotheses"] = [pose._asdict() for pose in self.sorted_hypotheses()]
+        return values
+
+
+# For each part its prediction, or why its image cannot be read; or why that of the whole cannot.
+ModelResult = list[PartResult | ImageError] | ImageError
+
+
+def round_estimate(pose: Tensor, confidence: Tensor) -> PoseEstimate:
+    """pose: (4,), confidence: ()."""
+    *translation, scale = (round(value, 6) + 0.0 for value in pose.tolist())  # no -0.0
+    return PoseEstimate(translation, max(scale, MIN_SCALE), round(confidence.item(), 6))
 
 
 class Predictor:
-    """A trained model, ready to be asked.
+    """A trained network with everything around it.
 
-    Raises: CheckpointError for a missing or foreign checkpoint, ValueError for an absent device.
+    Args:
+        model: a network or the path of a model file.
+        max_pixels: limit for an image, width times height.
+    Raises: CheckpointError for a missing or unsuitable file, ValueError for a missing device.
     """
 
     def __init__(
         self,
-        checkpoint: Path | str,
+        model: PartLocator | Path | str,
         device: str = "auto",
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.device, self.max_pixels = choose_device(device), max_pixels
-        self.model = load_model(Path(checkpoint)).to(self.device)
+        if not isinstance(model, PartLocator):
+            model = load_model(Path(model))
+        self.model = model.to(self.device).eval()
 
-    def predict(self, whole: Path | str, parts: Sequence[Path | str]) -> list[Found | ImageError]:
-        """Where the parts of one whole belong; an error stands for a part that cannot be read.
+    def predict(
+        self, whole: Path | str, parts: Sequence[Path | str]
+    ) -> list[PartResult | ImageError]:
+        """Predict the poses of the parts of one whole; ImageError for a part that is unreadable.
 
-        The whole is encoded once, and so is each of several equal pictures. Parts that look the
-        same are several of a kind, and are given distinct places.
-        Raises: ImageError for a whole that cannot be read.
+        Parts that look identical get distinct poses.
+        Raises: ImageError if the whole cannot be read.
         """
-        (outcomes,) = self.predict_all([Question(whole, parts)])
-        if isinstance(outcomes, ImageError):
-            raise outcomes
-        return outcomes
+        (result,) = self.predict_models([ModelImages(whole, parts)])
+        if isinstance(result, ImageError):
+            raise result
+        return result
 
-    def predict_all(
-        self, questions: Iterable[Question]
-    ) -> Iterator[list[Found | ImageError] | ImageError]:
-        """As `predict`, one whole after the other; an error stands for a whole that cannot be read.
+    def predict_models(self, models: Iterable[ModelImages]) -> Iterator[ModelResult]:
+        """Predict model by model, as `predict` does; ImageError for a whole that is unreadable.
 
-        Some pictures are read ahead while others are computed with; no more are ever held. An
-        answer does not depend on the other questions.
+        Threads read the next images during the prediction, at most `image_loader.IMAGES_AHEAD`.
+        A batch holds images of one model only, so its result does not depend on other models.
         """
-        questions, ahead = tee(questions)
-        paths = (path for question in ahead for path in (question.whole, *question.parts))
-        with closing(reading_ahead(self._read, paths)) as pictures:
-            for question in questions:
-                whole, parts = next(pictures), islice(pictures, len(question.parts))
-                yield whole if isinstance(whole, ImageError) else self._answer(whole, parts)
-                deque(parts, maxlen=0)  # pass over those of an unreadable whole
+        with closing(read_ahead(self._read, image_sources(models))) as images:
+            for source, image in images:
+                if source.is_whole:
+                    prediction = _ModelPrediction(self, image)
+                else:
+                    prediction.add_part(image)
+                if source.is_last:
+                    yield prediction.finish()
 
-    def _read(self, path: Path | str) -> Picture | ImageError:
+    def _read(self, source: ImageSource) -> LoadedImage | ImageError:
         try:
-            image = load_rgb(path, self.max_pixels)
+            image = load_rgb(source.path, self.max_pixels)
         except ImageError as error:
             return error
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-        return Picture(self.model.preprocessing.resize(image), make_thumbnail(image), digest)
-
-    def _answer(
-        self, whole: Picture, parts: Iterable[Picture | ImageError]
-    ) -> list[Found | ImageError]:
-        seen = Seen()
-        pixels = chain([whole.pixels], seen.different(parts))
-        tokens = self._encode(list(islice(pixels, PICTURES_PER_BATCH)))
-        first = torch.zeros(1, dtype=torch.long, device=self.device)
-        others = torch.arange(1, len(tokens.cls), device=self.device)
-        answers = [self._locate(tokens.select(first), tokens.select(others))] if len(others) else []
-        while batch := list(islice(pixels, PICTURES_PER_BATCH)):
-            answers.append(self._locate(tokens.select(first), self._encode(batch)))
-        found = iter(self._found(answers, seen))
-        return [error or next(found) for error in seen.errors]
+        return LoadedImage(self.model.preprocessing.resize(image), make_thumbnail(image), digest)
 
     @torch.inference_mode()
     def _encode(self, pixels: list[Tensor]) -> EncodedImages:
@@ -189,45 +153,80 @@ class Predictor:
         return self.model.encode(images, inference_dtype(self.device))
 
     @torch.inference_mode()
-    def _locate(self, whole: EncodedImages, parts: EncodedImages) -> Prediction:
-        """Hypotheses for parts of one whole, on the CPU."""
-        index = torch.zeros(len(parts.cls), dtype=torch.long, device=self.device)
-        found = self.model.predict(whole, parts, index)
-        poses = PartPose(*(field.cpu() for field in found.hypotheses))
-        return Prediction(poses, found.log_weight.cpu(), found.confidence_logit.cpu())
+    def _predict_batch(self, whole: EncodedImages, parts: EncodedImages) -> Tensor:
+        """Hypotheses for U parts of one whole as a tensor (U, K, F) on the CPU."""
+        whole_of_part = torch.zeros(len(parts.cls), dtype=torch.long, device=self.device)
+        prediction = self.model.predict(whole, parts, whole_of_part)
+        fields = prediction.hypotheses, prediction.log_weight, prediction.confidence_logit
+        return Hypotheses(*fields).to_tensor().cpu()
 
-    def _found(self, answers: list[Prediction], seen: "Seen") -> list[Found]:
-        """One answer for each picture that could be read, in their order."""
-        if not answers:
-            return []
-        poses, *told = zip(*(answer[:3] for answer in answers), strict=True)
-        poses = PartPose(*(torch.cat(field)[seen.numbers] for field in zip(*poses, strict=True)))
-        log_weight, confidence_logit = (
-            torch.cat(field)[seen.numbers] for field in told
-        )  # (P, K) each
-        confidence = self.model.confidence(confidence_logit.to(self.device)).cpu()
-        rows = torch.cat(poses, 2)  # (P, K, 4)
-        twins = group_twins(seen.thumbnails)
-        members: dict[str, list[int]] = {}
-        for row, name in enumerate(seen.thumbnails):
-            members.setdefault(twins[name], []).append(row)
-        axes = self.model.pinhole_camera and self.model.pinhole_camera.axes
-        best: dict[int, Hypothesis] = {}
-        for group in members.values():
-            hypotheses = PartPose(*(field[group] for field in poses))
-            placed = assign(hypotheses, log_weight[group], confidence_logit[group], axes)
-            own = confidence[group].flatten()[placed.number]
-            sure = torch.where(placed.number >= 0, own, placed.confidence_logit.sigmoid())
-            for place, row in enumerate(group):
-                best[row] = _hypothesis(torch.cat(placed.pose, 1)[place], sure[place])
-        order = log_weight.argsort(dim=1, descending=True, stable=True)
+    def _make_results(
+        self, hypotheses: Hypotheses, twin_groups: list[list[int]]
+    ) -> list[PartResult]:
+        """Results of P parts, each of which is in one of the groups."""
+        logits = hypotheses.confidence_logit
+        confidence = self.model.confidence(logits.to(self.device)).cpu()  # (P, K)
+        poses = torch.cat(hypotheses.poses, 2)  # (P, K, 4)
+        best: dict[int, PoseEstimate] = {}
+        for group in twin_groups:
+            twins = hypotheses.select(group)
+            chosen = assign(twins.poses, twins.log_weight)  # (n,) of n * K
+            group_poses, group_confidence = poses[group].flatten(0, 1), confidence[group].flatten()
+            for part, index in zip(group, chosen, strict=True):
+                best[part] = round_estimate(group_poses[index], group_confidence[index])
         return [
-            Found(best[row], [_hypothesis(rows[row, k], confidence[row, k]) for k in order[row]])
-            for row in range(len(rows))
+            PartResult(best[part], hypotheses.select(part), confidence[part])
+            for part in range(len(poses))
         ]
 
 
-def _hypothesis(pose: Tensor, confidence: Tensor) -> Hypothesis:
-    """Rounded to 6 decimals; the scale stays above 0."""
-    *place, scale = (round(v, 6) + 0.0 for v in pose.tolist())
-    return Hypothesis([*place, max(scale, 1e-6)], round(confidence.item(), 6))
+def image_sources(models: Iterable[ModelImages]) -> Iterator[ImageSource]:
+    """All images in the order in which they are used."""
+    for model in models:
+        yield ImageSource(model.whole, is_whole=True, is_last=not model.parts)
+        for number, path in enumerate(model.parts, 1):
+            yield ImageSource(path, is_whole=False, is_last=number == len(model.parts))
+
+
+class _ModelPrediction:
+    """Prediction for one model, in batches, while its images arrive.
+
+    The whole is encoded once, together with the first parts; so is each distinct image of a part.
+    """
+
+    def __init__(self, predictor: Predictor, whole: LoadedImage | ImageError) -> None:
+        self.predictor, self.whole = predictor, whole
+        self.parts = PartDeduplicator()
+        self.whole_encoding: EncodedImages | None = None
+        self.batch = [] if isinstance(whole, ImageError) else [whole.pixels]
+        self.outputs: list[Tensor] = []  # (U, K, F) of each batch
+
+    def add_part(self, part: LoadedImage | ImageError) -> None:
+        if isinstance(self.whole, ImageError):
+            return
+        if self.parts.add(part):
+            self.batch.append(part.pixels)
+        if len(self.batch) == IMAGES_PER_BATCH:
+            self._predict_batch()
+
+    def finish(self) -> ModelResult:
+        """The results after the last part."""
+        if isinstance(self.whole, ImageError):
+            return self.whole
+        num_wholes = 1 if self.whole_encoding is None else 0
+        if len(self.batch) > num_wholes:
+            self._predict_batch()
+        if not self.outputs:
+            return list(self.parts.errors)
+        outputs = torch.cat(self.outputs)[self.parts.image_index]  # (P, K, F)
+        groups = self.parts.twin_groups()
+        results = iter(self.predictor._make_results(Hypotheses.from_tensor(outputs), groups))
+        return [error or next(results) for error in self.parts.errors]
+
+    def _predict_batch(self) -> None:
+        encoded = self.predictor._encode(self.batch)
+        self.batch = []
+        if self.whole_encoding is None:
+            index = torch.arange(len(encoded.cls), device=encoded.cls.device)
+            self.whole_encoding, encoded = encoded.select(index[:1]), encoded.select(index[1:])
+        self.outputs.append(self.predictor._predict_batch(self.whole_encoding, encoded))

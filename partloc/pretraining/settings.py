@@ -14,21 +14,17 @@ from ruamel.yaml import YAMLError
 from partloc.config import Config, ConfigError, Count, Group, load_config, parse_yaml, validate
 
 
-class PretrainConfig(Group):
+class PretrainSettings(Group):
     """Sizes of the procedural data sets and of the trainings.
 
     Rates, losses and augmentation are in params.yaml or in the module of each training.
     """
 
-    # Depth network: objects to render; optimiser steps of 512 images, which take 19 GB.
+    # Depth network: models to render; optimiser steps of 512 images, which take 19 GB.
     depth_models: Annotated[int, Field(ge=50)] = 100_000
     depth_steps: Annotated[int, Field(ge=2)] = 11_000
 
-    # Arrangement network: objects to render; optimiser steps of 96 groups of equal parts.
-    arrangement_models: Annotated[int, Field(ge=20)] = 4000
-    arrangement_steps: Annotated[int, Field(ge=2)] = 4000
-
-    # Encoder: objects to render; epochs; pairs in a batch, which take 21 GB; peak learning rate of
+    # Encoder: models to render; epochs; pairs in a batch, which take 21 GB; peak learning rate of
     # all weights.
     num_models: Annotated[int, Field(ge=50)] = 150_000
     num_epochs: Count = 5
@@ -39,7 +35,7 @@ class PretrainConfig(Group):
 class PretrainingConfig(Config):
     """The configuration of the pipeline with the settings of the pretrainings."""
 
-    pretrain: PretrainConfig = PretrainConfig()
+    pretrain: PretrainSettings = PretrainSettings()
 
 
 def load_pretraining_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainingConfig:
@@ -58,4 +54,4 @@ def load_pretraining_config(path: Path | str, overrides: Sequence[str] = ()) -> 
         except YAMLError as error:
             raise ConfigError(f"--set {override}: not valid YAML: {error}") from None
     groups = {name: getattr(config, name) for name in Config.model_fields}
-    return PretrainingConfig(**groups, pretrain=validate(PretrainConfig, values, "--set"))
+    return PretrainingConfig(**groups, pretrain=validate(PretrainSettings, values, "--set"))

@@ -7,6 +7,8 @@ then fitted robustly to the pairs of labelled translation and matched image posi
 Shapes: N samples, S side of the whole's thumbnail, n side of a part's thumbnail.
 """
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -117,7 +119,7 @@ def fit_camera_to_points(source: Tensor, target: Tensor) -> PinholeCamera:
 
     Approximately minimises the sum of distances. Multiplied by its denominator, the projection is
     linear in all parameters except the direction of depth, which is taken from the previous
-    iteration. The inlier fraction of the result is 0, that is, unknown.
+    iteration. The inlier fraction of the result is NaN.
 
     Source: the direct linear transform (Abdel-Aziz and Karara, 1971), by iteratively reweighted
     least squares (Holland and Welsch, 1977).
@@ -137,8 +139,8 @@ def fit_camera_to_points(source: Tensor, target: Tensor) -> PinholeCamera:
             inverse_distance = solution[8, 0].clamp(0, MAX_INVERSE_DISTANCE)
             values = values * (1 + inverse_distance * depth)
         linear = torch.linalg.lstsq(row_weights * design, row_weights * values).solution.view(2, 4)
-        camera = PinholeCamera(linear[:, :3], linear[:, 3], inverse_distance, 0.0)
+        camera = PinholeCamera(linear[:, :3], linear[:, 3], inverse_distance, math.nan)
         points = PartPose(source, torch.ones_like(source[:, :1]))
         residuals = (camera.project(points)[:, :2] - target).norm(dim=1)  # (N,)
         weights = residuals.clamp(min=MIN_RESIDUAL).rsqrt()
-    return PinholeCamera(*(field.float() for field in camera[:3]), 0.0)
+    return PinholeCamera(*(field.float() for field in camera[:3]), math.nan)

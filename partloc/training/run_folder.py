@@ -1,6 +1,5 @@
 """The folder of a training run: its lock, and the states from which an interrupted run resumes."""
 
-import fcntl
 import os
 import shutil
 import sys
@@ -8,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from partloc.files import (
     CheckpointError,
@@ -19,13 +20,16 @@ from partloc.files import (
 )
 
 MAX_STATES = 2  # files of each kind that are kept
+# The lock of a killed trainer is free when its data-loader workers have ended, within seconds.
+LOCK_TIMEOUT_S = 10.0
 
 
 class RunFolder:
     """Resumable state of one training run, in a folder named after the run's fingerprint.
 
     Contents: `state-*.pth`, the state after an epoch; `best-*.pth`, the weights of the best epoch
-    so far (MAX_STATES of each, with a .sha256 file beside them); `tensorboard/`; `lock`;
+    so far (MAX_STATES of each, with a .sha256 file beside them); `tensorboard/`; `lock` and
+    `process`, the id of the process that holds it;
     `finished`, if the run is; `code`, a hash of the source code that started the run.
     """
 
@@ -41,22 +45,20 @@ class RunFolder:
         Raises: CheckpointError naming the process that holds the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            try:
-                # Not flock: data-loader workers would inherit it, and they outlive a killed
-                # trainer by some seconds.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                file.seek(0)
-                raise CheckpointError(
-                    f"{self.path}: another training (process {file.read().strip() or '?'}) is "
-                    "running on the same configuration and data; wait for it or stop it, then run "
-                    "again"
-                ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        lock = FileLock(self.path / "lock", timeout=LOCK_TIMEOUT_S)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise CheckpointError(
+                f"{self.path}: another training (process {self.read_note('process') or '?'}) is "
+                "running on the same configuration and data; wait for it or stop it, then run "
+                "again"
+            ) from None
+        try:
+            self.write_note("process", str(os.getpid()))
             yield
+        finally:
+            lock.release()
 
     @property
     def finished(self) -> bool:
@@ -83,7 +85,7 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif entry.name not in ("lock", "process"):
                 entry.unlink()
 
     def other_unfinished_runs(self) -> list[Path]:

@@ -1,14 +1,14 @@
 """On-disk cache of a frozen encoder's outputs: each image is encoded once, for all trainings.
 
-There is one file per encoder, image size and precision, with one row per image, memory-mapped. A
-row is valid if its checksum matches, so a crash leaves valid rows only. Several processes may fill
+There is one file per encoder, image size and precision, with one row per image, memory-mapped.
+Opening it reads the key of each row; the checksum of a row is compared when the row is first used,
+so that a large cache opens at once. Several processes may fill
 the same file: each computes and appends the rows that are missing, and checks before each one
 which rows the others have appended meanwhile.
 
 Shapes: B images, N rows of the file, D encoder width, M pooled patches of an image.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -63,8 +64,8 @@ class TokenCache:
         self.path = folder / f"{token_cache_digest(model, dtype)[:16]}.tokens"
         self.row_dtype = make_row_dtype(model)
         self.row_numbers: dict[str, int] = {}
-        self._num_damaged = 0
-        self._num_rows = 0  # that have been read, valid or not
+        self._num_rows = 0  # whose keys have been read
+        self._verified: set[int] = set()  # rows whose checksum has been compared
         self._rows = np.empty((0, self.row_dtype.itemsize), np.uint8)
 
     def fill(
@@ -101,8 +102,15 @@ class TokenCache:
         return torch.tensor([self.row_numbers[sha256] for sha256 in hashes])
 
     def read(self, rows: Tensor) -> EncodedImages:
-        """Return rows (B,) as compact EncodedImages of B images."""
-        records = self._rows[rows.numpy()].view(self.row_dtype)[:, 0]
+        """Return rows (B,) as compact EncodedImages of B images.
+
+        Raises: OSError for a damaged row, which the next `fill` computes again.
+        """
+        data = self._rows[rows.numpy()]  # (B, bytes)
+        for number, row in zip(rows.tolist(), data, strict=True):
+            if number not in self._verified:
+                self._verify(number, row)
+        records = data.view(self.row_dtype)[:, 0]
         fields = (
             torch.from_numpy(np.ascontiguousarray(records[name])) for name in EncodedImages._fields
         )
@@ -165,30 +173,34 @@ class TokenCache:
             raise OSError(f"{self.path}: was shortened or deleted during the run; run again")
         if count == self._num_rows:
             return
-        with self.path.open("rb") as file:
-            file.seek(self._num_rows * self.row_dtype.itemsize)
-            for number in range(self._num_rows, count):
-                data = file.read(self.row_dtype.itemsize)
-                row = np.frombuffer(data, self.row_dtype)[0]
-                if row["checksum"] == _checksum(data):
-                    self.row_numbers[row["key"].tobytes().hex()] = number
-                else:
-                    self._num_damaged += 1
+        keys = np.memmap(self.path, self.row_dtype, "r", shape=(count,))["key"]
+        for number in range(self._num_rows, count):
+            self.row_numbers[keys[number].tobytes().hex()] = number
         self._num_rows = count
+
+    def _verify(self, number: int, row: np.ndarray) -> None:
+        """Compare the checksum of a row (bytes,); a damaged row loses its key in the file."""
+        data = row.tobytes()
+        if np.frombuffer(data, self.row_dtype)[0]["checksum"] == _checksum(data):
+            self._verified.add(number)
+            return
+        with self._locked(), self.path.open("r+b") as file:
+            start = number * self.row_dtype.itemsize
+            file.seek(start + self.row_dtype.fields["key"][1])
+            file.write(bytes(self.row_dtype["key"].itemsize))
+        raise OSError(
+            f"{self.path}: the tokens of an image (row {number}) are damaged; run again, and they "
+            "are computed again"
+        )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Exclude other processes while rows are read or written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A separate file, because closing any handle of a file releases the locks on it.
-        with self.path.with_suffix(".lock").open("a") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
+        with FileLock(self.path.with_suffix(".lock")):
             yield
 
     def _report(self, num_images: int, num_missing: int) -> None:
-        if self._num_damaged and num_missing:
-            warning = f"warning: {self.path}: {self._num_damaged} damaged rows are ignored"
-            print(warning, file=sys.stderr)
         print(
             f"frozen encoder: tokens of {num_images - num_missing} of {num_images} images are in "
             f"{self.path}; {num_missing} to compute, {self._size_gb(num_missing):.2f} GB",
@@ -269,11 +281,11 @@ def token_cache_digest(model: PartLocator, dtype: torch.dtype | None) -> str:
 
 def make_row_dtype(model: PartLocator) -> np.dtype:
     """Return the structured dtype of a row: checksum, key (SHA-256), fields of EncodedImages."""
-    width, picture, thumbnail = model.encoder.backbone.embed_dim, (0,), (0,)
+    width, image, thumbnail = model.encoder.backbone.embed_dim, (0,), (0,)
     if model.template_matching is not None:
-        picture = (3, *[CLOSE_UP_ZOOM * CELL_PX * model.template_matching.size] * 2)
+        image = (3, *[CLOSE_UP_ZOOM * CELL_PX * model.template_matching.size] * 2)
         thumbnail = (5, MAP_SIDE, MAP_SIDE)
-    shapes = ((width,), (model.encoder.tokens_per_side**2, width), picture, thumbnail, (3,))
+    shapes = ((width,), (model.encoder.tokens_per_side**2, width), image, thumbnail, (3,))
     fields = [
         (name, np.int16, shape) for name, shape in zip(EncodedImages._fields, shapes, strict=True)
     ]

@@ -13,7 +13,8 @@ import torch
 from toys import PARTS, SINGLE_PROCESS, noise_image
 
 from partloc.config import DataConfig
-from partloc.data.index import LayoutError, build_index
+from partloc.data.index import build_index
+from partloc.data.layout import LayoutError
 from partloc.distributed import DistributedContext
 from partloc.inference.folder import (
     Answer,

@@ -12,18 +12,16 @@ from toys import SINGLE_PROCESS, tiny_config
 from partloc.data.transforms import Preprocessing
 from partloc.model.crop import content_crops, resample_crops
 from partloc.model.depth_net import MAP_SIDE, DepthNet, load_depth_net
-from partloc.pretraining import depth, trainer
-from partloc.pretraining.depth import (
+from partloc.pretraining import depth, depth_samples
+from partloc.pretraining.depth import DepthTrainer, depth_map_losses, train_depth
+from partloc.pretraining.depth_samples import (
     DEPTH_OBJECTS,
     VARIANTS_PER_MODEL,
-    DepthTrainer,
     crop_depth_maps,
-    depth_map_losses,
     read_samples,
     render_samples,
-    train_depth,
 )
-from partloc.pretraining.settings import PretrainConfig, PretrainingConfig
+from partloc.pretraining.settings import PretrainingConfig, PretrainSettings
 from partloc.synthetic.camera import FIELD_OF_VIEW_DEG
 from partloc.synthetic.dataset import sample_model
 from partloc.synthetic.families import DEMO_OBJECTS, PRETRAINING_OBJECTS
@@ -33,7 +31,7 @@ from partloc.synthetic.scene import scene_geometry
 
 def depth_config(models: int = 50, steps: int = 6, **groups: dict) -> PretrainingConfig:
     config = tiny_config(**{"demo": {"image_size": 64}, **groups})
-    settings = PretrainConfig(depth_models=models, depth_steps=steps)
+    settings = PretrainSettings(depth_models=models, depth_steps=steps)
     return PretrainingConfig(**dict(config), pretrain=settings)
 
 
@@ -106,7 +104,7 @@ def test_existing_sample_files_are_kept(samples_dir):
 
 
 def test_samples_of_another_seed_size_or_count_are_rendered_separately(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "MODELS_PER_FILE", 40)
+    monkeypatch.setattr(depth_samples, "MODELS_PER_FILE", 40)
     config, larger = depth_config(), depth_config(models=51)
     render_samples(tmp_path, config, workers=0)
     expected = read_samples(tmp_path, config)

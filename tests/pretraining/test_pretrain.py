@@ -11,13 +11,11 @@ from toys import TORCHRUN, run_python, tiny_config, write_params
 
 from partloc.data.transforms import Preprocessing
 from partloc.files import matches_checksum
-from partloc.inference.arrangement_net import ArrangementNet
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, start_from
 
 CONFIG = tiny_config(demo={"image_size": 64}, model={"match_size": 8})
-SETTINGS = {"num_models": 50, "num_epochs": 1, "arrangement_models": 20, "arrangement_steps": 4}
-OVERRIDES = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+OVERRIDES = ("--set", "num_models=50", "--set", "num_epochs=1")
 
 
 def pretrain(
@@ -84,23 +82,6 @@ def test_a_training_in_two_processes_continues_from_a_model_file(encoder):
     assert "starting weights" in result.stderr
     history = json.loads((encoder.root / "continued.json").read_text())["history"]
     assert history[0]["train_loss"] < encoder.summary["history"][0]["train_loss"]
-
-
-def test_the_arrangement_network_is_trained_on_candidates_of_the_encoder(encoder):
-    arguments = ("arrangement", "--out", "arrangement.pth")
-    result = pretrain(encoder.root, *arguments)
-    assert result.returncode == 0, result.stderr
-    path = encoder.root / "arrangement.pth"
-    (groups,) = encoder.root.glob("data/pretrain-arrangement/*/*")
-    summary = json.loads(path.with_suffix(".json").read_text())
-    assert summary["groups"] > 10 and summary["history"][-1]["step"] == 4
-    weights = torch.load(path, weights_only=True)
-    ArrangementNet().load_state_dict({name: value.float() for name, value in weights.items()})
-    # A repeated call reuses the groups and gives the same weights.
-    mtime, expected = groups.stat().st_mtime_ns, path.read_bytes()
-    path.unlink()
-    assert pretrain(encoder.root, *arguments).returncode == 0
-    assert groups.stat().st_mtime_ns == mtime and path.read_bytes() == expected
 
 
 def test_a_missing_model_file_is_reported_before_anything_is_rendered(tmp_path):

@@ -18,7 +18,7 @@ def test_starting_weights_keep_their_camera_unless_the_data_has_another_one(
     config = tiny_config(model={"match_size": 8})
     first = PartLocator(config.model, Preprocessing(28))
     initialize_model(first, table, config)
-    first.lift.weight.data += 0.01  # as if it were trained
+    first.position_decoder.lift.weight.data += 0.01  # as if it were trained
     path = tmp_path / "weights.pth"
     save_model(path, first, {}, half=True)
     starting_config = tiny_config(model={"match_size": 8, "start_from": str(path)})
@@ -29,17 +29,23 @@ def test_starting_weights_keep_their_camera_unless_the_data_has_another_one(
 
     same, message = start_on(table)
     assert "agree with that of the starting weights" in message
-    assert torch.allclose(same.lift.weight, first.lift.weight, atol=1e-2)
-    assert torch.allclose(same.center, first.center, atol=1e-3)
+    assert torch.allclose(
+        same.position_decoder.lift.weight, first.position_decoder.lift.weight, atol=1e-2
+    )
+    assert torch.allclose(same.prior.center, first.prior.center, atol=1e-3)
 
     table.translation = table.translation[:, [1, 2, 0]]  # other axes are another camera
     other, message = start_on(table)
     assert "starting weights" not in message
-    assert not torch.allclose(other.camera_slope, first.camera_slope, atol=0.1)
+    assert not torch.allclose(
+        other.position_decoder.camera.slope, first.position_decoder.camera.slope, atol=0.1
+    )
 
     few, message = start_on(index_table(write_folder(tmp_path / "images")))
     assert "the camera of the starting weights is used" in message
-    assert torch.allclose(few.camera_slope, first.camera_slope, atol=1e-2)
+    assert torch.allclose(
+        few.position_decoder.camera.slope, first.position_decoder.camera.slope, atol=1e-2
+    )
 
 
 def test_labels_in_a_plane_are_reported(rendered_models):

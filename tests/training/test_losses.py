@@ -191,7 +191,7 @@ def test_the_match_loss_is_the_negative_log_likelihood_of_any_valid_position():
 def test_the_match_loss_has_its_weight():
     pose, targets = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.2]])
     prediction = single_hypothesis(pose)._replace(
-        places=torch.zeros(1, 3),
+        positions=torch.zeros(1, 3),
         log_probability=torch.tensor([[0.5]]).log(),
         proposals=torch.zeros(1, 1, 3),
         crops=torch.zeros(1, 6),  # uncropped images

@@ -22,12 +22,12 @@ def test_norms_biases_and_tables_have_no_decay_and_the_backbone_is_slower(tables
     assert set(groups) == set(parameters.values())
     for name, parameter in parameters.items():
         learning_rate, decay = groups[parameter]
-        is_pretrained = name.startswith(("backbone.", "depth_net."))
+        is_pretrained = name.startswith(("encoder.backbone.", "depth_net."))
         assert learning_rate == pytest.approx(1e-4 if is_pretrained else 1e-3), name
         undecayed = parameter.ndim < 2 or "pos_embed" in name or "cls_token" in name
         assert decay == (0.0 if undecayed else 0.1), name
     undecayed = {name for name, p in parameters.items() if groups[p][1] == 0}
-    assert {"backbone.vit.cls_token", "backbone.vit.pos_embed"} <= undecayed
+    assert {"encoder.backbone.vit.cls_token", "encoder.backbone.vit.pos_embed"} <= undecayed
 
 
 def test_the_learning_rate_rises_linearly_and_falls_as_half_a_cosine():

@@ -87,7 +87,7 @@ def test_a_row_holds_the_tokens_of_its_image(tables, tmp_path):
     images = PairDataset(tables[1], trainer.model.preprocessing, 10**6)[key].images
     with torch.no_grad():
         computed = trainer.model.encode(images)
-    for name, precision in (("cls", 2**-8), ("patches", 2**-8), ("picture", 2**-10)):
+    for name, precision in (("cls", 2**-8), ("patches", 2**-8), ("image", 2**-10)):
         expected = getattr(computed, name)
         assert_close(getattr(read, name), expected, rtol=precision, atol=1e-5)
     assert read.patches.std() > 0.1 and read.image.std() > 0.1
@@ -170,7 +170,22 @@ def test_an_interrupted_filling_resumes_after_the_last_complete_row(tables, tmp_
     assert read_rows(tmp_path / "partial", resumed) == read_rows(tmp_path / "complete", complete)
 
 
-def test_damaged_and_lost_rows_are_reported_and_computed_again(tables, tmp_path, capsys):
+def test_lost_rows_are_computed_again(tables, tmp_path, capsys):
+    first = make_frozen_trainer(tables, folder=tmp_path)
+    expected, path = read_rows(tmp_path, first), cache_file(tmp_path)
+    size = path.stat().st_size // NUM_IMAGES
+    with path.open("r+b") as file:
+        file.truncate((NUM_IMAGES - 2) * size + 1)
+    capsys.readouterr()
+    again = make_frozen_trainer(tables, folder=tmp_path)
+    assert len(again.encoded) == 2
+    count = f"tokens of {NUM_IMAGES - 2} of {NUM_IMAGES} images"
+    assert f"{count} are in {path}; 2 to compute" in capsys.readouterr().err
+    assert read_rows(tmp_path, again) == expected
+    assert make_frozen_trainer(tables, folder=tmp_path).encoded == []
+
+
+def test_a_damaged_row_is_found_when_it_is_used_and_computed_by_the_next_run(tables, tmp_path):
     first = make_frozen_trainer(tables, folder=tmp_path)
     expected, path = read_rows(tmp_path, first), cache_file(tmp_path)
     size = path.stat().st_size // NUM_IMAGES
@@ -179,16 +194,23 @@ def test_damaged_and_lost_rows_are_reported_and_computed_again(tables, tmp_path,
         (byte,) = file.read(1)
         file.seek(3 * size + size // 2)
         file.write(bytes([byte ^ 1]))
-        file.truncate((NUM_IMAGES - 2) * size + 1)
-    capsys.readouterr()
+    damaged = make_frozen_trainer(tables, folder=tmp_path)
+    assert damaged.encoded == []  # opening the cache compares no checksum
+    with pytest.raises(OSError, match=f"{path.name}: the tokens of an image .* run again"):
+        for _ in range(2):
+            damaged.train_epoch()
+        damaged.validate()
     again = make_frozen_trainer(tables, folder=tmp_path)
-    assert len(again.encoded) == 3
-    output = capsys.readouterr().err
-    assert f"{path}: 1 damaged rows are ignored" in output
-    count = f"tokens of {NUM_IMAGES - 3} of {NUM_IMAGES} images"
-    assert f"{count} are in {path}; 3 to compute" in output
-    assert expected < read_rows(tmp_path, again)
+    assert len(again.encoded) == 1
+    assert expected <= read_rows(tmp_path, again)
+
+
+def test_opening_a_cache_reads_little_of_it(tables, tmp_path, monkeypatch):
+    make_frozen_trainer(tables, folder=tmp_path)
+    checked = []
+    monkeypatch.setattr("partloc.training.token_cache._checksum", checked.append)
     assert make_frozen_trainer(tables, folder=tmp_path).encoded == []
+    assert not checked
 
 
 def test_a_file_of_other_content_is_ignored_row_by_row(tables, tmp_path):

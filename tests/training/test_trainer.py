@@ -69,7 +69,7 @@ def test_a_frozen_backbone_has_no_gradient_and_does_not_change(tables):
     assert all(parameter.grad is None for parameter in backbone.parameters())
     after = trainer.model.state_dict()
     changed = {key for key in after if not torch.equal(after[key], before[key])}
-    assert changed and not any(key.startswith("backbone.") for key in changed)
+    assert changed and not any(key.startswith("encoder.backbone.") for key in changed)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_in_the_last_step_is_detected(tables):
 
 def test_a_gradient_that_is_not_finite_stops_the_epoch(tables):
     trainer = make_trainer(tiny_config(), *tables)
-    trainer.model.head[0].weight.register_hook(lambda grad: grad * math.nan)
+    trainer.model.pose_head.hidden[0].weight.register_hook(lambda grad: grad * math.nan)
     with pytest.raises(NonFiniteLossError, match="epoch 1: the gradient norm is nan"):
         trainer.train_epoch()
 
