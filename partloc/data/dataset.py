@@ -33,7 +33,6 @@ class Batch(NamedTuple):
     jitter: (W + U, 3), crop jitter of the wholes, then the parts; see `crop_jitter_from_uniform`.
     whole_of_part: (U,) index into wholes.
     part_of_pair: (P,) index into parts.
-    pair_of_part: (U,) the first pair of each part.
     pose: labelled poses, (P, 3) and (P, 1).
     twin_poses: poses of all twins, (P, K, 3) and (P, K, 1); see `PairTable.twin_poses`.
     rows: (P,) rows of the table.
@@ -44,7 +43,6 @@ class Batch(NamedTuple):
     jitter: Tensor
     whole_of_part: Tensor
     part_of_pair: Tensor
-    pair_of_part: Tensor
     pose: PartPose
     twin_poses: PartPose
     rows: Tensor
@@ -170,7 +168,6 @@ class PairDataset(Dataset):
             for item, offset in zip(items, offsets, strict=True)
             for part in item.part_of_row
         ]
-        num_parts = int(part_counts.sum())
         whole_jitter = [item.jitter[:1] for item in items]
         part_jitter = [item.jitter[1:] for item in items]
         return Batch(
@@ -179,7 +176,6 @@ class PairDataset(Dataset):
             jitter=torch.cat([*whole_jitter, *part_jitter]),
             whole_of_part=torch.repeat_interleave(torch.arange(len(items)), part_counts),
             part_of_pair=torch.tensor(part_of_pair),
-            pair_of_part=torch.tensor([part_of_pair.index(part) for part in range(num_parts)]),
             pose=PartPose(self.table.translation[rows], self.table.scale[rows]),
             twin_poses=self.table.twin_poses(rows),
             rows=torch.tensor(rows),

@@ -1,6 +1,6 @@
 """The network: predicts where a part belongs in a whole, from one image of each.
 
-Shapes: W wholes, B pairs, S tokens per side, M = S * S, D encoder width, K hypotheses per pair,
+Shapes: W wholes, B parts, P pairs, S tokens per side, M = S * S, D encoder width, K hypotheses per pair,
 F features of a pair.
 """
 
@@ -131,8 +131,9 @@ class PartLocator(nn.Module):
         gt_pose: PartPose | None = None,
         precision: torch.dtype | None = None,
         jitter: Tensor | None = None,
+        part_of_pair: Tensor | None = None,
     ) -> Prediction:
-        """Predict K pose hypotheses for each of B parts.
+        """Predict K pose hypotheses for each of P pairs of a whole and a part.
 
         Both images are cropped to their content and encoded by one encoder. Part tokens attend to
         whole tokens. The part's image is matched as a template at many sizes; the best positions
@@ -145,9 +146,11 @@ class PartLocator(nn.Module):
             wholes: (W, 3, H, W), normalised images, or encoded images.
             parts: (B, 3, H, W), normalised images, or encoded images.
             whole_of_part: (B,), index into wholes.
-            gt_pose: true poses (B, 3), (B, 1), to predict at their positions as well.
+            gt_pose: true poses (P, 3), (P, 1), to predict at their positions as well.
             precision: of the encoder's arithmetic, None for that of its weights.
             jitter: (W + B, 3), of the crops.
+            part_of_pair: (P,), index into parts: equal parts are predicted once, but each at its
+                own true position. None: every part is one pair.
         """
         if not isinstance(wholes, EncodedImages):
             encoded = self.encode(torch.cat([wholes, parts]), precision, jitter)
@@ -155,7 +158,7 @@ class PartLocator(nn.Module):
                 EncodedImages(*(field[half] for field in encoded))
                 for half in (slice(len(wholes)), slice(len(wholes), None))
             )
-        return self.predict(wholes, parts, whole_of_part, gt_pose)
+        return self.predict(wholes, parts, whole_of_part, gt_pose, part_of_pair)
 
     def encode(
         self,
@@ -187,13 +190,16 @@ class PartLocator(nn.Module):
         part: EncodedImages,
         whole_of_part: Tensor,
         gt_pose: PartPose | None = None,
+        part_of_pair: Tensor | None = None,
     ) -> Prediction:
         """Predict from W encoded wholes and B encoded parts; arguments as in `forward`."""
+        if part_of_pair is None:
+            part_of_pair = torch.arange(len(whole_of_part), device=whole_of_part.device)
         attended = self.cross_attention(part.patches, wholes.patches, whole_of_part)  # (B, C)
         whole = wholes.select(whole_of_part)
         context = torch.cat([attended, part.cls, whole.cls, whole.crop, part.crop], -1)  # (B, F)
         if self.template_matching is None:
-            return self._regress(context)
+            return self._regress(context).select(part_of_pair)
 
         images = (F.avg_pool2d(each.image, CLOSE_UP_ZOOM) for each in (wholes, part))
         match = self.template_matching(*images, whole_of_part, self.num_hypotheses)
@@ -202,8 +208,7 @@ class PartLocator(nn.Module):
             whole, part, context, match.proposals, match.log_weight, pair
         )
         log_weight = (score + match.log_weight).log_softmax(1)
-        gt_prediction, depth_error = self._predict_at_gt(whole, part, context, gt_pose)
-        return Prediction(
+        prediction = Prediction(
             hypotheses,
             log_weight,
             self.confidence_head(hidden, log_weight),
@@ -211,9 +216,12 @@ class PartLocator(nn.Module):
             match.log_probability,
             match.proposals,
             torch.cat([whole.crop, part.crop], -1),
-            gt_prediction,
-            depth_error,
-        )
+        ).select(part_of_pair)
+        if gt_pose is None:
+            return prediction
+        pair_images = whole.select(part_of_pair), part.select(part_of_pair)
+        gt_prediction, error = self._predict_at_gt(*pair_images, context[part_of_pair], gt_pose)
+        return prediction._replace(gt_prediction=gt_prediction, depth_error=error)
 
     def _regress(self, context: Tensor) -> Prediction:
         """One hypothesis from the features of the pair alone."""
@@ -276,16 +284,14 @@ class PartLocator(nn.Module):
         whole: EncodedImages,
         part: EncodedImages,
         context: Tensor,
-        gt_pose: PartPose | None,
-    ) -> tuple[PartPose | None, DepthReading | None]:
-        """The poses predicted at the true positions, and the error of the depth maps there.
+        gt_pose: PartPose,
+    ) -> tuple[PartPose, DepthReading | None]:
+        """The poses of P pairs predicted at their true positions, and the error of the depth maps.
 
         The pose head learns from them before good positions are proposed, and the depth network
         from nothing else. Source: the true boxes among the proposals of Faster R-CNN
         (arXiv:1506.01497).
         """
-        if gt_pose is None:
-            return None, None
         camera = self.position_decoder.camera
         positions = to_crop_frame(self.project(gt_pose)[:, None], whole.crop, part.crop)
         pair = self._align(whole, part, positions)

@@ -57,7 +57,6 @@ def training_loss(
     targets: PartPose,
     target_positions: Tensor | None,
     config: "TrainConfig",
-    gt_targets: PartPose | None = None,
 ) -> LossTerms:
     """Compute the loss of each sample and its terms.
 
@@ -73,8 +72,6 @@ def training_loss(
         target_positions: their image positions (right, down, log size), (B, T, 3); None leaves
             out the match and rank terms.
         config: weights of the terms.
-        gt_targets: like `targets`, for the prediction at the ground-truth position if these
-            differ; default `targets`.
     Source: mixture density networks (Bishop, 1994), with Laplace components.
     """
     translation, scale = hypothesis_losses(prediction.hypotheses, targets, config)  # (B, H)
@@ -90,7 +87,7 @@ def training_loss(
         total = total + config.w_match * match + config.w_rank * rank
     if prediction.gt_prediction is not None:
         single = PartPose(*(field[:, None] for field in prediction.gt_prediction))
-        gt_translation, gt_scale = hypothesis_losses(single, gt_targets or targets, config)
+        gt_translation, gt_scale = hypothesis_losses(single, targets, config)
         gt_pose = (config.w_trans * gt_translation + config.w_scale * gt_scale).squeeze(1)
         total = total + gt_pose
     if prediction.depth_error is not None:

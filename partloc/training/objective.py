@@ -30,21 +30,18 @@ class Objective:
         """
         gt_pose = None
         if self.has_camera:
-            gt_pose = PartPose(*(field[batch.pair_of_part] for field in batch.pose))  # (U, .)
+            gt_pose = batch.pose
         wholes, parts = batch.wholes, batch.parts
         if self.config.freeze_backbone:
             wholes, parts = self._encode_frozen(wholes), self._encode_frozen(parts)
-        prediction = network(wholes, parts, batch.whole_of_part, gt_pose, self.dtype, batch.jitter)
-        return prediction.select(batch.part_of_pair)
+        options = (gt_pose, self.dtype, batch.jitter, batch.part_of_pair)
+        return network(wholes, parts, batch.whole_of_part, *options)
 
     def loss_terms(self, prediction: Prediction, batch: Batch) -> LossTerms:
         """Compute the loss terms of all P pairs."""
         targets = loss_targets(batch.pose, batch.twin_poses, self.config.twin_aware)
         positions = self.model.project(targets) if self.has_camera else None
-        # Equal images are predicted once, with the ground-truth pose of their first pair.
-        first_pair = batch.pair_of_part[batch.part_of_pair]  # (P,)
-        gt_targets = PartPose(*(field[first_pair] for field in targets))
-        return training_loss(prediction, targets, positions, self.config, gt_targets)
+        return training_loss(prediction, targets, positions, self.config)
 
     @torch.no_grad()
     def _encode_frozen(self, images: Tensor | EncodedImages) -> EncodedImages:

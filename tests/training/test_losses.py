@@ -165,17 +165,6 @@ def test_the_loss_of_the_prediction_at_the_ground_truth_position_is_added():
     assert_close(terms.loss, terms.gt_pose_loss)
 
 
-def test_the_ground_truth_prediction_is_compared_with_the_pose_it_was_made_for():
-    """Equal images are predicted once, at the position of the first."""
-    first, second = [0.3, 0.0, 0.0, 0.2], [-0.3, 0.0, 0.0, 0.2]
-    targets, gt_targets = make_targets([first], [second]), make_targets([first], [first])
-    prediction = single_hypothesis(make_poses(first, second))
-    prediction = prediction._replace(gt_prediction=make_poses(first, first))
-    config = tiny_config(train={"twin_aware": False}).train
-    terms = training_loss(prediction, targets, None, config, gt_targets)
-    assert_close(terms.gt_pose_loss, torch.zeros(2))
-
-
 # -- matching ----------------------------------------------------------------------------------
 
 
