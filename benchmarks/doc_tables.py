@@ -49,7 +49,7 @@ EXPERIMENT_COLUMNS = (
     Column("validation", "val_translation_error", ".3f"),
     Column("median", "translation_error_median", ".3f"),
     Column("labelled error, mean", "labelled_error_mean", ".3f"),
-    Column("assigned error, mean", "independent_assigned_error_mean", ".3f"),
+    Column("assigned error, mean", "assigned_error_mean", ".3f"),
     Column("relative scale error, mean", "relative_scale_error_mean", ".0%"),
     Column("scale, median", "relative_scale_error_median", ".0%"),
 )
@@ -70,7 +70,6 @@ DEMO_ROWS = (
     ),
     Column("along the view, mean", "translation_error/along_view_mean", ".3f"),
     Column("labelled error, mean", "labelled_error/mean", ".3f"),
-    Column("assigned error, each part by itself", "independent_assigned_error/mean", ".3f"),
 )
 SOURCES = {
     "correct_position": "position in the image correct, depth wrong",

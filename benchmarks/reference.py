@@ -67,9 +67,8 @@ def reference_loss(
     config: TrainConfig,
 ) -> Tensor:
     """Mean training loss of a batch of `reference_loader`."""
-    model.encoder.backbone.activation_policies = (
-        ActivationPolicy.INPUT,
-    ) * model.encoder.backbone.num_blocks
+    backbone = model.encoder.backbone
+    backbone.activation_policies = (ActivationPolicy.INPUT,) * backbone.num_blocks
     device = model.device
     wholes, parts = (images.to(device) for images in batch[:2])
     rows = batch[2].tolist()
@@ -77,10 +76,7 @@ def reference_loss(
         PartPose(*(field.to(device) for field in poses))
         for poses in (PartPose(table.translation[rows], table.scale[rows]), table.twin_poses(rows))
     )
-    # Of parts with equal images, the pipeline uses the ground-truth pose of the first.
-    images = table.image_ids[rows].tolist()
-    first = [images.index(image) for image in images]
-    gt_pose = PartPose(*(field[first] for field in pose)) if model.has_camera else None
+    gt_pose = pose if model.has_camera else None
     prediction = reference_predict(model, wholes, parts, gt_pose)
     targets = loss_targets(pose, twins, config.twin_aware)
     positions = model.project(targets) if model.has_camera else None

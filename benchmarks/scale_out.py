@@ -54,7 +54,7 @@ def timed(function):
     return run
 
 trainer.Trainer.train_epoch = timed(trainer.Trainer.train_epoch)
-folder.write_answers = timed(folder.write_answers)
+folder.write_predictions = timed(folder.write_predictions)
 sys.argv = sys.argv[1:]
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -46,11 +46,11 @@ def installation(tmp_path_factory) -> Path:
     return target
 
 
-def test_the_wheel_holds_every_module_and_the_weights(installation):
+def test_the_wheel_holds_every_module_the_weights_and_the_font(installation):
     expected = {
         path.relative_to(ROOT)
         for path in (ROOT / "partloc").rglob("*")
-        if path.suffix in (".py", ".pth", ".sha256", ".json")
+        if path.suffix in (".py", ".pth", ".sha256", ".json", ".ttf", ".txt")
     }
     installed = {path.relative_to(installation) for path in installation.glob("partloc/**/*.*")}
     assert {path for path in installed if path.suffix != ".pyc"} == expected

@@ -1,1 +1,1 @@
-"""Error figures of a split, and the report of single cases."""
+"""Error metrics of the predictions for a split, and images of single cases."""

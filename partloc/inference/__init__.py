@@ -1,1 +1,1 @@
-"""Predictions for pictures without labels, one whole at a time or a folder of models."""
+"""Prediction from images without labels, for one whole or for many models."""

@@ -2,9 +2,7 @@
 
 import json
 import math
-import runpy
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,8 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from toys import PARTS, ROOT, noise_image, set_constant_confidence
+from toys import PARTS, ROOT, noise_image, run_python, set_constant_confidence
 
+from partloc.commands import infer
 from partloc.config import DataConfig
 from partloc.data.images import ImageError
 from partloc.data.index import build_index
@@ -26,7 +25,6 @@ from partloc.inference.predictor import PartResult, Predictor
 from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import MODEL_FORMAT
 
-SCRIPT = str(ROOT / "stages/infer.py")
 # What a prediction for one part does not need.
 UNNEEDED_MODULES = (
     *("dvc", "pandas", "pyvista", "scipy", "tensorboard", "vtk"),
@@ -120,13 +118,13 @@ def test_a_cpu_with_bf16_encodes_in_it_and_trains_without(predictor, monkeypatch
     assert 0 < difference.mean() < 0.02 * full.patches.abs().mean()
 
 
-def test_the_error_for_an_unreadable_image_names_it(run_stage, checkpoint, predictor, tmp_path):
+def test_the_error_for_an_unreadable_image_names_it(run_infer, checkpoint, predictor, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"text")
     noise_image(1).save(tmp_path / "good.png")
     with pytest.raises(ImageError, match="bad.png"):
         predictor.predict(tmp_path / "bad.png", [tmp_path / "good.png"])
     arguments = ["--checkpoint", checkpoint, "--whole", "good.png", "--part"]
-    run = run_stage(*arguments, "bad.png")
+    run = run_infer(*arguments, "bad.png")
     assert run.status == 2 and "bad.png" in run.err and run.out == ""
 
 
@@ -146,16 +144,15 @@ class FinishedRun(NamedTuple):
 
 
 @pytest.fixture
-def run_stage(monkeypatch, capfd, tmp_path):
-    """Runs the script of the stage in this process, which has loaded torch; no params.yaml."""
+def run_infer(monkeypatch, capfd, tmp_path):
+    """Runs the command in this process, which has loaded torch; there is no params.yaml."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path) -> FinishedRun:
-        monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["infer", *map(str, arguments)])
         status = 0
         try:
-            runpy.run_path(SCRIPT, run_name="__main__")
+            infer.main()
         except SystemExit as end:
             status = end.code
         return FinishedRun(status, *capfd.readouterr())
@@ -163,12 +160,12 @@ def run_stage(monkeypatch, capfd, tmp_path):
     return run
 
 
-def test_stdout_is_one_json_object_or_a_list_of_them(run_stage, checkpoint, data_dir):
+def test_stdout_is_one_json_object_or_a_list_of_them(run_infer, checkpoint, data_dir):
     lamp, chairs = data_dir / "lamp", data_dir / "stühle-1.5"
     arguments = ["--checkpoint", checkpoint, "--device", "cpu"]
     arguments += ["--whole", lamp / "lamp-whole.png"]
     first, second = lamp / "lamp-foot.png", chairs / "stühle-1.5-part-1.png"
-    one = run_stage(*arguments, "--part", first)
+    one = run_infer(*arguments, "--part", first)
     assert one.status == 0, one.err
     pose = json.loads(one.out)
     assert list(pose) == ["translation", "scale", "confidence"]
@@ -177,18 +174,18 @@ def test_stdout_is_one_json_object_or_a_list_of_them(run_stage, checkpoint, data
     values = [*pose["translation"], pose["scale"], pose["confidence"]]
     assert values == [round(value, 6) for value in values]
 
-    both = json.loads(run_stage(*arguments, "--part", second, "--part", first).out)
+    both = json.loads(run_infer(*arguments, "--part", second, "--part", first).out)
     assert [item["part"] for item in both] == [str(second), str(first)]
     assert both[1]["translation"] == pytest.approx(pose["translation"], abs=2e-5)
     assert both[1]["scale"] == pytest.approx(pose["scale"], abs=2e-5)
     assert both[0]["translation"] != pytest.approx(pose["translation"], abs=1e-4)
 
-    detailed = json.loads(run_stage(*arguments, "--part", first, "--all").out)
+    detailed = json.loads(run_infer(*arguments, "--part", first, "--all").out)
     assert {key: detailed[key] for key in pose} == pose
     assert detailed["hypotheses"][0] == pose and len(detailed["hypotheses"]) > 1
 
 
-def test_the_stage_predicts_the_rows_of_a_split_table(run_stage, checkpoint, data_dir, tmp_path):
+def test_the_stage_predicts_the_rows_of_a_split_table(run_infer, checkpoint, data_dir, tmp_path):
     labelled = data_dir.parent / "labelled"
     shutil.copytree(data_dir, labelled)
     for part in PARTS[:2]:
@@ -196,7 +193,7 @@ def test_the_stage_predicts_the_rows_of_a_split_table(run_stage, checkpoint, dat
         (labelled / f"stühle-1.5/stühle-1.5-{part}.json").write_text(json.dumps(label))
     write_table(tmp_path / "test.csv", build_index(DataConfig(data_dir=str(labelled))).manifest)
     (tmp_path / "params.yaml").write_text("data: {data_dir: data}\nmachine: {device: cpu}\n")
-    run = run_stage("--split", "test.csv", "--output", "out", "--checkpoint", checkpoint)
+    run = run_infer("--split", "test.csv", "--output", "out", "--checkpoint", checkpoint)
     assert run.status == 0, run.err
     assert run.out == "" and "2 parts of 1 models" in run.err
     predictions = pd.read_csv(tmp_path / "out/predictions.csv")
@@ -219,8 +216,8 @@ def test_the_stage_predicts_the_rows_of_a_split_table(run_stage, checkpoint, dat
         (["--whole", "w.png", "--part", "p.png"], "models/best_model.pth: no such file; train it"),
     ],
 )
-def test_wrong_arguments_are_explained(run_stage, arguments, message):
-    run = run_stage(*arguments)
+def test_wrong_arguments_are_explained(run_infer, arguments, message):
+    run = run_infer(*arguments)
     assert run.status == 2 and run.out == ""
     assert message in run.err
     assert "Traceback" not in run.err
@@ -232,11 +229,10 @@ def test_a_prediction_for_one_part_loads_no_module_that_it_does_not_need(checkpo
     images = [str(data_dir / f"lamp/lamp-{name}.png") for name in ("whole", "foot")]
     arguments = ["--checkpoint", str(checkpoint), "--whole", images[0], "--part", images[1]]
     code = (
-        f"import gc, json, runpy, sys; sys.argv = ['infer', *{arguments!r}]\n"
-        f"runpy.run_path({SCRIPT!r}, run_name='__main__')\n"
-        f"print(json.dumps([sorted(sys.modules), gc.get_freeze_count(), gc.isenabled()]))"
+        "import gc, json, sys; from partloc.commands import infer; infer.main()\n"
+        "print(json.dumps([sorted(sys.modules), gc.get_freeze_count(), gc.isenabled()]))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = run_python(ROOT, "-c", code, *arguments)
     assert run.returncode == 0, run.stderr
     pose, state = map(json.loads, run.stdout.splitlines())
     modules, num_frozen_objects, gc_is_enabled = state
@@ -247,11 +243,11 @@ def test_a_prediction_for_one_part_loads_no_module_that_it_does_not_need(checkpo
 
 def test_help_does_not_wait_for_torch():
     code = (
-        f"import runpy, sys; sys.argv = ['infer', '--help']\n"
-        f"try: runpy.run_path({SCRIPT!r}, run_name='__main__')\n"
-        f"except SystemExit: sys.exit('torch' in sys.modules)"
+        "import sys; from partloc.commands import infer\n"
+        "try: infer.main()\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
     )
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = run_python(ROOT, "-c", code, "--help")
     assert run.returncode == 0 and "--whole chair-whole.png" in run.stdout
     assert time.perf_counter() - start < 5  # 0.1 s on an idle machine

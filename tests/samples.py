@@ -1,0 +1,66 @@
+"""Split tables and predictions for them, without a network."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from partloc.data.index import MANIFEST_COLUMNS
+from partloc.data.table import PairTable
+from partloc.inference.hypotheses import Hypotheses
+from partloc.inference.prediction_files import TablePredictions
+from partloc.model.camera import PinholeCamera
+from partloc.pose import PartPose
+
+# An orthographic camera that looks along z.
+FRONT_CAMERA = PinholeCamera(torch.eye(3)[:2], torch.zeros(2), torch.zeros(()), 1.0)
+
+
+def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame:
+    """A split table: parts a, b, c, ... of each model; a and b are twins."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(models):
+        for letter in "abcdefgh"[:parts]:
+            model = f"m{number}"
+            paths = f"{model}/{model}-whole.png", f"{model}/{model}-{letter}.png"
+            translation, scale = rng.uniform(-0.4, 0.4, 3).round(3), round(rng.uniform(0.1, 0.9), 3)
+            group = "a" if letter == "b" else letter
+            hashes, sizes = ("0", letter), (60, 60, 60, 60)
+            rows.append((model, letter, *paths, *hashes, *sizes, *translation, scale, group))
+    return pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
+
+
+def labels_of(table: PairTable) -> PartPose:
+    """Copies of all labelled poses, (N, 3) and (N, 1)."""
+    return PartPose(table.translation.clone(), table.scale.clone())
+
+
+def predict_poses(pose: PartPose) -> TablePredictions:
+    """Predictions for all rows of a table with one hypothesis each, (N, 3) and (N, 1)."""
+    hypotheses = PartPose(*(field[:, None] for field in pose))
+    return predict_hypotheses(hypotheses, torch.zeros(len(pose.scale), 1))
+
+
+def predict_hypotheses(
+    poses: PartPose, log_weight: torch.Tensor, assigned: PartPose | None = None
+) -> TablePredictions:
+    """Predictions for all rows of a table: (N, K, 3) and (N, K, 1), log_weight (N, K).
+
+    assigned: (N, 3) and (N, 1); without it the most probable hypotheses.
+    """
+    hypotheses, count = Hypotheses(poses, log_weight, log_weight), len(log_weight)
+    confidence = torch.full((count,), 0.75)
+    assigned = assigned or hypotheses.best_pose
+    return TablePredictions(np.arange(count), hypotheses, confidence, assigned)
+
+
+def write_images(folder: Path, samples: pd.DataFrame) -> None:
+    """Write random images of all wholes and parts."""
+    rng = np.random.default_rng(0)
+    for path in sorted({*samples.whole_path, *samples.part_path}):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((60, 60)).save(folder / path)
