@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.common import describe_machine, markdown_table
+from benchmarks.common import describe_machine
+from benchmarks.metric_tables import baselines_table
 from benchmarks.regression_baseline import RegressionNet, predict_regression, train_regression
 from partloc.cli import make_parser, run_command
 from partloc.config import Config, load_config
@@ -245,16 +246,7 @@ def main() -> None:
     write_json(args.output, results)
     num_models = len(set(splits.test.models))
     print(f"{len(splits.test)} parts of {num_models} models; {describe_machine(splits.device)}\n")
-    rows = []
-    for name, metrics in results.items():
-        error, scale = metrics["translation_error"], metrics["relative_scale_error"]
-        cells = [f"{error['mean']:.3f}", f"{error['median']:.3f}"]
-        cells += [f"{metrics['labelled_error']['mean']:.3f}"]
-        cells += [f"{scale['mean']:.0%}", f"{scale['median']:.0%}"]
-        rows.append([name, *cells, f"{metrics['ms_per_part']:.1f}"])
-    head = ["", "translation error, mean", "median", "labelled error, mean"]
-    head += ["relative scale error, mean", "median", "ms per part"]
-    print(markdown_table(head, rows))
+    print(baselines_table(results))
 
 
 if __name__ == "__main__":

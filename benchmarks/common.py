@@ -87,7 +87,8 @@ def add_memory_budget_option(parser: argparse.ArgumentParser) -> None:
 
 
 def table_row(cells: Iterable[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |")
+    texts = [f" {cell} " if str(cell) else " " for cell in cells]
+    return f"|{'|'.join(texts)}|"
 
 
 def table_head(names: Iterable[str]) -> str:

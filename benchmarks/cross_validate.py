@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import markdown_table
+from benchmarks.metric_tables import cross_validation_table
 from partloc.cli import make_parser, run_command
 from partloc.config import Config, DataConfig, digest, load_config
 from partloc.data.images import load_rgb
@@ -40,7 +40,7 @@ from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics
 from partloc.evaluation.metrics import median_pose
 from partloc.evaluation.report import draw_case
-from partloc.files import nested_value, write_json, write_table
+from partloc.files import write_json, write_table
 from partloc.inference.prediction_files import TablePredictions
 from partloc.inference.predictor import Predictor
 from partloc.inference.table_predictor import predict_table
@@ -62,27 +62,14 @@ CAMERA_ERRORS = ("across_image", "along_view")  # available where the camera is 
 SCALE_BINS = (0.0, 0.1, 0.2, 0.4, 0.7)
 VISIBLE_BINS = (0.0, 0.25, 0.5, 0.75)
 
-# Columns of the printed table: heading, path in the metrics, format.
-COLUMNS = (
-    ("translation error, mean", "translation_error/mean", ".3f"),
-    ("median", "translation_error/median", ".3f"),
-    ("below 0.05", "translation_error/within_0.05", ".0%"),
-    ("across the image", "translation_error/across_image_mean", ".3f"),
-    ("along the view", "translation_error/along_view_mean", ".3f"),
-    ("labelled error, mean", "labelled_error/mean", ".3f"),
-    ("relative scale error, mean", "relative_scale_error/mean", ".0%"),
-    ("median", "relative_scale_error/median", ".0%"),
-    ("log scale error, mean", "log_scale_error/mean", ".2f"),
-)
-
 
 # -- folds and networks ----------------------------------------------------------------------------
 
 
 def configure_variant(config: Config, variant: str) -> Config:
     if variant != "scratch":
-        train = {"freeze_backbone": variant == "frozen"}
-        return config.model_copy(update={"train": config.train.model_copy(update=train)})
+        frozen = {"freeze_backbone": variant == "frozen"}
+        return config.model_copy(update={"train": config.train.model_copy(update=frozen)})
     model = config.model.model_copy(update={"start_from": None})
     train = config.train.model_copy(update={"learning_rate": SCRATCH_LEARNING_RATE})
     return config.model_copy(update={"model": model, "train": train})
@@ -228,22 +215,18 @@ def draw_worst_cases(
     worst = ordered.drop_duplicates(["model", "twin_group"])[:NUM_WORST_CASES]
     for number, (row, case) in enumerate(worst.iterrows(), 1):
         is_twin = (rows.model == case.model) & (rows.twin_group == case.twin_group)
-        images = (
+        twins = rows[is_twin & (rows.index != row)]
+        whole, part = (
             load_rgb(Path(data.data_dir, path), data.max_image_pixels)
             for path in (case.whole_path, case.part_path)
         )
         name = f"worst-{number:02d}"
         camera = cameras[hash_name(case.model) % len(cameras)]
-        sheet = draw_case(name, case, rows[is_twin & (rows.index != row)], *images, camera)
+        sheet = draw_case(name, case, twins, whole, part, camera)
         sheet.save(folder / f"{name}.png")
 
 
 # --------------------------------------------------------------------------------------------------
-
-
-def format_row(name: str, metrics: dict[str, Any]) -> list[str]:
-    values = ((nested_value(metrics, path), form) for _, path, form in COLUMNS)
-    return [name, *("" if value is None else format(value, form) for value, form in values)]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -269,7 +252,7 @@ def main() -> None:
     facts = pd.read_csv(args.facts, dtype={"model": str, "part": str}) if args.facts else None
     manifest = build_index(config.data).manifest.sort_values(["model", "part"], ignore_index=True)
 
-    results, table = {}, []
+    results: dict[str, Any] = {}
     for variant in args.variants:
         chosen = configure_variant(config, variant)
         metrics, rows, cameras = evaluate_variant(chosen, variant, manifest, args.folds, facts)
@@ -277,14 +260,12 @@ def main() -> None:
         if not results:
             worst_dir = args.output / f"worst-{variant}"
             draw_worst_cases(worst_dir, rows, cameras, config.data)
-            table.append(format_row("training median", metrics["baseline"]))
         results[variant] = metrics
-        table.append(format_row(variant, metrics))
         if args.metrics:
             write_json(args.metrics, results)
     num_models = manifest.model.nunique()
     print(f"{len(manifest)} parts of {num_models} models, {args.folds} folds\n")
-    print(markdown_table(["variant", *(heading for heading, *_ in COLUMNS)], table))
+    print(cross_validation_table(results))
 
 
 if __name__ == "__main__":

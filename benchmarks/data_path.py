@@ -91,7 +91,7 @@ def read_memory_map(path: Path) -> np.ndarray:
     return np.array(np.load(path, mmap_mode="r"))
 
 
-PLAIN_METHODS = {
+PLAIN_METHODS: dict[str, ReadImage] = {
     "Pillow": read_with_pillow,
     "partloc": read_with_partloc,
     "partloc, with normalization": read_normalized,
@@ -112,8 +112,8 @@ def write_image_kinds(folder: Path) -> dict[str, ImageKind]:
     alpha = _convert(large, folder / "alpha", ".png", lambda image: image.convert("RGBA"))
     jpeg = _convert(large, folder / "jpeg", ".jpg", lambda image: image)
     resized = _convert(large, folder / "resized", ".png", _resize)
-    reduce = {"Pillow, reduce": read_reduced}
-    draft = {"Pillow, draft": read_draft}
+    reduce: dict[str, ReadImage] = {"Pillow, reduce": read_reduced}
+    draft: dict[str, ReadImage] = {"Pillow, draft": read_draft}
     return {
         f"PNG, {IMAGE_PX} px": ImageKind(exact, PLAIN_METHODS),
         f"PNG, {2 * IMAGE_PX} px": ImageKind(large, PLAIN_METHODS | reduce),

@@ -33,7 +33,8 @@ from typing import Any, NamedTuple
 
 import dvc.api
 
-from benchmarks.common import ROOT, benchmark_parser, markdown_table
+from benchmarks.common import ROOT, benchmark_parser
+from benchmarks.metric_tables import BASELINE, experiment_table
 from partloc.cli import positive_int, run_command
 from partloc.files import nested_value, write_json
 
@@ -46,7 +47,7 @@ FINE = (*SCRATCH, "data.image_size=448", "data.read_size=448", "data.max_train_m
 # Settings of each row. A row with one more setting than another is compared with it.
 ABLATIONS = {
     "from random weights": SCRATCH,
-    "scale_loss: plain": (*SCRATCH, "train.scale_loss=plain"),
+    "scale_loss: l1": (*SCRATCH, "train.scale_loss=l1"),
     "twin_aware: false": (*SCRATCH, "train.twin_aware=false"),
     "sampling: balanced": (*SCRATCH, "train.sampling=balanced"),
     "cross_attention_layers: 0": (*SCRATCH, "model.cross_attention_layers=0"),
@@ -78,7 +79,6 @@ SMALL_DATA = {
     "all models, from random weights, w_rank: 0": (*RANDOM_WEIGHTS, "train.w_rank=0.0"),
 }
 TABLES = {"ablations": ABLATIONS, "small-data": SMALL_DATA}
-BASELINE = "training median"
 
 # Metric -> (metrics file, path in it). Lower is better.
 METRICS = {
@@ -203,7 +203,7 @@ def metrics_by_seed(
 
 def summarize_seeds(results: list[dict[str, float]]) -> dict[str, float]:
     """Means of the metrics that all seeds have, and standard deviations of several seeds."""
-    summary = {"seeds": len(results)}
+    summary: dict[str, float] = {"seeds": len(results)}
     for name in results[0]:
         values = [metrics[name] for metrics in results if name in metrics]
         if len(values) < len(results):
@@ -251,14 +251,6 @@ def collect_rows(
     return [rows[name] for name in (BASELINE, *TABLES[table]) if name in rows]
 
 
-def format_cell(row: dict[str, Any], name: str) -> str:
-    if name not in row:
-        return ""
-    form = ".1%" if "scale" in name else ".3f"
-    std = f" ± {row[f'{name}_std']:{form}}" if f"{name}_std" in row else ""
-    return f"{row[name]:{'+' if name == DIFFERENCE else ''}{form}}{std}"
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = benchmark_parser(__doc__)
     add = parser.add_argument
@@ -292,9 +284,7 @@ def main() -> None:
     rows = collect_rows(args.table, args.names, planned, finished, earlier)
     if args.output:
         write_json(args.output, {"table": args.table, "rows": rows})
-    columns = (*METRICS, DIFFERENCE)
-    cells = [[row["name"], row["seeds"], *(format_cell(row, c) for c in columns)] for row in rows]
-    print(markdown_table(["", "seeds", *columns], cells))
+    print(experiment_table(rows))
     if unfinished := [e.name for e in experiments if e.name not in finished]:
         print(f"not finished: {', '.join(unfinished)}; see `dvc queue logs`", file=sys.stderr)
 

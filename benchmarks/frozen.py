@@ -25,7 +25,7 @@ from benchmarks.common import (
     time_alternating,
 )
 from partloc.cli import run_command
-from partloc.config import Config, load_config
+from partloc.config import Config, DataConfig, load_config
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.distributed import DistributedContext, choose_device
@@ -42,19 +42,20 @@ def make_tables(
 ) -> tuple[PairTable, PairTable]:
     """Tables for training and validation, of the first `num_models` models of `data_dir`."""
     if data_dir is None:
-        counts = {"train": num_models - num_models // VAL_EVERY, "val": num_models // VAL_EVERY}
-        return tuple(
-            write_box_models(folder / name, image_size, n, n) for name, n in counts.items()
-        )
-    manifest = build_index(Config(data={"data_dir": str(data_dir)}).data).manifest
+        num_val = num_models // VAL_EVERY
+        num_train = num_models - num_val
+        train = write_box_models(folder / "train", image_size, num_train, num_train)
+        return train, write_box_models(folder / "val", image_size, num_val, num_val)
+    manifest = build_index(DataConfig(data_dir=str(data_dir))).manifest
     number = manifest.groupby("model").ngroup()
     is_val = number % VAL_EVERY == VAL_EVERY - 1
     is_chosen = number < num_models
-    return tuple(PairTable(manifest[is_chosen & rows], data_dir) for rows in (~is_val, is_val))
+    train, val = (PairTable(manifest[is_chosen & rows], data_dir) for rows in (~is_val, is_val))
+    return train, val
 
 
 def make_config(config: Config, match_size: int) -> Config:
-    model = {"match_size": match_size}
+    model: dict[str, Any] = {"match_size": match_size}
     if match_size != config.model.match_size:  # the starting weights have another architecture
         model["start_from"] = None
     changes = {
@@ -98,7 +99,7 @@ def compare(
             f"metrics of an epoch differ by {difference:.1%}, "
             f"expected below {MAX_METRIC_DIFFERENCE:.0%}"
         )
-    row_bytes = from_cache.trainer.train_loader.dataset.cache.row_dtype.itemsize
+    cached: Any = from_cache.trainer.train_loader.dataset
     return {
         "epoch_s": {
             "images": Range.of(image_seconds).median,
@@ -106,7 +107,7 @@ def compare(
         },
         "speedup": speedup(image_seconds, cache_seconds)._asdict(),
         "metric_difference": difference,
-        "kilobytes_per_image": row_bytes / 1e3,
+        "kilobytes_per_image": cached.cache.row_dtype.itemsize / 1e3,
     }
 
 

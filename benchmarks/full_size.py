@@ -1,7 +1,7 @@
 """The full-size configuration and a synthetic batch for it, for machines without pydantic."""
 
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ TRAIN = {
     "w_match": 0.2,
     "w_rank": 0.3,
     "w_depth": 0.1,
+    "w_confidence": 0.1,
+    "w_gt_pose": 1.0,
     "scale_loss": "log",
 }
 
@@ -60,7 +62,7 @@ class SyntheticBatch(NamedTuple):
     parts: Tensor
     whole_of_part: Tensor
     pose: PartPose
-    train_config: SimpleNamespace
+    train_config: Any  # with the fields of partloc.config.TrainConfig
 
     def loss(self, model: PartLocator, precision: torch.dtype | None) -> Tensor:
         """The mean training loss of the pairs, with all of its terms."""

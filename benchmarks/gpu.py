@@ -100,8 +100,8 @@ class TrainingStep:
         planner = MemoryPlanner(model, self.precision, budget_gb)
         planner.prepare(len(batch.wholes) + len(batch.parts), len(batch.parts))
 
-    def __call__(self, images: Batch | None = None) -> None:
-        """Train on the synthetic batch, or on its poses with other images."""
+    def __call__(self, images: Any = None) -> None:
+        """Train on the synthetic batch, or on its poses with the images of a Batch."""
         batch = self.batch
         if images is not None:
             batch = batch._replace(wholes=images.wholes, parts=images.parts)
@@ -202,7 +202,7 @@ def measure_loading(
         tempfile.TemporaryDirectory() as name,
         closing(load_batches(config, args.batch, device, args.workers, Path(name))) as batches,
     ):
-        first = next(batches)  # starts the workers
+        first: Any = next(batches)  # starts the workers
         step(first.to(device))
         return {
             "workers": args.workers,

@@ -142,9 +142,10 @@ def measure_folder(
     def predict_per_pair() -> Tensor:
         rows = list(range(len(table)))
         poses = []
-        for *images, _ in reference_loader(table, model.preprocessing, rows, IMAGES_PER_BATCH):
-            images = (batch.to(predictor.device) for batch in images)
-            pose = reference_predict(model, *images, precision=precision).pose
+        loader = reference_loader(table, model.preprocessing, rows, IMAGES_PER_BATCH)
+        for wholes, parts, _ in loader:
+            wholes, parts = wholes.to(predictor.device), parts.to(predictor.device)
+            pose = reference_predict(model, wholes, parts, precision=precision).pose
             poses.append(torch.cat(pose, 1).cpu())
         return torch.cat(poses)
 
@@ -171,7 +172,7 @@ def make_transformers_encoder(backbone: Backbone) -> nn.Module:
     except ImportError:
         cure = "pip install -r benchmarks/requirements.txt, or give --skip-encoder"
         raise ValueError(f"transformers is not installed: {cure}") from None
-    block = backbone.vit.blocks[0]
+    block: Any = backbone.vit.blocks[0]
     return Dinov2Model(
         Dinov2Config(
             hidden_size=backbone.embed_dim,

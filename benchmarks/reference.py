@@ -35,9 +35,10 @@ class ReferenceDataset(Dataset):
         return len(self.table)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
-        paths = (self.table.whole_paths[row], self.table.part_paths[row])
-        images = (load_rgb(self.table.data_dir / path, MAX_IMAGE_PIXELS) for path in paths)
-        return *(self.preprocessing(image) for image in images), row
+        return self._load(self.table.whole_paths[row]), self._load(self.table.part_paths[row]), row
+
+    def _load(self, path: str) -> Tensor:
+        return self.preprocessing(load_rgb(self.table.data_dir / path, MAX_IMAGE_PIXELS))
 
 
 def reference_loader(
@@ -56,8 +57,8 @@ def reference_predict(
 ) -> Prediction:
     """Predict P parts from wholes and parts (P, 3, H, W), one whole image for each part."""
     whole_of_part = torch.arange(len(parts), device=parts.device)
-    encoded = (model.encode(images, precision) for images in (wholes, parts))
-    return model.predict(*encoded, whole_of_part, gt_pose)
+    encoded_wholes, encoded_parts = (model.encode(images, precision) for images in (wholes, parts))
+    return model.predict(encoded_wholes, encoded_parts, whole_of_part, gt_pose)
 
 
 def reference_loss(

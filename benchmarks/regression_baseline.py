@@ -22,12 +22,12 @@ LEARNING_RATE, WEIGHT_DECAY = 3e-4, 0.05
 
 
 class RegressionNet(nn.Module):
+    position: Tensor  # (M, C)
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width, self.num_heads = (
-            config.model.cross_attention_dim,
-            max(1, config.model.cross_attention_dim // HEAD_DIM),
-        )
+        width = config.model.cross_attention_dim
+        self.num_heads = max(1, width // HEAD_DIM)
         self.backbone = build_backbone(config.model.backbone_name, config.data.image_size)
         grid = self.backbone.grid
         side = min(config.model.downsample_size, grid)
@@ -75,9 +75,10 @@ def train_regression(
                 batch = batch.to(device)
                 whole_of_pair = batch.whole_of_part[batch.part_of_pair]
                 predicted = model(batch.wholes[whole_of_pair], batch.parts[batch.part_of_pair])
-                losses = [F.l1_loss(*pair) for pair in zip(predicted, batch.pose, strict=True)]
+                translation_loss = F.l1_loss(predicted.translation, batch.pose.translation)
+                scale_loss = F.l1_loss(predicted.scale, batch.pose.scale)
                 optimizer.zero_grad()
-                sum(losses).backward()
+                (translation_loss + scale_loss).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()

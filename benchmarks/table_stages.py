@@ -129,7 +129,8 @@ def memory_mb(field: str) -> float:
     """Memory of this process, on Linux: VmRSS is the current value, VmHWM the peak."""
     status = Path("/proc/self/status").read_text()
     # getrusage would count the memory of the process that started this one.
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024 / 1e6
+    (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    return int(kilobytes) * 1024 / 1e6
 
 
 def peak_mb() -> float:

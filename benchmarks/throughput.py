@@ -174,8 +174,8 @@ def main() -> None:
     print("loss {pipeline:.5f} (pipeline), {reference:.5f} (reference)".format(**results["loss"]))
     print(f"largest gradient difference {results['gradient_difference']:.1e} of its norm\n")
     speed = results["pairs_per_s"]
-    rows = [
-        ["reference", f"{speed['reference']:.2f}", "1"],
+    rows: list[list[object]] = [
+        ["reference", f"{speed['reference']:.2f}", 1],
         ["pipeline", f"{speed['pipeline']:.2f}", Range(**results["speedup"])],
     ]
     print(markdown_table(["", "pairs/s", "speed-up (range)"], rows))

@@ -125,10 +125,12 @@ class TrainConfig(Group):
     w_match: NonNegative = 0.2
     w_rank: NonNegative = 0.3
     w_depth: NonNegative = 0.1
-    scale_loss: Literal["log", "plain"] = "log"
+    w_confidence: NonNegative = 0.1
+    w_gt_pose: NonNegative = 1.0
+    scale_loss: Literal["log", "l1"] = "log"
     twin_aware: bool = True
     use_amp: bool = True
-    use_gradient_checkpointing: bool | Literal["auto"] = "auto"
+    use_gradient_checkpointing: bool | Literal["auto"] = True
 
 
 class AugmentConfig(Group):

@@ -164,7 +164,14 @@ def _copy_in_two_unicode_forms(folder: Path) -> None:
 
 BOTH_PARTS = ("back", "seat")
 NAN, HUGE_INTEGER = float("nan"), 10**400
+def _write_noise(folder: Path) -> None:
+    size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
+    noise = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    Image.fromarray(noise).save(_file(folder, "seat.png"))
+
+
 DAMAGES = {  # by model name
+    "no-background": Damage(_write_noise, "no plain background", ()),
     "no-label": Damage(_remove("seat.json"), "part without label"),
     "no-image": Damage(_remove("seat.png"), "label without part"),
     "no-whole": Damage(_remove("whole.png"), "whole missing", BOTH_PARTS, 2),

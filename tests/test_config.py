@@ -21,6 +21,8 @@ DESCRIBED_WITH = {
     "train.w_match": "train.w_trans",
     "train.w_rank": "train.w_trans",
     "train.w_depth": "train.w_trans",
+    "train.w_confidence": "train.w_trans",
+    "train.w_gt_pose": "train.w_trans",
 }
 GROUPS = [name for name, value in Config().model_dump().items() if isinstance(value, dict)]
 MAX_KEYS = 56
@@ -72,7 +74,7 @@ def test_an_empty_file_is_the_full_size_configuration(load):
     assert (config.data.image_size, config.model.downsample_size) == (1024, 32)
     assert (config.model.backbone_name, config.model.pretrained) == ("dinov2_vitb14", True)
     assert config.train.accumulation_steps == 1
-    assert config.train.use_amp and config.train.use_gradient_checkpointing == "auto"
+    assert config.train.use_amp and config.train.use_gradient_checkpointing is True
 
 
 def test_a_missing_key_takes_its_default(load):

@@ -87,6 +87,7 @@ def require_files(args: argparse.Namespace) -> None:
 
 def predict_one_whole(args: argparse.Namespace) -> None:
     with gc_paused():
+        from partloc.data.background import NO_BACKGROUND_WARNING
         from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError
         from partloc.inference.predictor import Predictor
 
@@ -96,6 +97,8 @@ def predict_one_whole(args: argparse.Namespace) -> None:
     for path, result in zip(args.part, predictor.predict(args.whole, args.part), strict=True):
         if isinstance(result, ImageError):
             raise result
+        if not result.on_plain:
+            print(f"warning: {path}: {NO_BACKGROUND_WARNING}", file=sys.stderr)
         answers.append({"part": str(path)} | result.as_json(args.all))
     if len(answers) == 1:
         del answers[0]["part"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from partloc.data.images import load_rgb
+from partloc.data.background import load_image
 from partloc.data.sampler import SampleKey
 from partloc.data.table import PairTable
 from partloc.data.transforms import Augmentation, Preprocessing, crop_jitter_from_uniform
@@ -156,7 +156,7 @@ class PairDataset(Dataset):
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
     def _read(self, path: str) -> Tensor:
-        return self.preprocessing.resize(load_rgb(self.table.data_dir / path, self.max_pixels))
+        return self.preprocessing.resize(load_image(self.table.data_dir / path, self.max_pixels))
 
     def collate(self, items: list[Sample]) -> Batch:
         """Join the samples of a batch."""

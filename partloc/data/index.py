@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from partloc.config import DataConfig
+from partloc.data.background import prepare_image
 from partloc.data.images import (
     OVERSIZED,
     TRUNCATED,
@@ -48,6 +49,8 @@ MANIFEST_COLUMNS = (
 )
 REPORT_COLUMNS = ("severity", "reason", "model", "file", "detail")
 
+NO_PLAIN_BACKGROUND = "no plain background"
+
 # Reasons to skip a sample. Each skipped sample is counted once, with the first reason that applies.
 SKIPPED = (
     *("part without label", "label without part", "duplicate name", "unusable name"),
@@ -57,6 +60,7 @@ SKIPPED = (
 # Reasons for a warning: the sample is kept, or the file belongs to no known sample.
 WARNINGS = (
     *LABEL_WARNINGS,
+    NO_PLAIN_BACKGROUND,
     *("label of the whole", "unexpected file", "image outside a model folder"),
     *("empty model folder", "broken link", "unreadable folder"),
 )
@@ -141,7 +145,7 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
             add_finding(findings, model, folder, "empty model folder", "contains no part")
         return [], findings
 
-    whole, whole_error = _read_whole(root, folder, whole_names, settings)
+    whole, whole_error = _read_whole(root, folder, whole_names, settings, findings)
     samples = {}
     for part in parts:
         image_names, label_names = images.get(part, []), labels.get(part, [])
@@ -152,7 +156,7 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
                 raise whole_error
             label_file = f"{folder}/{label_names[0]}"
             label, warnings = read_label(root / label_file, model, part)
-            samples[part] = _read_image(root, file, settings), label
+            samples[part] = _read_image(root, file, settings, findings), label
             findings += [Finding(reason, model, label_file, detail) for reason, detail in warnings]
         except (SampleError, ImageError) as error:
             detail = str(error).removeprefix(f"{root / file}: ")
@@ -184,24 +188,32 @@ def _check_pair(images: list[str], labels: list[str]) -> None:
 
 
 def _read_whole(
-    root: Path, folder: str, names: list[str], settings: DataConfig
+    root: Path, folder: str, names: list[str], settings: DataConfig, findings: list[Finding]
 ) -> tuple[IndexedImage | None, SampleError | None]:
     """Return the image of the whole, or the error that makes all samples of the model unusable."""
     try:
-        return _read_image(root, f"{folder}/{whole_file(folder, names)}", settings), None
+        file = f"{folder}/{whole_file(folder, names)}"
+        return _read_image(root, file, settings, findings), None
     except SampleError as error:
         return None, error
     except ImageError as error:
         return None, SampleError("whole unusable", f"{error.reason}: {error}")
 
 
-def _read_image(root: Path, file: str, settings: DataConfig) -> IndexedImage:
+def _read_image(
+    root: Path, file: str, settings: DataConfig, findings: list[Finding]
+) -> IndexedImage:
     """Read the file once; hash and decode the same bytes. Raises: ImageError."""
     path = root / file
     data = read_image_bytes(path)
     image = open_rgb(data, path, settings.max_image_pixels)
+    prepared, background = prepare_image(image)
+    if not background.is_plain:
+        model = normalize_name(file.partition("/")[0])
+        detail = f"{background.border_fraction:.0%} of the border has one smooth colour"
+        add_finding(findings, model, file, NO_PLAIN_BACKGROUND, detail)
     sha256 = hashlib.sha256(data).hexdigest()
-    return IndexedImage(file, sha256, *image.size, make_thumbnail(image))
+    return IndexedImage(file, sha256, *image.size, make_thumbnail(prepared))
 
 
 def count_findings(index: Index) -> dict:

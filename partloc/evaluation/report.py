@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from partloc.data.images import DEFAULT_MAX_PIXELS, load_rgb
+from partloc.data.background import load_image
+from partloc.data.images import DEFAULT_MAX_PIXELS
 from partloc.inference.prediction_files import POSE_COLUMNS
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
@@ -85,8 +86,8 @@ def write_samples(
         case = predictions.loc[row]
         is_twin = (predictions.model == case.model) & (predictions.twin_group == case.twin_group)
         twins = predictions[is_twin & (predictions.index != row)]
-        whole = load_rgb(data_dir / case.whole_path, max_pixels)
-        part = load_rgb(data_dir / case.part_path, max_pixels)
+        whole = load_image(data_dir / case.whole_path, max_pixels)
+        part = load_image(data_dir / case.part_path, max_pixels)
         draw_case(name, case, twins, whole, part, camera).save(folder / f"{name}.png")
 
 

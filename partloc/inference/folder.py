@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from partloc.data.background import NO_BACKGROUND_WARNING
 from partloc.data.images import ImageError
 from partloc.distributed import DistributedContext
 from partloc.files import file_sha256, write_json
@@ -55,26 +56,39 @@ class ModelOutcome(NamedTuple):
 
 @dataclass
 class Summary:
-    """Numbers of predicted and skipped images. examples: the first skipped file per reason."""
+    """Numbers of predicted and skipped images.
+
+    without_background: predicted parts without a plain background. examples: the first skipped
+    file per reason.
+    """
 
     models: int = 0
     parts: int = 0
+    without_background: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, SkippedFile] = field(default_factory=dict)
 
     def update(self, outcome: ModelOutcome) -> None:
         self.models += bool(outcome.predictions)
         self.parts += len(outcome.predictions)
+        self.without_background += sum(not part.result.on_plain for part in outcome.predictions)
         for file in outcome.skipped:
             self.skipped[file.reason] += 1
             self.examples.setdefault(file.reason, file)
 
     def __add__(self, later: "Summary") -> "Summary":
-        models, parts = self.models + later.models, self.parts + later.parts
-        return Summary(models, parts, self.skipped + later.skipped, later.examples | self.examples)
+        return Summary(
+            self.models + later.models,
+            self.parts + later.parts,
+            self.without_background + later.without_background,
+            self.skipped + later.skipped,
+            later.examples | self.examples,
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.parts:7d} parts of {self.models} models predicted"]
+        if self.without_background:
+            lines.append(f"{self.without_background:7d} of them: {NO_BACKGROUND_WARNING}")
         for reason, count in sorted(self.skipped.items()):
             example = self.examples[reason]
             lines.append(f"{count:7d} skipped: {reason}; e.g. {example.file}: {example.detail}")
@@ -203,7 +217,7 @@ def _table_row(prediction: PartPrediction) -> list[str | float]:
 
 
 def _label(prediction: PartPrediction, with_hypotheses: bool) -> dict[str, Any]:
-    """The content of a label file, in the format of the labels to train on."""
+    """The content of a prediction file: that of a label, but the scale is one number."""
     label = {"model_name": prediction.model, "part_name": prediction.part}
     label |= prediction.result.as_json(with_hypotheses)
-    return label | {"rotation": [1.0, 0.0, 0.0, 0.0], "scale": [label["scale"]] * 3}
+    return label | {"rotation": [1.0, 0.0, 0.0, 0.0]}

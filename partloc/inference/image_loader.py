@@ -22,12 +22,13 @@ Source, Result = TypeVar("Source"), TypeVar("Result")
 
 
 class LoadedImage(NamedTuple):
-    """A decoded image. pixels: (3, S, S) uint8. thumbnail: (T, T, 3) uint8. digest: equal for
-    equal images."""
+    """A decoded image. pixels: (3, S, S) uint8, on white. thumbnail: (T, T, 3) uint8. digest: equal
+    for equal images. on_plain: whether it had a plain background."""
 
     pixels: Tensor
     thumbnail: np.ndarray
     digest: bytes
+    on_plain: bool = True
 
 
 def read_ahead(
@@ -57,11 +58,13 @@ class PartDeduplicator:
 
     errors: for each part why it cannot be read, or None.
     image_index: (P,), for each readable part the number of its image; equal images have one number.
+    on_plain: (P,), whether the readable parts have a plain background.
     """
 
     def __init__(self) -> None:
         self.errors: list[ImageError | None] = []
         self.image_index: list[int] = []
+        self.on_plain: list[bool] = []
         self._thumbnails: list[np.ndarray] = []
         self._numbers: dict[bytes, int] = {}
 
@@ -73,6 +76,7 @@ class PartDeduplicator:
         is_new = part.digest not in self._numbers
         self.errors.append(None)
         self.image_index.append(self._numbers.setdefault(part.digest, len(self._numbers)))
+        self.on_plain.append(part.on_plain)
         self._thumbnails.append(part.thumbnail)
         return is_new
 

@@ -15,17 +15,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from partloc.data.background import prepare_image
 from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError, load_rgb
 from partloc.data.twins import make_thumbnail
 from partloc.distributed import choose_device, inference_dtype
 from partloc.inference.assignment import assign
-from partloc.inference.hypotheses import Hypotheses
+from partloc.inference.hypotheses import HYPOTHESIS_FIELDS, Hypotheses
 from partloc.inference.image_loader import LoadedImage, PartDeduplicator, read_ahead
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model
 
 IMAGES_PER_BATCH = 8
+# Subtracted from the confidence logits where whole or part has no plain background: the network has
+# been trained and calibrated on plain ones.
+NO_BACKGROUND_PENALTY = 2.0
 MIN_SCALE = 1e-6  # of a rounded pose, so that it stays above 0
 
 
@@ -61,11 +65,13 @@ class PartResult(NamedTuple):
 
     best: the pose. Of several equal parts each has another one.
     hypotheses: of the part alone, without the dimension P. confidence: (K,), calibrated.
+    on_plain: whether whole and part have a plain background; without, the confidence is lower.
     """
 
     best: PoseEstimate
     hypotheses: Hypotheses
     confidence: Tensor
+    on_plain: bool = True
 
     def sorted_hypotheses(self) -> list[PoseEstimate]:
         """All hypotheses, the most probable first."""
@@ -141,11 +147,12 @@ class Predictor:
 
     def _read(self, source: ImageSource) -> LoadedImage | ImageError:
         try:
-            image = load_rgb(source.path, self.max_pixels)
+            image, background = prepare_image(load_rgb(source.path, self.max_pixels))
         except ImageError as error:
             return error
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-        return LoadedImage(self.model.preprocessing.resize(image), make_thumbnail(image), digest)
+        pixels, thumbnail = self.model.preprocessing.resize(image), make_thumbnail(image)
+        return LoadedImage(pixels, thumbnail, digest, background.is_plain)
 
     @torch.inference_mode()
     def _encode(self, pixels: list[Tensor]) -> EncodedImages:
@@ -161,7 +168,7 @@ class Predictor:
         return Hypotheses(*fields).to_tensor().cpu()
 
     def _make_results(
-        self, hypotheses: Hypotheses, twin_groups: list[list[int]]
+        self, hypotheses: Hypotheses, twin_groups: list[list[int]], on_plain: list[bool]
     ) -> list[PartResult]:
         """Results of P parts, each of which is in one of the groups."""
         logits = hypotheses.confidence_logit
@@ -175,7 +182,7 @@ class Predictor:
             for part, index in zip(group, chosen, strict=True):
                 best[part] = round_estimate(group_poses[index], group_confidence[index])
         return [
-            PartResult(best[part], hypotheses.select(part), confidence[part])
+            PartResult(best[part], hypotheses.select(part), confidence[part], on_plain[part])
             for part in range(len(poses))
         ]
 
@@ -219,8 +226,12 @@ class _ModelPrediction:
         if not self.outputs:
             return list(self.parts.errors)
         outputs = torch.cat(self.outputs)[self.parts.image_index]  # (P, K, F)
+        on_plain = torch.tensor(self.parts.on_plain) & self.whole.on_plain  # (P,)
+        logit = HYPOTHESIS_FIELDS.index("confidence_logit")
+        outputs[..., logit] -= NO_BACKGROUND_PENALTY * ~on_plain[:, None]
         groups = self.parts.twin_groups()
-        results = iter(self.predictor._make_results(Hypotheses.from_tensor(outputs), groups))
+        values = Hypotheses.from_tensor(outputs)
+        results = iter(self.predictor._make_results(values, groups, on_plain.tolist()))
         return [error or next(results) for error in self.parts.errors]
 
     def _predict_batch(self) -> None:

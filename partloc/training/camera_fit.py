@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from partloc.data.images import load_rgb
+from partloc.data.background import load_image
 from partloc.data.table import PairTable
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
@@ -47,7 +47,7 @@ def fit_camera(
 
     Args:
         table: labelled samples.
-        max_pixels: limit of `load_rgb`.
+        max_pixels: limit of `load_image`.
         seed: of the choice of samples.
         known: a camera to prefer unless the fitted one agrees with at least OVERFITTED_PARTS more
             parts; any fit gains about that many, which among few parts is a large fraction.
@@ -109,7 +109,7 @@ def _match_part(table: PairTable, row: int, max_pixels: int) -> tuple[float, flo
 
 def _load_thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tensor:
     """Return an image as (3, side, side), 0..1."""
-    image = load_rgb(table.data_dir / path, max_pixels)
+    image = load_image(table.data_dir / path, max_pixels)
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BOX), dtype=np.float32)
     return torch.from_numpy(pixels / 255).permute(2, 0, 1)
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is 
 # Scale of the mixture's exponential components, in units of the pose loss: a hypothesis whose
 # pose loss is larger by this is e times less likely.
 MIXTURE_SCALE = 0.15
-# Weight of the confidence loss; only the confidence head has a gradient from it.
-CONFIDENCE_WEIGHT = 0.1
 # Standard deviations of (right, down, log size) around a target position, right and down in half
 # image sides: of the matching distribution, and of the wider neighbourhood in which a proposal can
 # still be refined to the target.
@@ -39,7 +37,8 @@ class LossTerms(NamedTuple):
     """The loss of each sample and its terms, each (B,).
 
     `loss` is minimised. `translation_loss` and `scale_loss` are L1 errors of the best hypothesis
-    (scale as configured); `gt_pose_loss` is weighted already; all other terms are unweighted.
+    (scale as configured); `gt_pose_loss` is the pose loss of the prediction at the ground-truth
+    position. All terms are without their weights in `loss`.
     """
 
     loss: Tensor
@@ -63,8 +62,10 @@ def training_loss(
     The pose loss of a hypothesis is w_trans * translation + w_scale * scale. The hypotheses are a
     mixture with weights p and exponential components of scale b = MIXTURE_SCALE, whose negative
     log-likelihood is -b * log(sum of p * exp(-pose loss / b)). With a single hypothesis this is
-    its pose loss. Added to it are CONFIDENCE_WEIGHT * confidence, w_match * match, w_rank * rank,
-    the pose loss of the prediction at the ground-truth position, and w_depth * depth.
+    its pose loss, whatever b is. Added to it are w_confidence * confidence, w_match * match,
+    w_rank * rank, w_gt_pose * gt_pose, the pose loss of the prediction at the ground-truth
+    position, and w_depth * depth. Terms of weight 0 are computed too: in parallel training every
+    parameter needs a gradient.
 
     Args:
         prediction: of B parts.
@@ -78,7 +79,7 @@ def training_loss(
     pose = config.w_trans * translation + config.w_scale * scale
     total = -MIXTURE_SCALE * (prediction.log_weight - pose / MIXTURE_SCALE).logsumexp(1)
     confidence = confidence_loss(prediction, targets)
-    total = total + CONFIDENCE_WEIGHT * confidence
+    total = total + config.w_confidence * confidence
     match = rank = gt_pose = depth = torch.zeros_like(total)
     if target_positions is not None:
         cropped = to_crop_frame(target_positions, *prediction.crops.split(3, 1))
@@ -89,7 +90,7 @@ def training_loss(
         single = PartPose(*(field[:, None] for field in prediction.gt_prediction))
         gt_translation, gt_scale = hypothesis_losses(single, targets, config)
         gt_pose = (config.w_trans * gt_translation + config.w_scale * gt_scale).squeeze(1)
-        total = total + gt_pose
+        total = total + config.w_gt_pose * gt_pose
     if prediction.depth_error is not None:
         depth = depth_loss(prediction.depth_error)
         total = total + config.w_depth * depth
@@ -121,7 +122,7 @@ def hypothesis_losses(
         predicted: translation (B, H, 3), whole-model units; scale (B, H, 1), > 0.
         targets: translation (B, T, 3), scale (B, T, 1). T = 1 without twins.
         config: weights that define "nearest", and `scale_loss`: `log` compares logarithms, so
-            that twice too large costs the same as twice too small; `plain` compares scales.
+            that twice too large costs the same as twice too small; `l1` compares scales.
     Returns: translation loss, summed over the three axes, and scale loss, each (B, H).
     Raises: ValueError if the shapes do not match; broadcasting would hide it.
     Source: the minimum over indistinguishable poses as in CosyPose, eq. 2 (arXiv:2008.08465);
@@ -163,9 +164,7 @@ def match_loss(positions: Tensor, log_probability: Tensor, targets: Tensor) -> T
         targets: image positions of the valid targets, (B, T, 3).
     Source: the negative log-likelihood of a mixture density (Bishop, 1994), components fixed.
     """
-    std = positions.new_tensor(MATCH_STD)
-    offset = (positions[:, None] - targets[:, None]) / std  # (B, P, T, 3)
-    log_density = -offset.square().sum(-1).amin(-1) / 2  # (B, P)
+    log_density = -nearest_squared_distance(positions[None], targets, MATCH_STD) / 2  # (B, P)
     return -(log_probability + log_density).logsumexp(1)
 
 
@@ -181,12 +180,28 @@ def rank_loss(proposals: Tensor, log_weight: Tensor, targets: Tensor) -> Tensor:
         log_weight: (B, H).
         targets: image positions of the valid targets, (B, T, 3).
     """
-    std = proposals.new_tensor(RANK_STD)
-    offset = (proposals[:, :, None] - targets[:, None]) / std  # (B, H, T, 3)
-    closeness = (-offset.square().sum(-1).amin(-1) / 2).exp()  # (B, H)
+    closeness = (-nearest_squared_distance(proposals, targets, RANK_STD) / 2).exp()  # (B, H)
     total = closeness.sum(1)
     target_weight = closeness / total.clamp(min=1e-3)[:, None]
     return -(target_weight * log_weight).sum(1) * total.clamp(max=1)
+
+
+@torch.no_grad()
+def nearest_squared_distance(
+    positions: Tensor, targets: Tensor, std: tuple[float, float, float]
+) -> Tensor:
+    """Squared distance of each position to the nearest target in units of `std`, (B, P).
+
+    Without a gradient. The loop bounds the memory: a model may have hundreds of equal screws.
+
+    positions: (B, P, 3) or (1, P, 3). targets: (B, T, 3).
+    """
+    unit = positions.new_tensor(std)
+    nearest = positions.new_full((len(targets), positions.shape[1]), torch.inf)
+    for target in targets.split(1, dim=1):  # (B, 1, 3)
+        distance = ((positions - target) / unit).square().sum(-1)
+        nearest = torch.minimum(nearest, distance)
+    return nearest
 
 
 def depth_loss(depth_error: DepthReading) -> Tensor:

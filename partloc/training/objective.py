@@ -11,7 +11,6 @@ from partloc.data.dataset import Batch
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
-from partloc.pose import PartPose
 from partloc.training.losses import LossTerms, loss_targets, training_loss
 
 

@@ -29,8 +29,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from partloc.config import digest
+from partloc.data.background import load_image
 from partloc.data.dataset import Batch, ImageRequest, PairDataset, Sample, make_loader
-from partloc.data.images import load_rgb
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.model.depth_net import MAP_SIDE
@@ -74,7 +74,7 @@ class TokenCache:
         """Compute and append the rows of all images of the tables that are missing.
 
         Args:
-            max_pixels: limit of `load_rgb`.
+            max_pixels: limit of `load_image`.
             num_workers: processes that read images.
             verbose: whether to report the progress.
         Raises: OSError if the disk space is not sufficient, ImageError for an unreadable image,
@@ -256,7 +256,7 @@ class ImageDataset(Dataset):
                 f"{path}: expected the image that was indexed, SHA-256 {expected[:12]}..., "
                 f"found {found[:12]}...; run the stages index and split again"
             )
-        return index, self.preprocessing(load_rgb(path, self.max_pixels))
+        return index, self.preprocessing(load_image(path, self.max_pixels))
 
     @staticmethod
     def collate(items: list[tuple[int, Tensor]]) -> tuple[int, Tensor]:

@@ -13,8 +13,6 @@ import pytest
 import torch
 from toys import PARTS, SINGLE_PROCESS, noise_image
 
-from partloc.config import DataConfig
-from partloc.data.index import build_index
 from partloc.inference.folder import (
     ModelOutcome,
     PartPrediction,
@@ -194,7 +192,7 @@ def test_the_files_hold_the_poses_that_single_predictions_give(
         label = json.loads((tmp_path / f"out/{row.model}/{row.model}-{row.part}.json").read_text())
         # JSON has six significant digits, the table six decimals.
         assert label["translation"] == pytest.approx([row.tx, row.ty, row.tz], rel=1e-5)
-        assert label["scale"] == pytest.approx([row.scale] * 3, rel=1e-5)
+        assert label["scale"] == pytest.approx(row.scale, rel=1e-5)
         assert label["rotation"] == [1, 0, 0, 0]
         assert label["confidence"] == pytest.approx(row.confidence, rel=1e-5)
 
@@ -249,17 +247,6 @@ def test_no_prediction_at_all_gives_empty_tables(tmp_path):
     write_predictions(tmp_path, [], NUM_HYPOTHESES, SINGLE_PROCESS)
     assert pd.read_csv(tmp_path / "predictions.csv").empty
     assert np.load(tmp_path / "hypotheses.npy").shape == (0, 1, len(HYPOTHESIS_FIELDS))
-
-
-def test_predictions_can_be_used_as_labels(predictor, data_dir, tmp_path):
-    outcomes = predict_jobs(predictor, find_jobs(data_dir), data_dir)
-    valid = [prediction._replace(result=RESULT) for prediction in predictions_of(outcomes)]
-    outcome = ModelOutcome(valid, [])
-    write_predictions(tmp_path / "out", [outcome], NUM_HYPOTHESES, SINGLE_PROCESS, True)
-    for model in ("lamp", "stühle-1.5"):
-        shutil.copytree(data_dir / model, tmp_path / "out" / model, dirs_exist_ok=True)
-    index = build_index(DataConfig(data_dir=str(tmp_path / "out")))
-    assert len(index.manifest) == 11 and index.report.empty
 
 
 def test_predictions_never_replace_the_labels(data_dir):

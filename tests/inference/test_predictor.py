@@ -21,13 +21,13 @@ from partloc.data.images import ImageError
 from partloc.data.index import build_index
 from partloc.distributed import inference_dtype, training_dtype
 from partloc.files import CheckpointError, write_table
-from partloc.inference.predictor import PartResult, Predictor
+from partloc.inference.predictor import NO_BACKGROUND_PENALTY, PartResult, Predictor
 from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import MODEL_FORMAT
 
 # What a prediction for one part does not need.
 UNNEEDED_MODULES = (
-    *("dvc", "pandas", "pyvista", "scipy", "tensorboard", "vtk"),
+    *("dvc", "pandas", "pyvista", "tensorboard", "vtk"),
     *("partloc.inference.folder", "partloc.data.index", "partloc.data.split"),
     *("partloc.evaluation.evaluate", "partloc.evaluation.metrics", "partloc.evaluation.report"),
     *("partloc.training.run", "partloc.training.trainer"),
@@ -49,14 +49,45 @@ def test_several_parts_get_the_poses_that_each_gets_alone(predictor, data_dir):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-def test_a_confidence_is_the_calibrated_output_of_the_network(predictor, data_dir):
+def write_boxes(folder: Path, background: str = "white") -> tuple[Path, Path]:
+    """A whole and a part on a plain background."""
+    for name, width in (("whole", 30), ("part", 12)):
+        image = Image.new("RGB", (60, 60), background)
+        image.paste((190, 60, 50), (15, 15, 15 + width, 40))
+        image.save(folder / f"{name}.png")
+    return folder / "whole.png", folder / "part.png"
+
+
+def test_a_confidence_is_the_calibrated_output_of_the_network(predictor, tmp_path):
     set_constant_confidence(predictor.model, math.log(3))
     predictor.model.confidence_head.slope.fill_(2.0)
-    folder = data_dir / "stühle-1.5"
-    whole, part = (folder / f"stühle-1.5-{name}.png" for name in ("whole", "part-0"))
+    whole, part = write_boxes(tmp_path)
     (result,) = predictor.predict(whole, [part])
     poses = [result.best, *result.sorted_hypotheses()]
     assert {pose.confidence for pose in poses} == {0.9}
+
+
+def test_without_a_plain_background_the_confidence_is_lower(predictor, data_dir, tmp_path):
+    set_constant_confidence(predictor.model, math.log(3))
+    whole, part = write_boxes(tmp_path)
+    (on_plain,) = predictor.predict(whole, [part])
+    folder = data_dir / "lamp"
+    (on_noise,) = predictor.predict(folder / "lamp-whole.png", [folder / "lamp-foot.png"])
+    assert on_plain.on_plain and not on_noise.on_plain
+    assert on_plain.best.confidence == 0.75
+    expected = 1 / (1 + math.exp(NO_BACKGROUND_PENALTY - math.log(3)))
+    assert on_noise.best.confidence == pytest.approx(expected, abs=1e-6)
+
+
+def test_predictions_do_not_depend_on_the_colour_of_a_plain_background(predictor, tmp_path):
+    results = []
+    for background in ("white", "black", "gray"):
+        (tmp_path / background).mkdir()
+        whole, part = write_boxes(tmp_path / background, background)
+        (result,) = predictor.predict(whole, [part])
+        results.append([*result.best.translation, result.best.scale])
+    assert results[1] == pytest.approx(results[0], abs=1e-4)
+    assert results[2] == pytest.approx(results[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])

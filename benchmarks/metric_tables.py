@@ -1,0 +1,143 @@
+"""Markdown tables of metrics, printed by the benchmarks and written into the documents."""
+
+from collections.abc import Iterable
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from benchmarks.common import markdown_table
+from partloc.files import nested_value
+
+BASELINE = "training median"
+
+
+class Column(NamedTuple):
+    """A heading, the path of a value in a dictionary of metrics, and its format."""
+
+    heading: str
+    path: str
+    form: str
+
+
+MEAN_ERROR = Column("translation error, mean", "translation_error/mean", ".3f")
+MEDIAN_ERROR = Column("median", "translation_error/median", ".3f")
+FRACTION_RIGHT = Column("below 0.05", "translation_error/within_0.05", ".0%")
+ACROSS_IMAGE = Column("across the image, mean", "translation_error/across_image_mean", ".3f")
+ALONG_VIEW = Column("along the view, mean", "translation_error/along_view_mean", ".3f")
+LABELLED_ERROR = Column("labelled error, mean", "labelled_error/mean", ".3f")
+ASSIGNED_ERROR = Column("assigned error, mean", "assigned_error/mean", ".3f")
+SCALE_ERROR = Column("relative scale error, mean", "relative_scale_error/mean", ".0%")
+MEDIAN_SCALE_ERROR = Column("scale, median", "relative_scale_error/median", ".0%")
+FRACTION_RIGHT_SCALE = Column("scale, below 15 %", "relative_scale_error/within_0.15", ".0%")
+LOG_SCALE_ERROR = Column("log scale error, mean", "log_scale_error/mean", ".2f")
+MILLISECONDS = Column("ms per part", "ms_per_part", ".0f")
+
+SUMMARY_ROWS = (MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ASSIGNED_ERROR, SCALE_ERROR)
+TEST_ROWS = (
+    *(MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ACROSS_IMAGE, ALONG_VIEW),
+    *(ASSIGNED_ERROR, LABELLED_ERROR),
+    *(SCALE_ERROR, MEDIAN_SCALE_ERROR, FRACTION_RIGHT_SCALE),
+)
+BASELINE_COLUMNS = (
+    *(MEAN_ERROR, MEDIAN_ERROR, LABELLED_ERROR, SCALE_ERROR, MEDIAN_SCALE_ERROR, MILLISECONDS),
+)
+CROSS_VALIDATION_COLUMNS = (
+    *(MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ACROSS_IMAGE, ALONG_VIEW, LABELLED_ERROR),
+    *(SCALE_ERROR, MEDIAN_SCALE_ERROR, LOG_SCALE_ERROR),
+)
+# Of the rows that `experiments.py` writes.
+EXPERIMENT_COLUMNS = (
+    Column("seeds", "seeds", "d"),
+    Column("translation error, mean", "translation_error_mean", ".3f"),
+    Column("difference", "translation_error_mean_difference", "+.3f"),
+    Column("validation", "val_translation_error", ".3f"),
+    Column("median", "translation_error_median", ".3f"),
+    Column("labelled error, mean", "labelled_error_mean", ".3f"),
+    Column("assigned error, mean", "assigned_error_mean", ".3f"),
+    Column("relative scale error, mean", "relative_scale_error_mean", ".0%"),
+    Column("scale, median", "relative_scale_error_median", ".0%"),
+)
+SOURCE_NAMES = {
+    "correct_position": "image position correct, depth wrong",
+    "wrong_choice": "correct image position proposed, another chosen",
+    "not_proposed": "correct image position not proposed",
+}
+BREAKDOWNS = {"kind": "group", "scale": "scale", "visible fraction": "visible_fraction"}
+
+
+def format_value(metrics: dict[str, Any], path: str, form: str) -> str:
+    """Empty if the metrics have no such value."""
+    value = nested_value(metrics, path)
+    return "" if value is None else format(value, form).replace("%", " %")
+
+
+def metric_table(first: str, columns: Iterable[Column], rows: dict[str, dict[str, Any]]) -> str:
+    """A row for each entry of `rows`, name -> metrics."""
+    columns = list(columns)
+    cells = [
+        [name, *(format_value(metrics, column.path, column.form) for column in columns)]
+        for name, metrics in rows.items()
+    ]
+    return markdown_table([first, *(column.heading for column in columns)], cells)
+
+
+def evaluation_table(metrics: dict[str, Any], rows: Iterable[Column]) -> str:
+    """Values of a test split with their 95 % intervals, beside those of the baseline."""
+    cells = []
+    for heading, path, form in rows:
+        value = format_value(metrics, path, form)
+        low, high = (
+            format_value(metrics["interval_95"], f"{path}/{end}", form) for end in ("low", "high")
+        )
+        interval = f" ({low.removesuffix(' %')} to {high})" if low else ""
+        cells.append([heading, value + interval, format_value(metrics["baseline"], path, form)])
+    return markdown_table(["", "partloc", BASELINE], cells)
+
+
+def baselines_table(metrics: dict[str, Any]) -> str:
+    return metric_table("", BASELINE_COLUMNS, metrics)
+
+
+def cross_validation_table(metrics: dict[str, Any]) -> str:
+    baseline = next(iter(metrics.values()))["baseline"]
+    return metric_table("variant", CROSS_VALIDATION_COLUMNS, {BASELINE: baseline, **metrics})
+
+
+def experiment_table(rows: list[dict[str, Any]], omitted: Iterable[str] = ()) -> str:
+    """Means with standard deviations. omitted: headings of columns."""
+    columns = [column for column in EXPERIMENT_COLUMNS if column.heading not in omitted]
+    cells = []
+    for row in rows:
+        values = []
+        for _, path, form in columns:
+            std = format_value(row, f"{path}_std", form.lstrip("+"))
+            values.append(format_value(row, path, form) + (f" ± {std}" if std else ""))
+        cells.append([row["name"], *values])
+    return markdown_table(["", *(column.heading for column in columns)], cells)
+
+
+def sources_table(metrics_by_data_set: dict[str, dict[str, Any]]) -> str:
+    """Where the translation error comes from, see `partloc.evaluation.metrics.error_sources`."""
+    head = [f"{name}, {of}" for name in metrics_by_data_set for of in ("parts", "error")]
+    rows = []
+    for key, name in SOURCE_NAMES.items():
+        cells = []
+        for metrics in metrics_by_data_set.values():
+            error = metrics["translation_error"]
+            source = error["sources"][key]
+            fractions = source["fraction"], source["mean_contribution"] / error["mean"]
+            cells += [f"{fraction:.0%}".replace("%", " %") for fraction in fractions]
+        rows.append([name, *cells])
+    return markdown_table(["", *head], rows)
+
+
+def breakdown_table(breakdowns: dict[str, dict[str, Any]]) -> str:
+    """Mean translation errors by kind of model, scale and visible fraction, side by side."""
+    columns = [
+        [
+            [name, format_value(errors, "translation_error", ".3f")]
+            for name, errors in breakdowns[key].items()
+        ]
+        for key in BREAKDOWNS.values()
+    ]
+    rows = [sum(cells, []) for cells in zip_longest(*columns, fillvalue=["", ""])]
+    return markdown_table([text for heading in BREAKDOWNS for text in (heading, "")], rows)
