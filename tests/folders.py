@@ -219,7 +219,8 @@ DAMAGES = {  # by model name
     "whole-label": Damage(_copy("seat.json", "{}-whole.json"), "label of the whole", ()),
     "other-prefix": Damage(_copy("seat.png", "sofa-seat.png"), "unexpected file", ()),
     "no-part-name": Damage(_copy("seat.png", "{}-.png"), "unexpected file", ()),
-    "jpeg": Damage(_copy("seat.png", "{}-arm.jpg"), "unexpected file", ()),
+    "gif": Damage(_copy("seat.png", "{}-arm.gif"), "unexpected file", ()),
+    "two-formats": Damage(_copy("seat.png", "{}-seat.jpg"), "duplicate name"),
     "subfolder": Damage(lambda folder: (folder / "more").mkdir(), "unexpected file", ()),
     "empty-folder": Damage(_remove_all, "empty model folder", BOTH_PARTS),
     "whole-only": Damage(

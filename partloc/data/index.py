@@ -182,7 +182,7 @@ def _check_pair(images: list[str], labels: list[str]) -> None:
     if not labels:
         raise SampleError("part without label", "there is no .json file of the same name")
     if not images:
-        raise SampleError("label without part", "there is no .png file of the same name")
+        raise SampleError("label without part", "there is no image of the same name")
     for names in (images, labels):
         single_file(names)
 

@@ -106,18 +106,19 @@ def pair_files(
             continue
         stem, extension = os.path.splitext(name)
         part = normalize_name(stem).removeprefix(prefix)
-        names_by_part = {".png": images, ".json": labels}.get(extension.lower())
+        is_image, is_label = extension.lower() in EXTENSIONS, extension.lower() == ".json"
         report = partial(add_finding, findings, model, f"{folder}/{name}")
         if (root / folder / name).is_dir():
             report("unexpected file", "a folder; expected only files")
         elif not normalize_name(stem).startswith(prefix) or not part:
             report("unexpected file", f"expected a name of the form {prefix}PART")
-        elif names_by_part is None:
-            report("unexpected file", f"extension {extension!r}, expected .png or .json")
+        elif not (is_image or is_label):
+            expected = f"expected .json or one of {', '.join(EXTENSIONS)}"
+            report("unexpected file", f"extension {extension!r}, {expected}")
         elif not _is_printable(name):
             report("unusable name", "not UTF-8, or contains control characters")
         else:
-            names_by_part.setdefault(part, []).append(name)
+            (images if is_image else labels).setdefault(part, []).append(name)
     return images, labels
 
 

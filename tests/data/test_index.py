@@ -199,3 +199,14 @@ def test_the_stage_writes_manifest_report_and_counts(tmp_path):
     assert "no-label/no-label-seat.png" in report
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["index_report.csv", "manifest.csv"]
+
+
+@pytest.mark.parametrize("extension", ["jpg", "JPEG", "webp", "bmp", "tiff"])
+def test_other_formats_are_read_as_png_is(tmp_path, extension):
+    root = write_folder(tmp_path, {"chair": ["leg"]})
+    image = root / "chair" / "chair-leg.png"
+    Image.open(image).save(image.with_suffix(f".{extension}"))
+    image.unlink()
+    index = index_folder(root)
+    assert index.manifest.part_path.tolist() == [f"chair/chair-leg.{extension}"]
+    assert index.report.empty
