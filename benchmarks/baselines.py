@@ -29,8 +29,8 @@ from benchmarks.metric_tables import baselines_table
 from benchmarks.regression_baseline import RegressionNet, predict_regression, train_regression
 from partloc.cli import make_parser, run_command
 from partloc.config import Config, load_config
+from partloc.data.background import load_image
 from partloc.data.dataset import Batch, PairDataset, make_loader
-from partloc.data.images import load_rgb
 from partloc.data.sampler import PlannedBatchSampler, plan_epoch, plan_sequential
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
@@ -158,7 +158,7 @@ def match_templates(splits: Splits, table: PairTable, rows: np.ndarray) -> np.nd
     max_pixels = splits.config.data.max_image_pixels
 
     def read(path: str) -> np.ndarray:
-        image = load_rgb(table.data_dir / path, max_pixels)
+        image = load_image(table.data_dir / path, max_pixels)
         return np.asarray(image.resize((TEMPLATE_IMAGE_PX, TEMPLATE_IMAGE_PX)), dtype=np.float32)
 
     return np.array(

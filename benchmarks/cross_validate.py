@@ -31,7 +31,7 @@ import pandas as pd
 from benchmarks.metric_tables import cross_validation_table
 from partloc.cli import make_parser, run_command
 from partloc.config import Config, DataConfig, digest, load_config
-from partloc.data.images import load_rgb
+from partloc.data.background import load_image
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
@@ -217,7 +217,7 @@ def draw_worst_cases(
         is_twin = (rows.model == case.model) & (rows.twin_group == case.twin_group)
         twins = rows[is_twin & (rows.index != row)]
         whole, part = (
-            load_rgb(Path(data.data_dir, path), data.max_image_pixels)
+            load_image(Path(data.data_dir, path), data.max_image_pixels)
             for path in (case.whole_path, case.part_path)
         )
         name = f"worst-{number:02d}"

@@ -17,9 +17,10 @@ from benchmarks.metric_tables import (
     baselines_table,
     breakdown_table,
     cross_validation_table,
-    experiment_table,
-    sources_table,
     evaluation_table,
+    experiment_table,
+    kinds_table,
+    sources_table,
 )
 from partloc.cli import make_parser, run_command
 
@@ -33,11 +34,13 @@ def make_tables() -> dict[str, dict[str, str]]:
     demo, real = read_metrics("evaluate"), read_metrics("cross_validation")
     small_data, ablations = read_metrics("small_data"), read_metrics("ablations")
     as_shipped = real["as-shipped"]
+    data_sets = {"demo": demo, "real assemblies": as_shipped}
     return {
         "README.md": {"summary": evaluation_table(demo, SUMMARY_ROWS)},
         "docs/results.md": {
             "test": evaluation_table(demo, TEST_ROWS),
-            "sources": sources_table({"demo": demo, "real assemblies": as_shipped}),
+            "kinds": kinds_table(data_sets),
+            "sources": sources_table(data_sets),
             "baselines": baselines_table(read_metrics("baselines")),
             "small-data": experiment_table(
                 small_data["rows"], omitted={"seeds", "difference", "validation"}
@@ -63,12 +66,11 @@ def update_tables(document: str, text: str) -> str:
         marker = f"<!-- table: {name} -->"
         if lines.count(marker) != 1:
             raise ValueError(f"{document}: expected once the line {marker}")
-        # A blank line ends the comment, so that Markdown renders the table.
-        start = end = lines.index(marker) + 2
-        while end < len(lines) and lines[end].startswith("|"):
+        start = end = lines.index(marker) + 1
+        while end < len(lines) and (not lines[end] or lines[end].startswith("|")):
             end += 1
-        lines[start - 1 : end] = ["", *table.splitlines()]
-    return "\n".join(lines) + "\n"
+        lines[start:end] = ["", *table.splitlines(), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.box_images import write_box_models
+from benchmarks.box_models import write_box_models
 from benchmarks.common import (
     ROOT,
     Range,

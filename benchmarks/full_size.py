@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.box_images import PARTS_PER_WHOLE
+from benchmarks.box_models import PARTS_PER_WHOLE
 from partloc.model.locator import PartLocator
 from partloc.pose import PartPose
 from partloc.training.losses import training_loss

@@ -4,8 +4,8 @@ Utilization is relative to the fastest of several large bf16 matrix products, me
 sheet's rate is higher. FLOPs are those of the method: work that checkpointing repeats counts once.
 --budget is the memory that a step may plan with; the more, the less is recomputed.
 
-Needs torch, torchvision, timm, pandas, pillow, pyyaml and their dependencies; no pydantic, no DVC,
-no renderer. It also runs on a CPU at a small size, which only shows that it works.
+Needs torch, torchvision, timm, pandas, pillow, pyyaml, scipy and their dependencies; no pydantic,
+no DVC, no renderer. It also runs on a CPU at a small size, which only shows that it works.
 
     $ python -m benchmarks.gpu --output metrics/gpu.json
     $ python -m benchmarks.gpu --batch 16 --budget 70
@@ -28,7 +28,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.box_images import write_box_models
+from benchmarks.box_models import write_box_models
 from benchmarks.common import (
     add_encoder_options,
     add_memory_budget_option,
@@ -97,7 +97,7 @@ class TrainingStep:
         self.precision = training_dtype(config.train.use_amp, device)
         self.optimizer = make_optimizer(model, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
-        planner = MemoryPlanner(model, self.precision, budget_gb)
+        planner = MemoryPlanner(model, config.train, self.precision, budget_gb)
         planner.prepare(len(batch.wholes) + len(batch.parts), len(batch.parts))
 
     def __call__(self, images: Any = None) -> None:

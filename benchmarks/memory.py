@@ -71,7 +71,7 @@ def run_steps(
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget_bytes / total))
     model = make_model(config).to(device).train()
-    memory = measure_step_memory(model, torch.bfloat16)
+    memory = measure_step_memory(model, config.train, torch.bfloat16)
     policies = choose_policies(memory, mode, num_pairs, budget_bytes)
     model.encoder.backbone.activation_policies = policies
     optimizer = make_optimizer(model, config.train)
@@ -112,9 +112,10 @@ def format_row(row: dict[str, Any]) -> str:
 
 def measure(args: argparse.Namespace, has_gpu: bool) -> list[dict[str, Any]]:
     """A row for each batch size and mode; prints each row as soon as it is measured."""
-    model = make_model(full_size_config(args.backbone, args.image_size))
+    config = full_size_config(args.backbone, args.image_size)
+    model = make_model(config)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        memory = measure_step_memory(model, torch.bfloat16)
+        memory = measure_step_memory(model, config.train, torch.bfloat16)
     rows = []
     for num_pairs in args.batches:
         for mode in args.modes:

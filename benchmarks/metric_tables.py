@@ -29,20 +29,31 @@ SCALE_ERROR = Column("relative scale error, mean", "relative_scale_error/mean", 
 MEDIAN_SCALE_ERROR = Column("scale, median", "relative_scale_error/median", ".0%")
 FRACTION_RIGHT_SCALE = Column("scale, below 15 %", "relative_scale_error/within_0.15", ".0%")
 LOG_SCALE_ERROR = Column("log scale error, mean", "log_scale_error/mean", ".2f")
+CALIBRATION_ERROR = Column(
+    "expected calibration error", "confidence/expected_calibration_error", ".3f"
+)
 MILLISECONDS = Column("ms per part", "ms_per_part", ".0f")
 
 SUMMARY_ROWS = (MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ASSIGNED_ERROR, SCALE_ERROR)
 TEST_ROWS = (
     *(MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ACROSS_IMAGE, ALONG_VIEW),
     *(ASSIGNED_ERROR, LABELLED_ERROR),
-    *(SCALE_ERROR, MEDIAN_SCALE_ERROR, FRACTION_RIGHT_SCALE),
+    *(SCALE_ERROR, MEDIAN_SCALE_ERROR, FRACTION_RIGHT_SCALE, CALIBRATION_ERROR),
 )
 BASELINE_COLUMNS = (
     *(MEAN_ERROR, MEDIAN_ERROR, LABELLED_ERROR, SCALE_ERROR, MEDIAN_SCALE_ERROR, MILLISECONDS),
 )
 CROSS_VALIDATION_COLUMNS = (
     *(MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ACROSS_IMAGE, ALONG_VIEW, LABELLED_ERROR),
-    *(SCALE_ERROR, MEDIAN_SCALE_ERROR, LOG_SCALE_ERROR),
+    *(SCALE_ERROR, MEDIAN_SCALE_ERROR, LOG_SCALE_ERROR, CALIBRATION_ERROR),
+)
+# Of the entries of by_kind in a file of metrics.
+KIND_COLUMNS = (
+    Column("parts", "n_samples", "d"),
+    Column("translation error", "translation_error_mean", ".3f"),
+    Column("assigned error", "assigned_error_mean", ".3f"),
+    Column("labelled error", "labelled_error_mean", ".3f"),
+    Column("relative scale error", "relative_scale_error_mean", ".0%"),
 )
 # Of the rows that `experiments.py` writes.
 EXPERIMENT_COLUMNS = (
@@ -113,6 +124,17 @@ def experiment_table(rows: list[dict[str, Any]], omitted: Iterable[str] = ()) ->
             values.append(format_value(row, path, form) + (f" ± {std}" if std else ""))
         cells.append([row["name"], *values])
     return markdown_table(["", *(column.heading for column in columns)], cells)
+
+
+def kinds_table(metrics_by_data_set: dict[str, dict[str, Any]]) -> str:
+    """Mean errors of the parts with and without twins."""
+    names = {"unique": "parts without twins", "twins": "parts with twins"}
+    rows = {
+        f"{data_set}, {names[kind]}": errors
+        for data_set, metrics in metrics_by_data_set.items()
+        for kind, errors in sorted(metrics["by_kind"].items(), reverse=True)
+    }
+    return metric_table("", KIND_COLUMNS, rows)
 
 
 def sources_table(metrics_by_data_set: dict[str, dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from partloc.config import TrainConfig
-from partloc.data.images import load_rgb
+from partloc.data.background import load_image
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.model.backbone import ActivationPolicy
@@ -38,7 +38,7 @@ class ReferenceDataset(Dataset):
         return self._load(self.table.whole_paths[row]), self._load(self.table.part_paths[row]), row
 
     def _load(self, path: str) -> Tensor:
-        return self.preprocessing(load_rgb(self.table.data_dir / path, MAX_IMAGE_PIXELS))
+        return self.preprocessing(load_image(self.table.data_dir / path, MAX_IMAGE_PIXELS))
 
 
 def reference_loader(

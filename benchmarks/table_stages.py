@@ -51,7 +51,7 @@ def make_thumbnails() -> list[np.ndarray]:
 
 
 def skip_image(
-    thumbnails: list[np.ndarray], root: Path, file: str, settings: DataConfig
+    thumbnails: list[np.ndarray], root: Path, file: str, *_settings_and_findings: object
 ) -> index.IndexedImage:
     """Replaces the image reader of partloc.data.index; parts named 6 to 9 have equal images."""
     name = file[:-5] + file[-5].translate(str.maketrans("789", "666"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.box_images import PARTS_PER_WHOLE, write_box_models
+from benchmarks.box_models import PARTS_PER_WHOLE, write_box_models
 from benchmarks.common import (
     Range,
     add_encoder_options,

@@ -167,8 +167,8 @@ def test_initial_weights_have_one_source(load):
     assert load("model: {start_from: mine.pth, pretrained: false}").model.start_from == "mine.pth"
 
 
-def test_the_number_of_heads_must_divide_the_width_of_the_attention(load):
-    with pytest.raises(ConfigError, match="multiple of 4 .* found 100 and 6 heads"):
+def test_the_attention_width_must_hold_whole_heads(load):
+    with pytest.raises(ConfigError, match="cross_attention_dim must be a multiple of 64 .* 100"):
         load("model:\n  cross_attention_dim: 100\n")
 
 

@@ -1,8 +1,9 @@
 """Devices and random-number generators."""
 
+import ast
 import random
-import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,9 +78,13 @@ def test_peak_memory_is_in_gigabytes_on_every_platform(monkeypatch, platform, fa
     assert peak_memory_gb(torch.device("cpu")) == pytest.approx(maximum * factor, rel=0.05)
 
 
-def test_nothing_that_inference_imports_is_missing_on_windows():
-    code = (
-        "import sys; sys.modules |= {'fcntl': None, 'resource': None}; "
-        "import partloc.commands.infer, partloc.inference.predictor, partloc.inference.folder"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+def test_no_module_imports_what_windows_lacks():
+    """At module level; inside a function it is a choice of the platform."""
+    for path in (Path(__file__).parents[1] / "partloc").rglob("*.py"):
+        names = [
+            alias.name
+            for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        ]
+        assert not {"fcntl", "resource", "pwd", "termios"} & set(names), path

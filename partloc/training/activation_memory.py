@@ -9,14 +9,19 @@ fastest plan that fits is chosen. A plan is one ActivationPolicy per block.
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, UntypedStorage
 from torch.autograd.graph import saved_tensors_hooks
 
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
+from partloc.pose import PartPose
+from partloc.training.losses import training_loss
+
+if TYPE_CHECKING:  # any object with the fields will do, also where pydantic is not installed
+    from partloc.config import TrainConfig
 
 # A trainable parameter: its value, its gradient and AdamW's two moments, all float32.
 BYTES_PER_PARAMETER = 16
@@ -31,8 +36,12 @@ RESERVED_FRACTION = 0.1
 class StepMemory(NamedTuple):
     """Bytes that a training step needs.
 
+    Counts what exists at once when the backward pass begins: all tensors that autograd saves in the
+    forward pass and in the loss, with its auxiliary terms, of parts without twins. Twins add a few
+    numbers per hypothesis. Temporary tensors of single operations are not counted.
+
     constant_bytes: weights, gradients, optimiser state, and low-precision copies of the weights.
-    pair_bytes: activations outside the blocks, per pair.
+    pair_bytes: activations outside the blocks and of the loss, per pair.
     block_bytes: activations of one image in one block, by policy.
     attention_fraction: fraction of a block's operations spent in attention itself.
     num_blocks: transformer blocks.
@@ -83,10 +92,17 @@ class MemoryPlanner:
     Per batch, because the number of images depends on how many pairs share a whole.
     """
 
-    def __init__(self, model: PartLocator, dtype: torch.dtype | None, budget_gb: float) -> None:
-        """dtype: of autocast, None for full precision. budget_gb: memory of a step, 1e9 bytes."""
+    def __init__(
+        self,
+        model: PartLocator,
+        config: "TrainConfig",
+        dtype: torch.dtype | None,
+        budget_gb: float,
+    ) -> None:
+        """config: of the loss. dtype: of autocast, None for full precision. budget_gb: memory of a
+        step, 1e9 bytes."""
         self.backbone = model.encoder.backbone
-        memory = measure_step_memory(model, dtype)
+        memory = measure_step_memory(model, config, dtype)
         choose_plan = partial(memory.choose_plan, budget=budget_gb * 1e9)
         self.choose_plan = lru_cache(maxsize=None)(choose_plan)
 
@@ -95,14 +111,17 @@ class MemoryPlanner:
         self.backbone.activation_policies = self.choose_plan(images, pairs)
 
 
-def measure_step_memory(model: PartLocator, dtype: torch.dtype | None) -> StepMemory:
+def measure_step_memory(
+    model: PartLocator, config: "TrainConfig", dtype: torch.dtype | None
+) -> StepMemory:
     """Measure the memory of a training step; the model is left as it was.
 
     Only one block of the encoder runs, on few tokens. Under FakeTensorMode nothing is computed.
+    config: of the loss. dtype: of autocast, None for full precision.
     """
     backbone = model.encoder.backbone
     tokens, width = backbone.num_tokens, backbone.embed_dim
-    pair_bytes, token_bytes = _measure_pair_and_token_bytes(model, dtype)
+    pair_bytes, token_bytes = _measure_pair_and_token_bytes(model, config, dtype)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     copies = dtype.itemsize * parameters if dtype else 0
     block_input = 4 * tokens * width
@@ -123,25 +142,23 @@ def measure_step_memory(model: PartLocator, dtype: torch.dtype | None) -> StepMe
 
 
 def _measure_pair_and_token_bytes(
-    model: PartLocator, dtype: torch.dtype | None
+    model: PartLocator, config: "TrainConfig", dtype: torch.dtype | None
 ) -> tuple[float, float]:
     """Return the saved bytes of a pair outside the blocks, and of a token in one block."""
     backbone, device = model.encoder.backbone, model.device
 
-    def run_without_blocks(pairs: int) -> None:
-        images = torch.zeros(pairs, 3, *[backbone.image_size] * 2, device=device)
-        model(images, images, torch.arange(pairs, device=device), precision=dtype)
-
-    def run_one_block(count: int) -> None:
+    def run_one_block(count: int) -> Tensor:
         block_input = torch.zeros(1, count, backbone.embed_dim, device=device, requires_grad=True)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            backbone.vit.blocks[0](block_input)
+            return backbone.vit.blocks[0](block_input)
 
     run_block, training = backbone.run_block, model.training
     backbone.run_block = lambda _block, tokens, _policy: tokens
     model.train()
     try:
-        one, two = (saved_bytes(partial(run_without_blocks, pairs), model) for pairs in (1, 2))
+        one, two = (
+            saved_bytes(partial(run_loss, model, config, dtype, pairs), model) for pairs in (1, 2)
+        )
         few, many = (
             saved_bytes(partial(run_one_block, count), model)
             for count in (MEASURED_TOKENS, 2 * MEASURED_TOKENS)
@@ -152,7 +169,21 @@ def _measure_pair_and_token_bytes(
     return two - one, (many - few) / MEASURED_TOKENS
 
 
-def saved_bytes(run: Callable[[], None], model: nn.Module) -> int:
+def run_loss(
+    model: PartLocator, config: "TrainConfig", dtype: torch.dtype | None, pairs: int
+) -> Tensor:
+    """Return the loss () of `pairs` empty images, each pair with a whole of its own."""
+    side, device = model.encoder.backbone.image_size, model.device
+    images = torch.zeros(pairs, 3, side, side, device=device)
+    pose = PartPose(*(torch.ones(pairs, size, device=device) for size in (3, 1)))
+    gt_pose = pose if model.template_matching is not None else None
+    prediction = model(images, images, torch.arange(pairs, device=device), gt_pose, dtype)
+    targets = PartPose(*(field[:, None] for field in pose))
+    positions = None if gt_pose is None else model.project(targets)
+    return training_loss(prediction, targets, positions, config).loss.sum()
+
+
+def saved_bytes(run: Callable[[], Tensor], model: PartLocator) -> int:
     """Return the bytes that autograd saves for the backward pass of run(), without parameters.
 
     Tensors saved inside a checkpointed function are not counted.
@@ -167,6 +198,9 @@ def saved_bytes(run: Callable[[], None], model: nn.Module) -> int:
             saved[storage._cdata] = storage
         return tensor
 
-    with torch.random.fork_rng(), torch.enable_grad(), saved_tensors_hooks(pack, lambda t: t):
+    # Without `devices` torch would warn on a machine with several GPUs.
+    devices = [model.device] if model.device.type == "cuda" else []
+    hooks = saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.random.fork_rng(devices), torch.enable_grad(), hooks:
         run()
     return sum(storage.nbytes() for storage in saved.values())

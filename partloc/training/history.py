@@ -5,12 +5,21 @@ and val_, and the learning rate. The record of epoch 0, before any training, has
 only.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Record = dict[str, float]
+BEST_METRIC = "val_pose_loss"
+
+
+class BestMetric(TypedDict):
+    """The metric that chose the best epoch: its name in the records, its value there, the epoch."""
+
+    name: str
+    value: float
+    epoch: int
 
 
 def make_record(
@@ -22,15 +31,37 @@ def make_record(
     return record | {f"val_{key}": value for key, value in val.items()}
 
 
-def best_epoch(history: list[Record]) -> int:
-    """Return the epoch with the lowest validation pose loss, or the last one without validation.
+def best_metric(history: list[Record]) -> BestMetric:
+    """Return the lowest validation pose loss and its epoch.
+
+    Without validation the metric is the epoch itself, and the last one is the best.
 
     The total loss would be a bad criterion: it includes auxiliary terms that keep improving, such
     as that of the depth maps, and the ranking of proposals that are all wrong.
     """
-    if "val_pose_loss" not in history[-1]:
-        return history[-1]["epoch"]
-    return min(history, key=lambda record: record["val_pose_loss"])["epoch"]
+    if BEST_METRIC in history[-1]:
+        name, best = BEST_METRIC, min(history, key=lambda record: record[BEST_METRIC])
+    else:
+        name, best = "epoch", history[-1]
+    return {"name": name, "value": best[name], "epoch": best["epoch"]}
+
+
+def describe_best(history: list[Record]) -> str:
+    """Say which epoch was kept and why; what to try if none improved on the starting weights."""
+    best, last = best_metric(history), history[-1]
+    if best["name"] != BEST_METRIC:
+        return f"kept epoch {last['epoch']}, the last one: there are no validation models"
+    losses = {record["epoch"]: record[BEST_METRIC] for record in history}
+    kept = f"validation pose loss {best['value']:.3f}"
+    start = losses.pop(0, None)
+    if best["epoch"]:
+        other = "the lowest of all epochs" if start is None else f"at the start {start:.3f}"
+        return f"kept epoch {best['epoch']}: {kept}, {other}"
+    return (
+        f"kept the starting weights: {kept}, and no epoch was better (the best one, epoch "
+        f"{min(losses, key=losses.get)}, has {min(losses.values()):.3f}). Try a lower "
+        "train.learning_rate, more epochs (train.num_epochs), or more training models"
+    )
 
 
 def trained_epochs(history: list[Record]) -> list[Record]:

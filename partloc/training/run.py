@@ -22,7 +22,7 @@ from partloc.files import write_json
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import save_model
 from partloc.training.fingerprint import run_fingerprint, source_hash, training_parameters
-from partloc.training.history import trained_epochs
+from partloc.training.history import describe_best, trained_epochs
 from partloc.training.initialization import initialize_model
 from partloc.training.run_folder import RunFolder
 from partloc.training.trainer import Trainer
@@ -85,6 +85,7 @@ def run_training(
             trainer.load_best(folder)
             finish(trainer)
             folder.mark_finished()
+            print(describe_best(trainer.history), file=sys.stderr)
 
 
 def make_trainer(
@@ -127,6 +128,7 @@ def load_or_reset(
             folder.write_note("code", source_hash())
         else:
             folder.truncate_after(state["epoch"])
+            folder.publish_best(state["best_metric"]["epoch"])
         _report_start(folder, state)
     return context.broadcast(state)
 
@@ -169,7 +171,6 @@ def write_outputs(trainer: Trainer, models: Path, metrics: Path) -> None:
     epochs = trained_epochs(trainer.history)
     initial = {} if epochs == trainer.history else {"initial": trainer.history[0]}
     best = next(record for record in trainer.history if record["epoch"] == trainer.best_epoch)
-    info = {"best_epoch": trainer.best_epoch, "torch": str(torch.__version__)}
-    save_model(models / "best_model.pth", trainer.model, info)
+    save_model(models / "best_model.pth", trainer.model, trainer.info)
     best_metrics = {f"best_{key}": value for key, value in best.items()}
     write_json(metrics / "train.json", {**best_metrics, **initial, "history": epochs})

@@ -3,8 +3,9 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from partloc.files import (
     checksum_path,
     load_tensors,
     matches_checksum,
+    open_atomic,
     save_tensors,
     write_checksum,
 )
@@ -27,15 +29,17 @@ LOCK_TIMEOUT_S = 10.0
 class RunFolder:
     """Resumable state of one training run, in a folder named after the run's fingerprint.
 
-    Contents: `state-*.pth`, the state after an epoch; `best-*.pth`, the weights of the best epoch
-    so far (MAX_STATES of each, with a .sha256 file beside them); `tensorboard/`; `lock` and
-    `process`, the id of the process that holds it;
-    `finished`, if the run is; `code`, a hash of the source code that started the run.
+    Contents: `best_model.pth`, the model file of the best epoch so far; `state-*.pth`, the state
+    after an epoch; `best-*.pth`, the model file of an epoch that was the best one (MAX_STATES of
+    each, with a .sha256 file beside them, so that each state has its best model); `tensorboard/`;
+    `lock` and `process`, the id of the process that holds it; `finished`, if the run is; `code`, a
+    hash of the source code that started the run.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
         self.path = root / fingerprint[:16]
         self.tensorboard = self.path / "tensorboard"
+        self.best_model = self.path / "best_model.pth"
         self._finished = self.path / "finished"
 
     @contextmanager
@@ -66,9 +70,9 @@ class RunFolder:
         return self._finished.exists()
 
     def mark_finished(self) -> None:
-        """Mark the run as finished and delete its states; the outputs are written elsewhere."""
+        """Mark the run as finished; keep only its last state and `best_model.pth`."""
         self._finished.touch()
-        for path in self._paths("state") + self._paths("best"):
+        for path in self._paths("state")[:-1] + self._paths("best"):
             _remove(path)
 
     def write_note(self, name: str, text: str) -> None:
@@ -99,11 +103,24 @@ class RunFolder:
 
     def save_state(self, epoch: int, state: dict[str, Any]) -> None:
         """Write the state after `epoch` epochs and its checksum; delete the oldest state."""
-        self._save("state", epoch, state)
+        self._save("state", epoch, partial(save_tensors, value=state))
 
-    def save_best(self, epoch: int, weights: dict[str, Any]) -> None:
-        """Write the best weights so far. As many are kept as states: each state has its best."""
-        self._save("best", epoch, weights)
+    def save_best(self, epoch: int, save: Callable[[Path], None]) -> None:
+        """Write the best model so far with `save`, before its state, and its checksum.
+
+        As many are kept as states, so that each state has its best model.
+        """
+        self._save("best", epoch, save)
+
+    def publish_best(self, epoch: int) -> None:
+        """Make `best_model.pth` a copy of the best model written after `epoch`.
+
+        To be called after its state is written or resumed from, so that the two belong together.
+        Raises: CheckpointError if it is damaged.
+        """
+        source = self._undamaged_best(epoch)
+        with source.open("rb") as content, open_atomic(self.best_model) as file:
+            shutil.copyfileobj(content, file)
 
     def load_state(self) -> dict[str, Any] | None:
         """Load the newest undamaged state, or None; damaged states are reported and skipped."""
@@ -114,24 +131,27 @@ class RunFolder:
         return None
 
     def load_best(self, epoch: int) -> dict[str, Any]:
-        """Load the best weights written after `epoch`. Raises: CheckpointError if damaged."""
-        path = self._path("best", epoch)
-        if not matches_checksum(path):
-            raise CheckpointError(f"{path}: missing or damaged; train again with --no-resume")
-        return load_tensors(path)
+        """Load the best model file written after `epoch`. Raises: CheckpointError if damaged."""
+        return load_tensors(self._undamaged_best(epoch))
 
     def truncate_after(self, epoch: int) -> None:
         """Delete everything written after `epoch`.
 
-        That is, damaged states, and best weights whose state was never written.
+        That is, damaged states, and best models whose state was never written.
         """
         for path in self._paths("state") + self._paths("best"):
             if int(path.stem[-6:]) > epoch:
                 _remove(path)
 
-    def _save(self, kind: str, epoch: int, value: dict[str, Any]) -> None:
+    def _undamaged_best(self, epoch: int) -> Path:
+        path = self._path("best", epoch)
+        if not matches_checksum(path):
+            raise CheckpointError(f"{path}: missing or damaged; train again with --no-resume")
+        return path
+
+    def _save(self, kind: str, epoch: int, save: Callable[[Path], None]) -> None:
         path = self._path(kind, epoch)
-        save_tensors(path, value)
+        save(path)
         write_checksum(path)
         for old in self._paths(kind)[:-MAX_STATES]:
             _remove(old)

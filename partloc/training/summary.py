@@ -83,7 +83,8 @@ def _summarize_step(
     forward: FLOPs of a pair, its images encoded. pair_flops: of a pair without encoding.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        memory = measure_step_memory(model, torch.bfloat16 if config.train.use_amp else None)
+        dtype = torch.bfloat16 if config.train.use_amp else None
+        memory = measure_step_memory(model, config.train, dtype)
     pairs, blocks = config.train.batch_size, model.encoder.backbone.num_blocks
     if config.train.freeze_backbone:
         flops = (1 + BACKWARD_COST) * pair_flops
@@ -107,7 +108,7 @@ def _choose_plan(config: "Config", memory: StepMemory) -> tuple[ActivationPolicy
     pairs, mode = config.train.batch_size, config.train.use_gradient_checkpointing
     if mode == "auto":
         return memory.choose_plan(2 * pairs, pairs, config.machine.memory_budget_gb * 1e9)
-    policy = ActivationPolicy.INPUT if mode else ActivationPolicy.EVERYTHING
+    policy = ActivationPolicy.ATTENTION if mode else ActivationPolicy.EVERYTHING
     return (policy,) * memory.num_blocks
 
 

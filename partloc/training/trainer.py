@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from partloc.distributed import (
 )
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
+from partloc.model.model_file import save_model
 from partloc.training.activation_memory import MemoryPlanner
-from partloc.training.finite_check import DeferredFiniteCheck, require_finite
-from partloc.training.history import Record, best_epoch, format_record, make_record, write_scalars
+from partloc.training.finite_check import MAX_SKIPPED_STEPS, DeferredFiniteCheck, require_finite
+from partloc.training.history import Record, best_metric, format_record, make_record, write_scalars
 from partloc.training.losses import LossTerms
 from partloc.training.objective import Objective
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer, make_schedule
@@ -50,7 +52,7 @@ from partloc.training.validation import (
 )
 
 # Increase it when a change makes older states useless.
-STATE_FORMAT = 9
+STATE_FORMAT = 10
 
 
 class Trainer:
@@ -77,7 +79,9 @@ class Trainer:
         steps = math.ceil(len(self._plan_epoch(0)) / config.train.accumulation_steps)
         self.schedule = make_schedule(self.optimizer, steps, config.train)
         self.dtype = training_dtype(config.train.use_amp, context.device)
-        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.dtype == torch.float16)
+        scales = self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=scales)
+        self.finite_check = DeferredFiniteCheck(MAX_SKIPPED_STEPS if scales else 0)
         self.objective = Objective(config.train, model, self.dtype)
         self.memory_planner = self._set_up_checkpointing()
         is_distributed = context.world_size > 1
@@ -98,9 +102,10 @@ class Trainer:
         if self.config.train.freeze_backbone or not mode:
             return None
         if mode == "auto":
-            return MemoryPlanner(self.model, self.dtype, self.config.machine.memory_budget_gb)
+            budget_gb = self.config.machine.memory_budget_gb
+            return MemoryPlanner(self.model, self.config.train, self.dtype, budget_gb)
         backbone = self.model.encoder.backbone
-        backbone.activation_policies = (ActivationPolicy.INPUT,) * backbone.num_blocks
+        backbone.activation_policies = (ActivationPolicy.ATTENTION,) * backbone.num_blocks
         return None
 
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
@@ -149,7 +154,8 @@ class Trainer:
     def train_epoch(self) -> dict[str, float]:
         """Train one epoch; return the mean of each loss term.
 
-        Raises: NonFiniteLossError, at the latest one step after a loss that is not finite.
+        Raises: NonFiniteLossError, at the latest one step after a loss or gradient norm that is not
+            finite; with float16 only after MAX_SKIPPED_STEPS such gradients.
         """
         self.model.train()
         self.model.encoder.backbone.train(not self.config.train.freeze_backbone)
@@ -157,19 +163,21 @@ class Trainer:
         self.train_batches.set_plan(self.epoch, plan)
         sums = torch.zeros(len(LossTerms._fields), device=self.context.device)
         window_size = self.config.train.accumulation_steps
-        check = DeferredFiniteCheck(self.epoch)
+        self.finite_check.epoch = self.epoch
         with self._progress_bar() as progress:
             batches = iter(self.train_loader)
             for start in range(0, len(plan), window_size):
                 window = plan[start : start + window_size]
                 num_pairs = sum(len(batch) for batch in window)
+                local_pairs = sum(len(self.train_batches.local_share(batch)) for batch in window)
                 step_sums = self.accumulate_gradients(batches, window)
                 sums += step_sums
-                metrics = check.add({"loss": step_sums[0] / num_pairs} | self.update_weights())
+                local_loss = step_sums[0] / max(1, local_pairs)
+                metrics = self.finite_check.add(local_loss, self.update_weights())
                 progress.update(num_pairs)
                 texts = {name: f"{value:.3f}" for name, value in metrics.items()}
                 progress.set_postfix(texts, refresh=False)
-            check.read()
+            self.finite_check.read()
         means = sum(self.context.gather(sums.cpu())) / len(self.train_table)
         return dict(zip(LossTerms._fields, means.tolist(), strict=True))
 
@@ -209,11 +217,10 @@ class Trainer:
                 sums += torch.stack([term.detach().sum() for term in terms])
         return sums
 
-    def update_weights(self) -> dict[str, Tensor]:
-        """Clip the gradients and step the optimiser and the schedule.
+    def update_weights(self) -> Tensor:
+        """Clip the gradients and step the optimiser and the schedule; return the gradient norm.
 
-        Returns: the gradient norm, if it must be finite. With float16 some overflow is expected:
-        the scaler then skips the step.
+        With float16 some gradients overflow: the scaler then skips the step.
         """
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
@@ -221,7 +228,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        return {} if self.scaler.is_enabled() else {"gradient norm": norm}
+        return norm
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -278,9 +285,12 @@ class Trainer:
         state = self.state()
         if writer is None:
             return
-        if self.best_epoch == self.epoch:
-            folder.save_best(self.epoch, state["model"])
+        is_best = self.best_epoch == self.epoch
+        if is_best:
+            folder.save_best(self.epoch, partial(save_model, model=self.model, info=self.info))
         folder.save_state(self.epoch, state)
+        if is_best:
+            folder.publish_best(self.epoch)
         line, machine_metrics = format_record(record, self.config.train.num_epochs), {}
         if pairs_per_s is not None:
             memory_gb = peak_memory_gb(self.context.device)
@@ -291,17 +301,25 @@ class Trainer:
 
     @property
     def best_epoch(self) -> int:
-        """The best epoch so far, see `history.best_epoch`; 0 for the starting weights."""
-        return best_epoch(self.history)
+        """The best epoch so far, see `history.best_metric`; 0 for the starting weights."""
+        return best_metric(self.history)["epoch"]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the model file of the best epoch says about its training."""
+        return {"best_epoch": self.best_epoch, "torch": str(torch.__version__)}
 
     def load_best(self, folder: RunFolder) -> None:
         """Load the weights of the best epoch. Raises: CheckpointError if damaged."""
-        self.model.load_state_dict(folder.load_best(self.best_epoch))
+        self.model.load_state_dict(folder.load_best(self.best_epoch)["weights"])
 
     # -- state -----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next epoch depends on; every process must call this."""
+        """Return everything that the next epoch depends on; every process must call this.
+
+        `best_metric` names the best epoch so far, whose model file belongs to the state.
+        """
         return {
             "format": STATE_FORMAT,
             "model": self.model.state_dict(),
@@ -309,6 +327,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
+            "best_metric": best_metric(self.history),
             "history": self.history,
             "rng_states": self.context.gather(rng_states(self.context.device)),
         }

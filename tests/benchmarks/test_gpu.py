@@ -15,7 +15,7 @@ from partloc.config import Config
 ROOT = Path(__file__).resolve().parents[2]
 # Modules that the GPU benchmarks do without.
 HIDDEN_MODULES = (
-    *("dvc", "matplotlib", "pydantic", "pyvista", "ruamel", "scipy", "tensorboard", "vtk"),
+    *("dvc", "matplotlib", "pydantic", "pyvista", "ruamel", "tensorboard", "vtk"),
     "partloc.config",
 )
 # Runs a module as a script, with HIDDEN_MODULES not installed.

@@ -11,11 +11,13 @@ from partloc.config import Config
 from partloc.data.transforms import Preprocessing
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
+from partloc.training import activation_memory
 from partloc.training.activation_memory import (
     RESERVED_FRACTION,
     MemoryPlanner,
     StepMemory,
     measure_step_memory,
+    run_loss,
     saved_bytes,
 )
 
@@ -31,7 +33,10 @@ def full_size_memory(backbone: str) -> StepMemory:
     settings = Config().model.model_copy(update={"pretrained": False, "backbone_name": backbone})
     model = PartLocator(settings, Preprocessing(1024))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure_step_memory(model, torch.bfloat16)
+        return measure_step_memory(model, Config().train, torch.bfloat16)
+
+
+TRAIN_CONFIG = tiny_config().train
 
 
 def make_tiny_model() -> PartLocator:
@@ -42,16 +47,29 @@ def make_tiny_model() -> PartLocator:
 def test_measurements_of_one_block_predict_the_memory_of_the_whole_step():
     """Memory is linear in images and pairs, so one and two pairs predict three to five."""
     model = make_tiny_model()
-    memory = measure_step_memory(model, None)
-    side = model.encoder.backbone.image_size
+    memory = measure_step_memory(model, TRAIN_CONFIG, None)
 
     def measure(pairs: int) -> int:
-        images = torch.zeros(pairs, 3, side, side)
-        return saved_bytes(lambda: model(images, images, torch.arange(pairs)), model)
+        return saved_bytes(lambda: run_loss(model, TRAIN_CONFIG, None, pairs), model)
 
     per_pair = (measure(5) - measure(3)) / 2
     blocks = 2 * memory.num_blocks * memory.block_bytes[EVERYTHING]
     assert abs(per_pair - memory.pair_bytes - blocks) < 0.02 * per_pair
+
+
+def test_the_memory_of_a_pair_includes_the_loss(monkeypatch):
+    """The match loss alone saves a number per position of the template matching."""
+    model = make_tiny_model()
+    side = model.encoder.backbone.image_size
+
+    def run_forward(model, _config, _dtype, pairs):
+        images = torch.zeros(pairs, 3, side, side)
+        return model(images, images, torch.arange(pairs))
+
+    total = measure_step_memory(model, TRAIN_CONFIG, None).pair_bytes
+    monkeypatch.setattr(activation_memory, "run_loss", run_forward)
+    forward = measure_step_memory(model, TRAIN_CONFIG, None).pair_bytes
+    assert total - forward > 4 * len(model.template_matching.positions)
 
 
 def test_storing_less_needs_less_memory():
@@ -93,17 +111,26 @@ def test_the_least_is_stored_if_no_plan_fits():
 def test_measuring_leaves_the_model_unchanged():
     model = make_tiny_model().eval()
     state = torch.get_rng_state()
-    MemoryPlanner(model, None, 16.0)
+    MemoryPlanner(model, TRAIN_CONFIG, None, 16.0)
     assert not model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_measuring_on_a_machine_with_several_gpus_does_not_warn(monkeypatch):
+    """torch would save the random state of every GPU and warn; here warnings are errors."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.random, "_fork_rng_warned_already", False)
+    measure_step_memory(make_tiny_model(), TRAIN_CONFIG, None)
+
+
 def test_each_batch_has_its_own_plan():
     model = make_tiny_model()
-    memory = measure_step_memory(model, None)
+    memory = measure_step_memory(model, TRAIN_CONFIG, None)
     peak = memory.peak_bytes(4, 2, (EVERYTHING,) * memory.num_blocks)
-    planner = MemoryPlanner(model, None, (1 + 1e-9) * peak / (1 - RESERVED_FRACTION) / GB)
+    planner = MemoryPlanner(
+        model, TRAIN_CONFIG, None, (1 + 1e-9) * peak / (1 - RESERVED_FRACTION) / GB
+    )
     planner.prepare(4, 2)
     assert set(model.encoder.backbone.activation_policies) == {EVERYTHING}
     planner.prepare(40, 20)

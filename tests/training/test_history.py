@@ -1,6 +1,14 @@
 """Records of epochs, the choice of the best one, and the progress line."""
 
-from partloc.training.history import best_epoch, format_record, make_record, trained_epochs
+import pytest
+
+from partloc.training.history import (
+    best_metric,
+    describe_best,
+    format_record,
+    make_record,
+    trained_epochs,
+)
 
 
 def test_the_best_epoch_has_the_lowest_validation_pose_loss_not_the_lowest_loss():
@@ -8,14 +16,44 @@ def test_the_best_epoch_has_the_lowest_validation_pose_loss_not_the_lowest_loss(
         return make_record(epoch, {"loss": loss}, {"loss": loss, "pose_loss": pose})
 
     history = [record(0, 0.20, 0.9), record(1, 0.15, 1.0), record(2, 0.18, 0.5)]
-    assert best_epoch(history) == 1
-    assert best_epoch([record(0, 0.1, 0.9), *history[1:]]) == 0
+    assert best_metric(history) == {"name": "val_pose_loss", "value": 0.15, "epoch": 1}
+    assert best_metric([record(0, 0.1, 0.9), *history[1:]])["epoch"] == 0
 
 
 def test_the_first_of_equal_epochs_is_best_and_the_last_without_validation():
     equal = [make_record(epoch, {}, {"pose_loss": 0.2}) for epoch in range(3)]
-    assert best_epoch(equal) == 0
-    assert best_epoch([make_record(epoch, {"loss": 0.2}, {}) for epoch in (1, 2)]) == 2
+    assert best_metric(equal)["epoch"] == 0
+    unvalidated = [make_record(epoch, {"loss": 0.2}, {}) for epoch in (1, 2)]
+    assert best_metric(unvalidated) == {"name": "epoch", "value": 2, "epoch": 2}
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (
+            {0: 0.078, 1: 0.06, 2: 0.052},
+            "kept epoch 2: validation pose loss 0.052, at the start 0.078",
+        ),
+        (
+            {1: 0.06, 2: 0.052, 3: 0.07},
+            "kept epoch 2: validation pose loss 0.052, the lowest of all epochs",
+        ),
+        (
+            {0: 0.078, 1: 0.09, 2: 0.081},
+            "kept the starting weights: validation pose loss 0.078, and no epoch was better (the "
+            "best one, epoch 2, has 0.081). Try a lower train.learning_rate, more epochs "
+            "(train.num_epochs), or more training models",
+        ),
+    ],
+)
+def test_the_last_line_says_which_epoch_was_kept_and_why(losses, message):
+    history = [make_record(epoch, {}, {"pose_loss": loss}) for epoch, loss in losses.items()]
+    assert describe_best(history) == message
+
+
+def test_the_last_line_says_that_there_was_no_validation():
+    history = [make_record(epoch, {"loss": 0.2}, {}) for epoch in (1, 2)]
+    assert describe_best(history) == "kept epoch 2, the last one: there are no validation models"
 
 
 def test_epoch_0_is_not_a_trained_epoch():

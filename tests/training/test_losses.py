@@ -5,12 +5,16 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import single_hypothesis, tiny_config
+from torch.utils._python_dispatch import TorchDispatchMode
+from toys import randomize_output_layers, single_hypothesis, tiny_config
 
+from partloc.data.transforms import Preprocessing
+from partloc.model.camera import PinholeCamera
+from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
 from partloc.training.losses import (
-    CONFIDENCE_WEIGHT,
+    MATCH_STD,
     MIXTURE_SCALE,
     LossTerms,
     loss_targets,
@@ -33,13 +37,9 @@ def make_targets(*samples) -> PartPose:
 
 
 def compute_terms(predicted: PartPose, targets: PartPose, **train) -> LossTerms:
-    """The loss terms of a single hypothesis; `loss` without the confidence term."""
-    config = tiny_config(train={"w_trans": 1.0, "w_scale": 1.0} | train).train
-    return without_confidence(training_loss(single_hypothesis(predicted), targets, None, config))
-
-
-def without_confidence(terms: LossTerms) -> LossTerms:
-    return terms._replace(loss=terms.loss - CONFIDENCE_WEIGHT * terms.confidence_loss)
+    """The loss terms of a single hypothesis, the confidence term of weight 0."""
+    config = tiny_config(train={"w_trans": 1.0, "w_scale": 1.0, "w_confidence": 0.0} | train).train
+    return training_loss(single_hypothesis(predicted), targets, None, config)
 
 
 # -- the pose ----------------------------------------------------------------------------------
@@ -57,9 +57,9 @@ def test_translation_is_summed_over_axes_and_scale_is_logarithmic():
     assert_close(terms.loss, torch.tensor([2 * 0.6 + 3 * math.log(2)]))
 
 
-def test_the_plain_scale_loss_is_the_difference():
+def test_the_l1_scale_loss_is_the_difference():
     predicted, target = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.5]])
-    terms = compute_terms(predicted, target, scale_loss="plain")
+    terms = compute_terms(predicted, target, scale_loss="l1")
     assert_close(terms.scale_loss, torch.tensor([0.3]))
 
 
@@ -119,6 +119,40 @@ def test_shapes_that_would_broadcast_are_refused(targets):
         compute_terms(PartPose(torch.zeros(4, 3), torch.ones(4, 1)), targets)
 
 
+@pytest.mark.parametrize("scale_loss", ["l1", "log"])
+@pytest.mark.parametrize("num_twins", [1, 4])
+def test_without_additional_terms_the_loss_of_one_hypothesis_is_the_weighted_l1_error(
+    scale_loss, num_twins
+):
+    """w_trans * |t - t*|_1 + w_scale * |s - s*| of the network itself, to the nearest twin."""
+    torch.manual_seed(0)
+    others = ("w_match", "w_rank", "w_depth", "w_confidence", "w_gt_pose")
+    train = {"w_trans": 1.5, "w_scale": 0.7, "scale_loss": scale_loss} | dict.fromkeys(others, 0.0)
+    config = tiny_config(model={"hypotheses": 1, "match_size": 8}, train=train)
+    model = PartLocator(config.model, Preprocessing.from_config(config.data)).train()
+    randomize_output_layers(model)
+    model.set_camera(PinholeCamera(torch.eye(3)[:2], torch.zeros(2), torch.tensor(0.1), 1.0))
+    pose = PartPose(torch.rand(6, 3) - 0.5, 0.1 + 0.8 * torch.rand(6, 1))
+    twins = PartPose(torch.rand(6, num_twins, 3) - 0.5, 0.1 + 0.8 * torch.rand(6, num_twins, 1))
+    images = torch.rand(6, 3, 28, 28)
+    prediction = model(images, images.flip(0), torch.arange(6), pose)
+    terms = training_loss(prediction, twins, model.project(twins), config.train)
+
+    predicted, expected = prediction.pose, []
+    for b in range(6):
+        costs = []
+        for t in range(num_twins):
+            scales = predicted.scale[b, 0], twins.scale[b, t, 0]
+            if scale_loss == "log":
+                scales = [scale.log() for scale in scales]
+            offset = predicted.translation[b] - twins.translation[b, t]
+            l1 = abs(offset[0]) + abs(offset[1]) + abs(offset[2])
+            costs.append(1.5 * l1 + 0.7 * abs(scales[0] - scales[1]))
+        expected.append(min(costs))
+    assert (terms.match_loss > 0).all() and (terms.gt_pose_loss > 0).all()  # computed, of weight 0
+    assert_close(terms.loss, torch.stack(expected), rtol=1e-6, atol=1e-6)
+
+
 # -- the mixture and its confidence ------------------------------------------------------------
 
 
@@ -137,6 +171,12 @@ def test_one_right_hypothesis_of_high_weight_suffices():
     # The reported error is that of the hypothesis with the highest weight.
     assert_close(high.translation_loss, torch.zeros(1))
     assert_close(low.translation_loss, torch.tensor([0.9]))
+
+
+def test_the_confidence_loss_has_its_weight():
+    pose, target = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.2]])
+    terms = compute_terms(pose, target, w_confidence=0.5)
+    assert_close(terms.loss, torch.tensor([0.5 * math.log(2)]))  # of a logit of 0
 
 
 def test_the_confidence_loss_is_weighted_by_the_mixture_without_changing_it():
@@ -159,10 +199,10 @@ def test_the_confidence_loss_is_weighted_by_the_mixture_without_changing_it():
 def test_the_loss_of_the_prediction_at_the_ground_truth_position_is_added():
     pose, target = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.2]])
     prediction = single_hypothesis(pose)._replace(gt_prediction=make_poses([0.1, 0.1, 0.0, 0.2]))
-    config = tiny_config(train={"w_trans": 2.0}).train
-    terms = without_confidence(training_loss(prediction, target, None, config))
+    train = {"w_trans": 2.0, "w_confidence": 0.0, "w_gt_pose": 0.5}
+    terms = training_loss(prediction, target, None, tiny_config(train=train).train)
     assert_close(terms.gt_pose_loss, torch.tensor([0.4]))
-    assert_close(terms.loss, terms.gt_pose_loss)
+    assert_close(terms.loss, 0.5 * terms.gt_pose_loss)
 
 
 # -- matching ----------------------------------------------------------------------------------
@@ -177,6 +217,34 @@ def test_the_match_loss_is_the_negative_log_likelihood_of_any_valid_position():
     assert_close(match_loss(positions, log_probability, two), torch.tensor([-math.log(0.75)]))
 
 
+class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that an operation returns."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        # A view, e.g. an expanded one, takes no memory.
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.untyped_storage().nbytes() // result.itemsize)
+        return result
+
+
+def test_the_memory_of_the_match_loss_does_not_grow_with_the_number_of_twins():
+    torch.manual_seed(0)
+    positions, log_probability = torch.randn(500, 3), torch.randn(4, 500).log_softmax(1)
+    sizes = []
+    for num_twins in (1, 200):
+        targets = torch.randn(4, num_twins, 3)
+        with LargestTensor() as largest:
+            loss = match_loss(positions, log_probability, targets)
+        sizes.append(largest.size)
+        offset = (positions[:, None] - targets[:, None]) / torch.tensor(MATCH_STD)
+        log_density = -offset.square().sum(-1).amin(-1) / 2
+        assert_close(loss, -(log_probability + log_density).logsumexp(1), rtol=1e-6, atol=1e-6)
+    assert sizes[0] == sizes[1] == 4 * 500 * 3
+
+
 def test_the_match_loss_has_its_weight():
     pose, targets = make_poses([0.0, 0, 0, 0.2]), make_targets([[0.0, 0, 0, 0.2]])
     prediction = single_hypothesis(pose)._replace(
@@ -185,8 +253,8 @@ def test_the_match_loss_has_its_weight():
         proposals=torch.zeros(1, 1, 3),
         crops=torch.zeros(1, 6),  # uncropped images
     )
-    config = tiny_config(train={"w_match": 0.5}).train
-    terms = without_confidence(training_loss(prediction, targets, torch.zeros(1, 1, 3), config))
+    config = tiny_config(train={"w_match": 0.5, "w_confidence": 0.0}).train
+    terms = training_loss(prediction, targets, torch.zeros(1, 1, 3), config)
     assert_close(terms.match_loss, torch.tensor([math.log(2)]))
     assert_close(terms.loss, 0.5 * terms.match_loss)
 

@@ -5,15 +5,13 @@ from toys import TORCHRUN, run_python, tiny_config, write_params, write_split
 
 from partloc.files import load_tensors
 
-# The train stage without its last step, in which a finished training deletes its state. Fails if
-# the process group ends before all DistributedDataParallel models, which occasionally hangs.
+# The train stage. Fails if the process group ends before all DistributedDataParallel models, which
+# occasionally hangs.
 STAGE = """\
 import gc
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from partloc.commands.train import main
-from partloc.training.run_folder import RunFolder
-RunFolder.mark_finished = lambda self: None
 destroy_process_group = dist.destroy_process_group
 def destroy_if_unused():
     models = [o for o in gc.get_objects() if type(o) is DistributedDataParallel]
@@ -72,15 +70,18 @@ def test_two_processes_train_the_same_model_as_one(tmp_path):
 # Each of two processes has a disk of its own, as on two machines.
 SEPARATE_DISKS = """\
 import sys
+from functools import partial
 from pathlib import Path
 from partloc.distributed import distributed_context
+from partloc.files import save_tensors
 from partloc.training.run import load_or_reset
 from partloc.training.run_folder import RunFolder
 with distributed_context("cpu") as context:
     folder = RunFolder(Path(sys.argv[1], str(context.rank)), "0123")
     if context.is_main:
         folder.path.mkdir(parents=True)
-        folder.save_state(3, {"epoch": 3})
+        folder.save_best(3, partial(save_tensors, value={}))
+        folder.save_state(3, {"epoch": 3, "best_metric": {"epoch": 3}})
         folder.write_note("code", "other")
     state = load_or_reset(folder, context, resume=True)
     sys.stdout.write(f"{context.rank}:{state['epoch']} ")  # in a single write

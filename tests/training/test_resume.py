@@ -132,7 +132,11 @@ def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outp
     with Stage(root) as stage:
         assert stage.finish() == 0, stage.read_log()
     assert "resuming after epoch" in stage.read_log()
+    last_line = stage.read_log().splitlines()[-1]
+    assert last_line.startswith("kept epoch ") and "validation pose loss" in last_line
     assert read_outputs(root) == expected_outputs
+    (best_model,) = root.glob("runs/train/*/best_model.pth")
+    assert best_model.read_bytes() == expected_outputs[0]
 
 
 def test_the_metrics_have_every_epoch_but_no_time_or_memory(root, expected_outputs):

@@ -1,13 +1,29 @@
 """Input tables and outputs of a training run."""
 
 import json
+import sys
 
 import pytest
 from toys import make_trainer, tiny_config
 
+from partloc.commands import infer
+from partloc.files import load_tensors
 from partloc.model.model_file import load_model, save_model
 from partloc.training.run import read_tables, write_outputs
 from partloc.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def run_infer(monkeypatch, capsys):
+    """A function that runs the stage infer on the CPU and returns what it prints."""
+
+    def run_stage(*arguments) -> str:
+        words = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "argv", ["infer", *words, "--device", "cpu"])
+        infer.run()
+        return capsys.readouterr().out
+
+    return run_stage
 
 
 def test_missing_training_samples_are_reported_with_the_file(toy_split, tmp_path):
@@ -38,12 +54,39 @@ def test_the_weights_of_the_best_epoch_are_written(tables, tmp_path):
     folder = RunFolder(tmp_path / "runs", "f" * 16)
     trainer.fit(folder)
     assert trainer.best_epoch == 2
+    assert folder.load_state()["best_metric"] == {"name": "val_pose_loss", "value": 0.2, "epoch": 2}
 
     trainer.load_best(folder)
     write_and_reload(trainer, tmp_path)
+    output = (tmp_path / "models" / "best_model.pth").read_bytes()
+    assert (folder.path / "best_model.pth").read_bytes() == output
     error = trainer.history[1]["val_labelled_error"]
     assert validate()["labelled_error"] == pytest.approx(error, rel=1e-6)
     assert error != pytest.approx(trainer.history[3]["val_labelled_error"], rel=1e-6)
+
+
+def test_the_run_folder_has_the_best_model_from_the_first_epoch_on(
+    tables, toy_split, tmp_path, run_infer
+):
+    """It is a model file, with which `infer` works while the training still runs."""
+    trainer = make_trainer(tiny_config(train={"num_epochs": 3}), *tables)
+    set_pose_losses(trainer, 0.4, 0.5, 0.3)
+    folder, best_epochs = RunFolder(tmp_path / "runs", "f" * 16), []
+    train_epoch = trainer.train_epoch
+
+    def check_and_train():
+        if trainer.epoch:
+            best_epochs.append(load_tensors(folder.best_model)["info"]["best_epoch"])
+        return train_epoch()
+
+    trainer.train_epoch = check_and_train
+    trainer.fit(folder)
+    assert best_epochs == [1, 1]
+    assert load_tensors(folder.best_model)["info"]["best_epoch"] == 3
+    images = tables[0].data_dir / "chair"
+    names = ("--whole", images / "chair-whole.png", "--part", images / "chair-seat.png")
+    answer = json.loads(run_infer("--checkpoint", folder.best_model, *names))
+    assert answer.keys() == {"translation", "scale", "confidence"}
 
 
 def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
@@ -55,6 +98,7 @@ def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
     folder = RunFolder(tmp_path / "runs", "f" * 16)
     trainer.fit(folder)
     assert trainer.best_epoch == 0
+    assert load_tensors(folder.best_model)["info"]["best_epoch"] == 0
 
     resumed = make_trainer(config, *tables)
     resumed.restore(folder.load_state())

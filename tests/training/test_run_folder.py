@@ -1,13 +1,21 @@
 """The run folder: kills, damaged states, and a second trainer."""
 
 import os
+import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
+from toys import SINGLE_PROCESS
 
-from partloc.files import CheckpointError
+from partloc.files import CheckpointError, load_tensors, save_tensors
+from partloc.training.run import load_or_reset
 from partloc.training.run_folder import RunFolder
+
+
+def save_best(folder: RunFolder, epoch: int) -> None:
+    folder.save_best(epoch, partial(save_tensors, value={"epoch": epoch}))
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def flip_bit(path):
 
 def test_the_last_two_states_and_best_weights_are_kept(folder):
     for epoch in (8, 9, 10, 11):
-        folder.save_best(epoch, {"epoch": epoch})
+        save_best(folder, epoch)
         folder.save_state(epoch, {"epoch": epoch})
     names = sorted(path.name for path in folder.path.iterdir())
     assert names == [
@@ -71,13 +79,54 @@ def test_a_damaged_state_is_reported_and_the_previous_one_is_loaded(folder, dama
 def test_truncating_deletes_everything_written_later(folder):
     """Best weights whose state was lost must not become the best weights of the resumed run."""
     for epoch in (1, 2):
-        folder.save_best(epoch, {"epoch": epoch})
+        save_best(folder, epoch)
         folder.save_state(epoch, {"epoch": epoch})
-    folder.save_best(3, {"epoch": 3})  # killed before its state was written
+    save_best(folder, 3)  # killed before its state was written
     folder.truncate_after(2)
     assert folder.load_best(2) == {"epoch": 2} and folder.load_state() == {"epoch": 2}
     with pytest.raises(CheckpointError, match="best-000003.pth: missing or damaged"):
         folder.load_best(3)
+
+
+def test_the_published_best_model_is_an_atomic_copy(folder, monkeypatch):
+    for epoch in (1, 2):
+        save_best(folder, epoch)
+    folder.publish_best(1)
+    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 1}
+
+    def fail(*_arguments):
+        raise OSError("killed while copying")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", fail)
+        with pytest.raises(OSError, match="killed while copying"):
+            folder.publish_best(2)
+    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 1}
+    folder.publish_best(2)
+    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 2}
+    flip_bit(folder.path / "best-000001.pth")
+    with pytest.raises(CheckpointError, match="best-000001.pth: missing or damaged"):
+        folder.publish_best(1)
+    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 2}
+
+
+@pytest.mark.parametrize("killed_after", ["save_best", "save_state"])
+def test_the_published_best_model_belongs_to_the_state_from_which_a_run_resumes(
+    folder, killed_after, capsys
+):
+    """Epoch 2 is better than epoch 1, and the training is killed before it is published."""
+    save_best(folder, 1)
+    folder.save_state(1, {"epoch": 1, "best_metric": {"epoch": 1}})
+    folder.publish_best(1)
+    save_best(folder, 2)
+    if killed_after == "save_state":
+        folder.save_state(2, {"epoch": 2, "best_metric": {"epoch": 2}})
+    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 1}
+    state = load_or_reset(folder, SINGLE_PROCESS, resume=True)
+    expected = 1 if killed_after == "save_best" else 2
+    assert state["epoch"] == expected
+    assert f"resuming after epoch {expected};" in capsys.readouterr().err
+    assert load_tensors(folder.path / "best_model.pth") == {"epoch": expected}
 
 
 def test_clearing_keeps_only_the_lock(folder):
@@ -91,12 +140,26 @@ def test_clearing_keeps_only_the_lock(folder):
         assert sorted(entry.name for entry in folder.path.iterdir()) == ["lock", "process"]
 
 
-def test_a_finished_run_keeps_no_state(folder):
+def test_a_finished_run_keeps_its_last_state_and_its_best_model(folder):
     with folder.locked():
-        folder.save_state(1, {})
-        folder.save_best(1, {})
+        for epoch in (1, 2):
+            save_best(folder, epoch)
+            folder.save_state(epoch, {"epoch": epoch})
+        folder.publish_best(2)
         folder.mark_finished()
-        assert not list(folder.path.glob("*.pth")) and not list(folder.path.glob("*.sha256"))
+    files = {path.name for path in folder.path.iterdir()} - {"lock", "process"}
+    assert files == {"finished", "best_model.pth", "state-000002.pth", "state-000002.sha256"}
+    assert folder.load_state() == {"epoch": 2}
+
+
+def test_a_finished_run_is_not_resumed_but_trained_again(folder, capsys):
+    save_best(folder, 1)
+    folder.save_state(1, {"epoch": 1, "best_metric": {"epoch": 1}})
+    folder.publish_best(1)
+    folder.mark_finished()
+    assert load_or_reset(folder, SINGLE_PROCESS, resume=True) is None
+    assert "starting a new training" in capsys.readouterr().err
+    assert not folder.finished and not list(folder.path.glob("*.pth"))
 
 
 def test_unfinished_runs_of_other_configurations_are_found(folder, tmp_path):

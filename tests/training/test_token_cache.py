@@ -103,7 +103,7 @@ def test_each_image_is_encoded_once_and_no_epoch_opens_one(tables, tmp_path, mon
     def fail(*_args):
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("partloc.data.dataset.load_rgb", fail)
+    monkeypatch.setattr("partloc.data.dataset.load_image", fail)
     for trainer.epoch in range(3):
         trainer.train_epoch()
         trainer.validate()

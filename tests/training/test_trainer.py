@@ -1,21 +1,29 @@
 """The training loop: accumulation, divergence, freezing, resuming, and that it learns."""
 
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import make_trainer, randomize_output_layers, tiny_config
+from toys import SINGLE_PROCESS, make_trainer, randomize_output_layers, tiny_config
+from tqdm import tqdm
 
+from partloc.config import AugmentConfig
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
+from partloc.distributed import DistributedContext
 from partloc.model.backbone import ActivationPolicy
-from partloc.training.finite_check import NonFiniteLossError
+from partloc.training import run
+from partloc.training import trainer as trainer_module
+from partloc.training.finite_check import DeferredFiniteCheck, NonFiniteLossError
+from partloc.training.history import best_metric
 from partloc.training.run import write_outputs
 from partloc.training.run_folder import RunFolder
 from partloc.training.trainer import Trainer
 
 NO_WARMUP = {"learning_rate": 1e-3, "warmup_epochs": 0.0}
+NO_AUGMENTATION = dict.fromkeys(AugmentConfig.model_fields, 0.0)
 
 
 def make_randomized_trainer(tables, **groups) -> Trainer:
@@ -75,7 +83,7 @@ def test_a_frozen_backbone_has_no_gradient_and_does_not_change(tables):
 @pytest.mark.parametrize(
     ("setting", "policy"),
     [
-        (True, ActivationPolicy.INPUT),
+        (True, ActivationPolicy.ATTENTION),
         (False, ActivationPolicy.EVERYTHING),
         ("auto", ActivationPolicy.EVERYTHING),
     ],
@@ -130,6 +138,48 @@ def test_a_gradient_that_is_not_finite_stops_the_epoch(tables):
         trainer.train_epoch()
 
 
+@pytest.fixture
+def half_precision_trainer(tables, monkeypatch) -> Trainer:
+    """A trainer with float16's gradient scaler, which a GPU without bfloat16 has; 5 steps an epoch.
+
+    Training stops after 8 skipped steps instead of MAX_SKIPPED_STEPS.
+    """
+    monkeypatch.setattr(trainer_module, "training_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr(trainer_module, "MAX_SKIPPED_STEPS", 8)
+    trainer = make_trainer(tiny_config(), *tables)
+    trainer.objective.dtype = None  # the CPU computes in full precision
+    assert trainer.scaler.is_enabled()
+    trainer._plan_epoch = lambda epoch: [[0]] * 5
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # of skipped steps
+def test_gradients_that_stay_non_finite_in_float16_stop_the_training(half_precision_trainer):
+    """Also if no epoch alone has enough steps; the loss is finite all the time."""
+    trainer = half_precision_trainer
+    trainer.model.pose_head.hidden[0].weight.register_hook(lambda grad: grad * math.nan)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.train_epoch()
+    trainer.epoch = 1
+    message = "epoch 2: the gradients of 8 consecutive steps.* after epoch 1 is kept. Try train.use"
+    with pytest.raises(NonFiniteLossError, match=message):
+        trainer.train_epoch()
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+
+
+def test_single_overflows_in_float16_do_not_stop_the_training(half_precision_trainer):
+    trainer, calls = half_precision_trainer, []
+
+    def overflow_often(grad):
+        calls.append(len(calls) % 4)
+        return grad * (math.inf if calls[-1] else 1.0)
+
+    trainer.model.pose_head.hidden[0].weight.register_hook(overflow_often)
+    for trainer.epoch in range(3):
+        trainer.train_epoch()
+    assert len(calls) - calls.count(0) > 8 > trainer.finite_check.skipped_steps
+
+
 def test_divergence_keeps_the_state_of_the_last_finished_epoch(tables, tmp_path):
     trainer = make_trainer(tiny_config(train={"num_epochs": 5}), *tables)
     plan_epoch = trainer._plan_epoch
@@ -147,10 +197,40 @@ def test_divergence_keeps_the_state_of_the_last_finished_epoch(tables, tmp_path)
         trainer.fit(folder)
     state = folder.load_state()
     assert state["epoch"] == 2
+    assert state["best_metric"] == best_metric(trainer.history)
+    best = state["best_metric"]
+    assert best["value"] == trainer.history[best["epoch"] - 1][best["name"]]
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
 # -- epochs ------------------------------------------------------------------------------------
+
+
+class FirstOfTwo(DistributedContext):
+    """The context of the first of two processes, which does not communicate."""
+
+    def gather(self, value):
+        return [value]
+
+
+def test_the_progress_bar_shows_the_mean_loss_of_the_pairs_of_this_process(tables, monkeypatch):
+    monkeypatch.setattr(trainer_module, "DistributedDataParallel", lambda model: model)
+
+    def shown_loss(context, rows) -> float:
+        trainer = run.make_trainer(tiny_config(augment=NO_AUGMENTATION), context, tables, None)
+        trainer._plan_epoch = lambda epoch: [rows]
+        with (
+            patch.object(tqdm, "set_postfix") as set_postfix,
+            patch.object(
+                DeferredFiniteCheck, "add", lambda check, loss, norm: {"loss": loss.item()}
+            ),
+        ):
+            trainer.train_epoch()
+        (texts,) = set_postfix.call_args.args
+        return float(texts["loss"])
+
+    local = shown_loss(FirstOfTwo(0, 2, torch.device("cpu")), [0, 4, 9, 10])
+    assert local == shown_loss(SINGLE_PROCESS, [0, 4]) != shown_loss(SINGLE_PROCESS, [9, 10])
 
 
 def test_training_distinguishes_two_parts(tables, toy_split):
