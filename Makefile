@@ -24,7 +24,7 @@ test: check  ## set up, then lint and test; the tests run a tiny pipeline end to
 check: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal --durations=10
 
 types: $(STAMP)  ## check the types
 	$(RUN) -m mypy

@@ -39,10 +39,14 @@ def write_model(root: Path, model: str, parts: list[str]) -> Path:
     folder.mkdir(parents=True)
     make_image(f"{model}/whole").save(folder / f"{model}-whole.png")
     for number, part in enumerate(parts):
-        kind = re.sub(r"-\d+$", "", part)
-        make_image(f"{model}/{kind}").save(folder / f"{model}-{part}.png")
+        make_image(f"{model}/{part_kind(part)}").save(folder / f"{model}-{part}.png")
         write_label(folder, part, make_label(number))
     return folder
+
+
+def part_kind(part: str) -> str:
+    """The part's name without a number at the end; parts of one kind are twins."""
+    return re.sub(r"-\d+$", "", part)
 
 
 def make_image(kind: str) -> Image.Image:
@@ -164,6 +168,8 @@ def _copy_in_two_unicode_forms(folder: Path) -> None:
 
 BOTH_PARTS = ("back", "seat")
 NAN, HUGE_INTEGER = float("nan"), 10**400
+
+
 def _write_noise(folder: Path) -> None:
     size = (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
     noise = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)

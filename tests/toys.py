@@ -1,6 +1,7 @@
 """A small dataset with its split tables, and configurations that train on it within seconds."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from folders import write_folder
-from PIL import Image
+from folders import IMAGE_SIZE_PX, part_kind, write_label
+from PIL import Image, ImageOps
 
 from partloc.config import Config, DataConfig, ModelConfig
 from partloc.data.index import build_index
@@ -18,6 +19,7 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext
 from partloc.files import write_table
+from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
@@ -26,14 +28,21 @@ from partloc.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 
-TRAIN_MODELS = {
+TRAIN_MODELS = {  # eight parts without twins, as many as a camera can be fitted to
     "chair": ["seat", "back", "leg-1", "leg-2"],
     "desk": ["top", "leg-1", "leg-2", "leg-3", "drawer"],
-    "lamp": ["foot", "shade"],
+    "lamp": ["foot", "shade", "arm", "bulb"],
 }
 PARTS = [f"part-{number}" for number in range(10)]  # more than one batch
 UNLABELLED_MODELS = {"stühle-1.5": PARTS, "lamp": ["foot"]}
 VAL_MODELS = {"stool": ["seat", "leg-1", "leg-2"]}
+# The camera of these models.
+CAMERA = PinholeCamera(
+    slope=1.6 * torch.tensor([[0.8, 0.6, 0.0], [0.36, -0.48, -0.8]]),
+    offset=torch.tensor([0.05, -0.05]),
+    inverse_distance=torch.tensor(0.3),
+    inlier_fraction=1.0,
+)
 
 SINGLE_PROCESS = DistributedContext(0, 1, torch.device("cpu"))
 # Runs the command that follows in two processes.
@@ -72,11 +81,49 @@ def tiny_config(**groups: dict) -> Config:
 def write_split(root: Path) -> Path:
     """Write `root`/images and `root`/outputs/split/{train,val}.csv; return the split's folder."""
     images, split = root / "images", root / "outputs" / "split"
-    write_folder(images, TRAIN_MODELS | VAL_MODELS)
+    for model, parts in (TRAIN_MODELS | VAL_MODELS).items():
+        write_model_in_view(images, model, parts)
     manifest = build_index(DataConfig(data_dir=str(images))).manifest
     for name, models in (("train", TRAIN_MODELS), ("val", VAL_MODELS)):
         write_table(split / f"{name}.csv", manifest[manifest.model.isin(list(models))])
     return split
+
+
+def write_model_in_view(root: Path, model: str, parts: list[str]) -> None:
+    """Write a model whose whole shows the parts at their poses, as CAMERA sees them."""
+    folder = root / model
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(list(model.encode()))
+    # In camera axes: distinct cells of a 3 x 3 grid, at random depths; whole-model units.
+    right, down = np.divmod(rng.permutation(9)[: len(parts)], 3)
+    depth = rng.uniform(-0.15, 0.15, len(parts))
+    coordinates = np.stack([0.3 * (right - 1), 0.3 * (down - 1), depth], 1)
+    translations = torch.from_numpy(coordinates).float() @ CAMERA.axes
+    whole = Image.new("RGB", (IMAGE_SIZE_PX,) * 2, "white")
+    for number in np.argsort(-depth):  # far to near
+        part, translation = parts[number], translations[number]
+        image, scale = make_patches(f"{model}/{part_kind(part)}"), 0.3 + 0.02 * number
+        image.save(folder / f"{model}-{part}.png")
+        label = {"translation": translation.tolist(), "scale": [scale] * 3}
+        write_label(folder, part, label | {"rotation": [1, 0, 0, 0]})
+        paste_part(whole, image, PartPose(translation, torch.tensor([scale])))
+    whole.save(folder / f"{model}-whole.png")
+
+
+def make_patches(kind: str) -> Image.Image:
+    """A square of coloured patches on white; their colours follow from `kind`."""
+    colors = np.random.default_rng(list(kind.encode())).integers(0, 200, (3, 3, 3), np.uint8)
+    pixels = np.kron(colors, np.ones((IMAGE_SIZE_PX // 4, IMAGE_SIZE_PX // 4, 1), np.uint8))
+    return ImageOps.expand(Image.fromarray(pixels), IMAGE_SIZE_PX // 8, "white")
+
+
+def paste_part(whole: Image.Image, part: Image.Image, pose: PartPose) -> None:
+    """Paste a part into the whole at its position and size in the view of CAMERA."""
+    right, down, log_size = CAMERA.project(pose).tolist()
+    side = round(math.exp(log_size) * whole.width)
+    small = part.resize((side, side), Image.Resampling.BOX)
+    corner = tuple(round((value + 1) / 2 * whole.width - side / 2) for value in (right, down))
+    whole.paste(small, corner, mask=small.convert("L").point(lambda gray: 255 * (gray < 230)))
 
 
 def write_params(root: Path, config: Config) -> Path:

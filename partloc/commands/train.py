@@ -1,8 +1,8 @@
 """Stage `train`: train the model, or resume an interrupted training.
 
 Reads   {output_dir}/split/train.csv and val.csv, the images that they name, params.yaml
-Writes  models/best_model.pth, metrics/train.json; the resumable state and TensorBoard's files are
-        in runs/train, which is not an output of DVC
+Writes  models/best_model.pth, metrics/train.json; the resumable state, the best model so far and
+        TensorBoard's files are in runs/train, which is not an output of DVC
 
     $ python stages/train.py --resume
     $ torchrun --nproc-per-node 2 stages/train.py
