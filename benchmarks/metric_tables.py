@@ -92,7 +92,7 @@ def metric_table(first: str, columns: Iterable[Column], rows: dict[str, dict[str
 
 
 def evaluation_table(metrics: dict[str, Any], rows: Iterable[Column]) -> str:
-    """Values of a test split with their 95 % intervals, beside those of the baseline."""
+    """Values of a test split with their 95 % intervals, and those of the baseline."""
     cells = []
     for heading, path, form in rows:
         value = format_value(metrics, path, form)

@@ -1,4 +1,4 @@
-"""Training throughput of the pipeline beside the per-pair reference (`benchmarks/reference.py`).
+"""Training throughput of the pipeline and of the per-pair reference (`benchmarks/reference.py`).
 
 Both take optimiser steps on the same batches from the same weights. A whole has four parts, so 4
 pairs are 5 images for the pipeline and 8 for the reference. The loss and the gradients of one step

@@ -57,6 +57,7 @@ TINY_CONFIG = {
         "cross_attention_layers": 1,
         "cross_attention_dim": 24,
         "mlp_hidden_dim": 16,
+        "match_size": 12,
         "dropout": 0.0,
     },
     "train": {

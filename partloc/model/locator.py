@@ -1,7 +1,7 @@
 """The network: predicts where a part belongs in a whole, from one image of each.
 
-Shapes: W wholes, B parts, P pairs, S tokens per side, M = S * S, D encoder width, K hypotheses per pair,
-F features of a pair.
+Shapes: W wholes, B parts, P pairs, S tokens per side, M = S * S, D encoder width, K hypotheses per
+pair, F features of a pair.
 """
 
 from typing import TYPE_CHECKING
