@@ -4,7 +4,7 @@
 - folder: parts per second from image files to predictions, compared with the per-pair reference
   (`benchmarks/reference.py`); once with equal parts, whose images are encoded once, and once with
   different parts only
-- encoder: images per second, compared with Dinov2Model of Hugging Face's transformers in the same sizes
+- encoder: images per second, compared with Dinov2Model of Hugging Face's transformers, equal sizes
 
 Both sides of a comparison have the same random weights and take turns after one warm-up round.
 The settings of cross-attention and head are those of params.yaml.

@@ -45,7 +45,7 @@ def empty_table(table: PairTable) -> PairTable:
 
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
 def test_four_accumulated_batches_of_two_equal_one_batch_of_eight(tables, sampling):
-    """Including a short last window (3 of 11 samples, as 2 + 1) and augmentation."""
+    """Including a short last window (5 of 13 samples, as 2 + 2 + 1) and augmentation."""
     results = []
     for batch_size, steps in ((8, 1), (2, 4)):
         train = {"batch_size": batch_size, "accumulation_steps": steps, "sampling": sampling}
@@ -111,7 +111,8 @@ def test_a_small_memory_budget_makes_the_encoder_recompute(tables):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_epoch(tables, value):
-    trainer = make_trainer(tiny_config(), *tables)
+    # Without matching: on a CPU, grid_sample crashes in the backward pass at a position of NaN.
+    trainer = make_trainer(tiny_config(model={"match_size": 0}), *tables)
     tables[0].translation[3, 1], before = value, float(tables[0].translation[3, 1])
     message = r"epoch 5: the loss is \w+; .* after epoch 4 is"
     try:
