@@ -21,7 +21,7 @@ from partloc.training.token_cache import TokenCache, token_cache_digest
 from partloc.training.trainer import Trainer
 
 # 4 wholes, and 3 + 3 + 2 + 2 different parts.
-NUM_IMAGES = 4 + 3 + 3 + 2 + 2
+NUM_IMAGES = 16  # distinct images of the toys: wholes and parts without equal twins
 
 
 def frozen_config(**groups: dict) -> Config:

@@ -14,7 +14,6 @@ from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.distributed import DistributedContext
 from partloc.model.backbone import ActivationPolicy
-from partloc.model.camera import PinholeCamera
 from partloc.training import run
 from partloc.training import trainer as trainer_module
 from partloc.training.finite_check import DeferredFiniteCheck, NonFiniteLossError
@@ -44,29 +43,10 @@ def empty_table(table: PairTable) -> PairTable:
 # -- gradients ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def known_camera(monkeypatch) -> None:
-    """The images of the toys fit no camera; with one, every term of the loss is used."""
-    slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
-    camera = PinholeCamera(slope, torch.zeros(2), torch.tensor(0.3), 1.0)
-    monkeypatch.setattr("partloc.training.initialization.fit_camera", lambda *_: camera)
-
-
-def test_with_a_camera_accumulated_batches_equal_one_large_batch(tables, known_camera):
-    """Equal parts in one batch are each predicted at their own true position."""
-    losses = compare_accumulation(tables, "uniform")
-    for name in ("confidence", "match", "rank", "gt_pose", "depth"):
-        assert losses[f"{name}_loss"] != 0, name
-
-
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
 def test_four_accumulated_batches_of_two_equal_one_batch_of_eight(tables, sampling):
-    compare_accumulation(tables, sampling)
-
-
-def compare_accumulation(tables, sampling: str) -> dict[str, float]:
-    """Compare weights and losses, including a short last window (5 of 13 samples, as 2 + 2 + 1)
-    and augmentation. Returns: the losses."""
+    """Including a short last window (5 of 13 samples, as 2 + 2 + 1) and augmentation, with every
+    term of the loss; equal parts of a batch are each predicted at their own true position."""
     results = []
     for batch_size, steps in ((8, 1), (2, 4)):
         train = {"batch_size": batch_size, "accumulation_steps": steps, "sampling": sampling}
@@ -83,7 +63,8 @@ def compare_accumulation(tables, sampling: str) -> dict[str, float]:
     for key in expected:
         change = (expected[key] - start[key]).abs().max()
         assert (expected[key] - weights[key]).abs().max() <= 1e-3 * change + 1e-7, key
-    return losses
+    for name in ("confidence", "match", "rank", "gt_pose", "depth"):
+        assert losses[f"{name}_loss"] != 0, name
 
 
 def test_a_frozen_backbone_has_no_gradient_and_does_not_change(tables):
