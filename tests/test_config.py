@@ -25,7 +25,7 @@ DESCRIBED_WITH = {
     "train.w_gt_pose": "train.w_trans",
 }
 GROUPS = [name for name, value in Config().model_dump().items() if isinstance(value, dict)]
-MAX_KEYS = 56
+MAX_KEYS = 54
 
 
 @pytest.fixture

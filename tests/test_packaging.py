@@ -31,10 +31,8 @@ def run_python(*arguments: str | Path, cwd: Path, import_path: Path | None = Non
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def installation(tmp_path_factory) -> Path:
-    """A folder into which a wheel of this checkout is installed."""
-    root = tmp_path_factory.mktemp("wheel")
+def install_wheel(root: Path) -> Path:
+    """Build a wheel of this checkout and install it. Returns: the folder of the package."""
     source = copy_checkout(root / "source", "partloc", "pyproject.toml", "README.md")
     major = int(importlib.metadata.version("setuptools").split(".")[0])
     isolation = ["--no-build-isolation"] if major >= MIN_SETUPTOOLS else []
@@ -46,7 +44,7 @@ def installation(tmp_path_factory) -> Path:
     return target
 
 
-def test_the_wheel_holds_every_module_the_weights_and_the_font(installation):
+def assert_complete(installation: Path) -> None:
     expected = {
         path.relative_to(ROOT)
         for path in (ROOT / "partloc").rglob("*")
@@ -58,23 +56,31 @@ def test_the_wheel_holds_every_module_the_weights_and_the_font(installation):
     assert metadata.version == partloc.__version__
 
 
-def test_the_installed_program_predicts_distinct_positions_for_equal_parts(
-    installation, checkpoint, tmp_path
-):
-    noise_image(0).save(tmp_path / "whole.png")
+def assert_distinct_positions_for_equal_parts(
+    installation: Path, checkpoint: Path, folder: Path
+) -> None:
+    """The installed program gives two equal parts distinct positions, run in another folder."""
+    noise_image(0).save(folder / "whole.png")
     for name in ("a.png", "b.png"):
-        noise_image(1).save(tmp_path / name)
+        noise_image(1).save(folder / name)
     code = "import partloc; print(partloc.__file__)"
-    location = run_python("-c", code, cwd=tmp_path, import_path=installation)
+    location = run_python("-c", code, cwd=folder, import_path=installation)
     assert Path(location.strip()) == installation / "partloc/__init__.py"
     images = ("--whole", "whole.png", "--part", "a.png", "--part", "b.png")
     output = run_python(
         *(installation / "bin/partloc", "infer", *images, "--checkpoint", checkpoint),
-        cwd=tmp_path,
+        cwd=folder,
         import_path=installation,
     )
     first, second = json.loads(output)
     assert first["translation"] != second["translation"]
+
+
+def test_the_wheel_is_complete_and_predicts_outside_a_checkout(checkpoint, tmp_path):
+    """One test for both claims, since each process that runs a test of the wheel builds it."""
+    installation = install_wheel(tmp_path)
+    assert_complete(installation)
+    assert_distinct_positions_for_equal_parts(installation, checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize("stage", STAGES)
