@@ -9,7 +9,7 @@ STAMP := $(VENV)/.requirements-installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check types pretrain bench full-step clean
+.PHONY: help setup repro test check pretrain bench full-step clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -19,15 +19,13 @@ setup: $(STAMP)  ## create .venv with the pinned requirements
 repro: $(STAMP)  ## run the stages of the pipeline that are out of date; resume a training
 	$(RUN) -m dvc repro
 
-test: check  ## set up, then lint and test; the tests run a tiny pipeline end to end
+test: check  ## set up, then lint, check types and test; the tests run a tiny pipeline end to end
 
 check: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest -n 2 --dist worksteal --durations=10
-
-types: $(STAMP)  ## check the types
 	$(RUN) -m mypy
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 pretrain: $(STAMP)  ## train partloc/weights again; needs a GPU, resumes when interrupted
 	$(RUN) -m partloc pretrain depth

@@ -1,5 +1,6 @@
 """Fixtures for all tests: one thread, full precision, and small data that tests only read."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.inference.predictor import Predictor
 from partloc.model.model_file import save_model
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
+SLOWEST_FILES = ("test_pipeline.py", "test_resume.py", "test_pretrain.py", "test_trainer.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first, so that at the end no worker waits long for another."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST_FILES)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,6 +24,7 @@ from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
 from partloc.training import run
+from partloc.training.losses import LossTerms
 from partloc.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout
@@ -58,6 +59,7 @@ TINY_CONFIG = {
         "cross_attention_dim": 24,
         "mlp_hidden_dim": 16,
         "match_size": 12,
+        "hypotheses": 4,
         "dropout": 0.0,
     },
     "train": {
@@ -165,6 +167,12 @@ def index_table(data_dir: Path) -> PairTable:
 def make_trainer(config: Config, train: PairTable, val: PairTable) -> Trainer:
     """Make the trainer of the train stage, for one process on the CPU."""
     return run.make_trainer(config, SINGLE_PROCESS, (train, val), None)
+
+
+def assert_every_term_is_used(metrics: dict[str, float], prefix: str = "") -> None:
+    """Assert that no term of the loss is zero, as some are without a camera."""
+    for name in LossTerms._fields:
+        assert metrics[prefix + name] != 0, name
 
 
 def run_python(root: Path, *arguments: str | Path) -> subprocess.CompletedProcess:

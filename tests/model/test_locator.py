@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import randomize_output_layers
+from toys import CAMERA, randomize_output_layers
 
 from partloc.config import ModelConfig
 from partloc.data.transforms import Preprocessing
@@ -36,24 +36,34 @@ def small_model(**changes) -> PartLocator:
 
 
 def test_equal_parts_share_one_prediction_and_its_gradient():
-    """Equal images are computed once; the gradient is that of computing them twice."""
-    wholes, parts = (
-        random_images(1),
-        random_images(2),
-    )
-    gradients = []
+    """Equal images are computed once; the gradient is that of computing them twice.
+
+    At the true positions, which differ, each part has its own prediction.
+    """
+    wholes, parts = random_images(1), random_images(2)
+    translation = torch.tensor([[0.1, 0.2, -0.1], [0.0, 0.0, -0.2], [-0.2, 0.1, 0.1]])
+    gt_pose = PartPose(translation, torch.tensor([[0.3], [0.4], [0.5]]))
+    predictions, gradients = [], []
     for shown, whole_of_part, part_of_pair in (
         (parts, [0, 0], [0, 1, 0]),
         (parts[[0, 1, 0]], [0, 0, 0], [0, 1, 2]),
     ):
         model = small_model()
+        model.set_camera(CAMERA)
         randomize_output_layers(model, std=0.1)
-        prediction = model(wholes, shown, torch.tensor(whole_of_part)).select(
-            torch.tensor(part_of_pair)
-        )
-        weights = torch.tensor([1.0, 2.0, 3.0])[:, None, None]
-        (prediction.hypotheses.translation * weights).sum().backward()
+        indices = {"part_of_pair": torch.tensor(part_of_pair), "gt_pose": gt_pose}
+        prediction = model(wholes, shown, torch.tensor(whole_of_part), **indices)
+        weights = torch.tensor([1.0, 2.0, 3.0])[:, None]
+        (prediction.hypotheses.translation * weights[..., None]).sum().backward(retain_graph=True)
+        (prediction.gt_prediction.translation * weights).sum().backward(retain_graph=True)
+        (prediction.depth_error.depth * weights).mean().backward()
+        predictions.append(prediction)
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    once, twice = predictions
+    assert_close(once.hypotheses, twice.hypotheses, rtol=1e-4, atol=1e-5)
+    assert_close(once.gt_prediction, twice.gt_prediction, rtol=1e-4, atol=1e-5)
+    assert_close(once.depth_error, twice.depth_error, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(*once.gt_prediction.translation[[0, 2]], atol=0.01)
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-5, msg=name)

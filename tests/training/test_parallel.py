@@ -1,7 +1,14 @@
 """Two processes under torchrun train the same model as one process."""
 
 import torch
-from toys import TORCHRUN, run_python, tiny_config, write_params, write_split
+from toys import (
+    TORCHRUN,
+    assert_every_term_is_used,
+    run_python,
+    tiny_config,
+    write_params,
+    write_split,
+)
 
 from partloc.files import load_tensors
 
@@ -20,10 +27,10 @@ def destroy_if_unused():
 dist.destroy_process_group = destroy_if_unused
 main()
 """
-# 11 samples in batches of 5: the last batch has one pair, fewer than there are processes.
+# 13 samples in batches of 6: the last batch has one pair, fewer than there are processes.
 # Augmentation and jitter are on; dropout, which differs between processes, is off.
 CONFIG = tiny_config(
-    train={"num_epochs": 2, "batch_size": 5, "accumulation_steps": 2, "learning_rate": 1e-4}
+    train={"num_epochs": 2, "batch_size": 6, "accumulation_steps": 2, "learning_rate": 1e-4}
     | {"crop_jitter": 0.2},
 )
 
@@ -45,6 +52,7 @@ def test_two_processes_train_the_same_model_as_one(tmp_path):
     assert two.returncode == 0, two.stderr
 
     single, distributed = (load_newest_state(tmp_path / name) for name in ("one", "two"))
+    assert_every_term_is_used(distributed["history"][-1], prefix="train_")
     assert single["schedule"]["last_epoch"] == distributed["schedule"]["last_epoch"] == 4
     for expected, found in zip(single["history"], distributed["history"], strict=True):
         assert expected.keys() == found.keys()

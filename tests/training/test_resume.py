@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import ROOT, tiny_config, write_params, write_split
+from toys import ROOT, assert_every_term_is_used, tiny_config, write_params, write_split
 
 EPOCHS = 5
 # Everything that uses random numbers: dropout, jitter, augmentation, workers, a shuffled plan.
@@ -142,6 +142,7 @@ def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outp
 def test_the_metrics_have_every_epoch_but_no_time_or_memory(root, expected_outputs):
     metrics = json.loads(expected_outputs[1])
     assert [record["epoch"] for record in metrics["history"]] == list(range(1, EPOCHS + 1))
+    assert_every_term_is_used(metrics["history"][-1], prefix="train_")
     losses = [record["val_pose_loss"] for record in metrics["history"]]
     assert metrics["best_val_pose_loss"] == min(losses)
     names = {*metrics, *(key for record in metrics["history"] for key in record)}

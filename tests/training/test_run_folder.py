@@ -10,6 +10,7 @@ import torch
 from toys import SINGLE_PROCESS
 
 from partloc.files import CheckpointError, load_tensors, save_tensors
+from partloc.training import run_folder
 from partloc.training.run import load_or_reset
 from partloc.training.run_folder import RunFolder
 
@@ -186,7 +187,9 @@ def in_another_process(action) -> str:
         return file.read()
 
 
-def test_a_second_trainer_is_refused_with_the_process_id_of_the_first(folder):
+def test_a_second_trainer_is_refused_with_the_process_id_of_the_first(folder, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_TIMEOUT_S", 0.5)
+
     def try_to_lock() -> str:
         try:
             with folder.locked():

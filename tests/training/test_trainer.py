@@ -6,7 +6,13 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import SINGLE_PROCESS, make_trainer, randomize_output_layers, tiny_config
+from toys import (
+    SINGLE_PROCESS,
+    assert_every_term_is_used,
+    make_trainer,
+    randomize_output_layers,
+    tiny_config,
+)
 from tqdm import tqdm
 
 from partloc.config import AugmentConfig
@@ -45,8 +51,8 @@ def empty_table(table: PairTable) -> PairTable:
 
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
 def test_four_accumulated_batches_of_two_equal_one_batch_of_eight(tables, sampling):
-    """Including a short last window (5 of 13 samples, as 2 + 2 + 1) and augmentation, with every
-    term of the loss; equal parts of a batch are each predicted at their own true position."""
+    """Including a short last window (5 of 13 samples, as 2 + 2 + 1), augmentation, and equal parts,
+    each of which is predicted at its own true position."""
     results = []
     for batch_size, steps in ((8, 1), (2, 4)):
         train = {"batch_size": batch_size, "accumulation_steps": steps, "sampling": sampling}
@@ -58,13 +64,12 @@ def test_four_accumulated_batches_of_two_equal_one_batch_of_eight(tables, sampli
         assert trainer.schedule.last_epoch == 2
         results.append((losses, trainer.model.state_dict()))
     (expected_losses, expected), (losses, weights) = results
+    assert_every_term_is_used(losses)
     assert expected_losses == pytest.approx(losses, rel=1e-5)
     start = make_randomized_trainer(tables).model.state_dict()
     for key in expected:
         change = (expected[key] - start[key]).abs().max()
         assert (expected[key] - weights[key]).abs().max() <= 1e-3 * change + 1e-7, key
-    for name in ("confidence", "match", "rank", "gt_pose", "depth"):
-        assert losses[f"{name}_loss"] != 0, name
 
 
 def test_a_frozen_backbone_has_no_gradient_and_does_not_change(tables):
@@ -301,6 +306,7 @@ def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path, dropout
         train = {"num_epochs": num_epochs}
         resumed.config = tiny_config(model={"dropout": dropout}, train=train)
         resumed.fit(folder)
+    assert_every_term_is_used(resumed.history[-1], prefix="train_")
     assert resumed.history == uninterrupted.history
     for key, expected in uninterrupted.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], expected), key
