@@ -44,6 +44,7 @@ from partloc.files import write_json, write_table
 from partloc.inference.prediction_files import TablePredictions
 from partloc.inference.predictor import Predictor
 from partloc.inference.table_predictor import predict_table
+from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
@@ -104,7 +105,7 @@ def make_network(
     for name, table in tables.items():
         write_table(split_dir / f"{name}.csv", table)
     if variant == "as-shipped":
-        model = PartLocator(config.model, Preprocessing.from_config(config.data))
+        model = build_locator(config.model, Preprocessing.from_config(config.data))
         initialize_model(model, PairTable(tables["train"], Path(config.data.data_dir)), config)
         return model
     path = folder / f"{digest([run_fingerprint(config, split_dir), source_hash()])[:16]}.pth"

@@ -43,6 +43,7 @@ from partloc.data.sampler import PlannedBatchSampler
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, training_dtype
 from partloc.files import write_json
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.training.activation_memory import MemoryPlanner
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer
@@ -215,7 +216,7 @@ def measure_loading(
 def measure(args: argparse.Namespace, device: torch.device, matrix_rate: float) -> dict[str, Any]:
     is_gpu = device.type == "cuda"
     config = full_size_config(args.backbone, args.image_size)
-    model = PartLocator(config.model, Preprocessing(args.image_size))
+    model = build_locator(config.model, Preprocessing(args.image_size))
     image_flops, pair_flops = count_flops(model)
     batch = synthetic_batch(config, args.batch, device)
     flops = image_flops * (len(batch.wholes) + args.batch) + pair_flops * args.batch

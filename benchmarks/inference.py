@@ -49,6 +49,7 @@ from partloc.inference.folder import predict_jobs
 from partloc.inference.jobs import ModelJob, find_jobs
 from partloc.inference.predictor import IMAGES_PER_BATCH, Predictor
 from partloc.model.backbone import Backbone
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import save_model
 from partloc.synthetic.dataset import write_dataset
@@ -213,7 +214,7 @@ def make_model(args: argparse.Namespace) -> PartLocator:
     seed_everything(0)
     changes = {"backbone_name": args.backbone, "pretrained": False, "weights": None}
     config = load_config(args.config).model.model_copy(update=changes)
-    model = PartLocator(config, Preprocessing(args.image_size))
+    model = build_locator(config, Preprocessing(args.image_size))
     nn.init.normal_(model.pose_head.output.weight, std=0.3)
     return model
 

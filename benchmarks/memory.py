@@ -36,6 +36,7 @@ from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device
 from partloc.files import write_json
 from partloc.model.backbone import ActivationPolicy
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.training.activation_memory import StepMemory, measure_step_memory
 from partloc.training.optim import make_optimizer
@@ -57,7 +58,7 @@ def num_images(num_pairs: int) -> int:
 
 
 def make_model(config: SimpleNamespace) -> PartLocator:
-    return PartLocator(config.model, Preprocessing(config.data.image_size))
+    return build_locator(config.model, Preprocessing(config.data.image_size))
 
 
 def run_steps(

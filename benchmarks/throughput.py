@@ -33,6 +33,7 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, choose_device, seed_everything
 from partloc.files import write_json
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer
 from partloc.training.trainer import Trainer
@@ -63,7 +64,7 @@ def make_model(config: Config) -> PartLocator:
     The output layers start at zero, which would stop the gradient; they get random weights.
     """
     seed_everything(config.seed)
-    model = PartLocator(config.model, Preprocessing(config.data.image_size))
+    model = build_locator(config.model, Preprocessing(config.data.image_size))
     nn.init.normal_(model.pose_head.output.weight, std=0.1)
     nn.init.eye_(model.position_decoder.lift.weight)
     return model

@@ -1,11 +1,23 @@
-"""Files whose bytes do not depend on the run, and values in nested dicts."""
+"""Atomic files whose bytes do not depend on the run, damaged checkpoints, and nested dicts."""
 
 import json
+import os
+import resource
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from partloc.files import nested_value, write_json, write_table, write_table_chunks
+from partloc.files import (
+    CheckpointError,
+    load_tensors,
+    nested_value,
+    save_tensors,
+    write_json,
+    write_table,
+    write_table_chunks,
+)
 
 
 def test_equal_values_give_equal_bytes_and_replace_the_whole_file(tmp_path):
@@ -38,3 +50,60 @@ def test_a_table_whose_chunks_fail_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="^whole.png: not an image$"):
         write_table_chunks(path, failing())
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+# -- checkpoints -------------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, flip_bit, lambda path: path.write_bytes(b"")])
+def test_the_error_for_a_damaged_checkpoint_names_it(tmp_path, damage):
+    path = tmp_path / "file.pth"
+    save_tensors(path, {"weights": torch.randn(1000)})
+    damage(path)
+    with pytest.raises(CheckpointError, match="file.pth: not a readable checkpoint"):
+        load_tensors(path)
+
+
+def test_the_error_for_a_missing_checkpoint_says_how_to_get_one(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none.pth: no such file; train it \(dvc repro\)"):
+        load_tensors(tmp_path / "none.pth")
+
+
+def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.pth"
+    save_tensors(path, {"value": 1})
+
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                save_tensors(path, {"value": 2})
+        assert load_tensors(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(tmp_path):
+    path = tmp_path / "file.pth"
+    save_tensors(path, {"value": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="file.pth: cannot be written: .*File too large"):
+            save_tensors(path, {"value": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_tensors(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.pth"]

@@ -19,9 +19,11 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext
 from partloc.files import write_table
+from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
+from partloc.model.proposals import ProposalLocator
 from partloc.pose import PartPose
 from partloc.training import run
 from partloc.training.losses import LossTerms
@@ -200,7 +202,7 @@ def randomize_output_layers(model: PartLocator, std: float = 0.3) -> None:
     """
     for layer in (model.pose_head.output, model.confidence_head.linear):
         torch.nn.init.normal_(layer.weight, std=std)
-    if model.template_matching is not None:
+    if isinstance(model, ProposalLocator):
         torch.nn.init.eye_(model.position_decoder.lift.weight)
 
 
@@ -210,23 +212,33 @@ def set_constant_confidence(model: PartLocator, logit: float) -> None:
     torch.nn.init.constant_(model.confidence_head.linear.bias, logit)
 
 
-def make_untrained_model() -> PartLocator:
-    """Make a tiny untrained network for 56-pixel images, whose predictions differ by image."""
+def make_small_model(**changes) -> PartLocator:
+    """Make an untrained network for 56-pixel images, 4 x 4 patches, in evaluation mode.
+
+    changes: keys of ModelConfig.
+    """
     torch.manual_seed(0)
-    config = ModelConfig(
-        backbone_name="dinov2_vitt14",
-        pretrained=False,
-        downsample_size=4,
-        cross_attention_layers=1,
-        cross_attention_dim=48,
-        mlp_hidden_dim=32,
-    )
-    model = PartLocator(config, Preprocessing(56))
+    settings = {
+        "backbone_name": "dinov2_vitt14",
+        "pretrained": False,
+        "downsample_size": 4,
+        "cross_attention_layers": 1,
+        "cross_attention_dim": 48,
+        "mlp_hidden_dim": 32,
+        "match_size": 8,
+        "hypotheses": 3,
+        "dropout": 0.0,
+    }
+    return build_locator(ModelConfig(**settings | changes), Preprocessing(56)).eval()
+
+
+def make_untrained_model() -> PartLocator:
+    """Make an untrained network of many hypotheses, whose predictions differ by image."""
+    model = make_small_model(match_size=48, hypotheses=16)
     randomize_output_layers(model)
     with torch.no_grad():
-        model.position_decoder.lift.weight.mul_(
-            0.15
-        )  # else the predictions are clamped to the whole's bounding box
+        # With larger weights the predictions are clamped to the whole's bounding box.
+        model.position_decoder.lift.weight.mul_(0.15)
     return model
 
 

@@ -65,8 +65,8 @@ class CrossAttentionLayer(nn.Module):
     """Part tokens are queries; whole tokens are keys and values.
 
     Queries and keys start as the same orthogonal map, so attention starts as feature similarity.
-    Positions are added to the values only: what is attended to says where it is, and similarity
-    stays a comparison of features.
+    Positions are added to the values only: attention weights depend on features alone, and the
+    output contains the positions that were attended to.
     """
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -105,7 +105,7 @@ class CrossAttentionLayer(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Softmax-weighted mean of tokens with one learned query; it can ignore the background."""
+    """Softmax-weighted mean of tokens with one trained query; it can ignore the background."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ class AttentionPool(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Project the tokens of both images, attend from part to whole, pool over the part's tokens.
+    """Projects the tokens of both images, attends from part to whole, pools the part's tokens.
 
-    One projection serves whole and part, so that equal content stays equal.
+    Whole and part share one projection, so that equal content gives equal tokens.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Square crops around the content of an image.
 
-A camera that frames the unit cube leaves most of an image empty. Cropped to their content, whole
-and part are seen with more pixels and patches. Positions are converted between the frame of a crop
-and that of the full image.
+A camera that frames the unit cube leaves most of an image empty. Crops show whole and part with
+more pixels and patches. Positions are converted between the frame of a crop and that of the full
+image.
 
 Shapes: B images, of wholes or parts; K positions per part; S T pixels per side.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Squared colour difference from the corners, in normalised pixels, of a pixel that counts half.
+# Squared colour difference from the corners, in normalised pixels, at which `foreground` is 1/2.
 BACKGROUND_DIFFERENCE = 0.03
 CROP_MARGIN = 1.06  # half side of a crop, in half sides of its content
 MIN_HALF_SIDE = 0.1  # of a crop, in half sides of the image: smaller content is mostly noise
@@ -78,8 +78,8 @@ def jitter_crops(crops: Tensor, jitter: Tensor) -> Tensor:
 def resample_crops(images: Tensor, crops: Tensor, side: int) -> Tensor:
     """Cut out crops (B, 3) of images (B, 3, S, S) and resize them to (B, 3, T, T), T = side.
 
-    Linear interpolation, with averaging where the resolution falls. Two matrix products, which are
-    deterministic on every device.
+    Linear interpolation, with averaging where the resolution is reduced. Two matrix products, which
+    are deterministic on every device.
     """
     half = crops[:, 2].exp()
     across, down = (_resampling_matrix(crops[:, i], half, images.shape[-1], side) for i in (0, 1))

@@ -25,8 +25,8 @@ ATTENTION_LAYERS = (0, 2, 2)  # at MAP_SIDE / 2 and so on
 ATTENTION_HEAD_DIM = 32
 LOG_ERROR_RANGE = (-5.0, 3.0)  # of the predicted log of the expected error
 DEPTH_WEIGHTS = Path(__file__).parents[1] / "weights" / "depth.pth"
-# Squared colour difference, in normalised pixels, at which whole and part hardly show the same
-# surface.
+# Squared colour difference of whole and part, in normalised pixels, that lowers the visibility of
+# the part by a factor of e.
 COLOR_TOLERANCE = 0.3
 
 
@@ -48,9 +48,10 @@ class DepthNet(nn.Module):
             nn.Sequential(_conv_block(fine, coarse, 2), _conv_block(coarse, coarse))
             for fine, coarse in pairs
         )
-        # Self-attention lets each pixel see the whole image, and so the centre of the object.
+        # Self-attention gives each pixel the context of the full image, e.g. the object's centre.
         self.attention = nn.ModuleList(
-            MapSelfAttention(*each) for each in zip(WIDTHS[1:], ATTENTION_LAYERS, strict=True)
+            MapSelfAttention(width, layers)
+            for width, layers in zip(WIDTHS[1:], ATTENTION_LAYERS, strict=True)
         )
         self.lateral = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(_conv_block(width, width) for width in WIDTHS[:-1])
@@ -148,7 +149,7 @@ def read_depth(
     depth = whole[:, :1] - size * part[:, :1]
     expected_error = whole[:, 1:].exp() + size * part[:, 1:].exp()
     visibility = mask * (-color_difference / COLOR_TOLERANCE).exp()
-    return DepthReading(*(each.flatten(1) for each in (depth, expected_error, visibility)))
+    return DepthReading(*(values.flatten(1) for values in (depth, expected_error, visibility)))
 
 
 class DepthFit(NamedTuple):
@@ -165,7 +166,7 @@ class DepthFit(NamedTuple):
 
 
 def fit_depth(reading: DepthReading, mask: Tensor) -> DepthFit:
-    """The weighted median depth: what occludes less than half of the part has no influence.
+    """Weighted median of the depth, robust to an occlusion of less than half of the part.
 
     mask: (Q, 1, n, n), coverage by the part.
     """
@@ -179,8 +180,8 @@ def fit_depth(reading: DepthReading, mask: Tensor) -> DepthFit:
 
 
 def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """(Q, N), (Q, N) -> (Q, 1): of each row the smallest value that reaches half of the weight."""
+    """(Q, N), (Q, N) -> (Q, 1): the smallest value at which the cumulative weight reaches half."""
     order = values.argsort(dim=1, stable=True)
     cumulative = weights.gather(1, order).cumsum(1)
-    middle = (cumulative >= cumulative[:, -1:] / 2).int().argmax(1, keepdim=True)  # the first such
+    middle = (cumulative >= cumulative[:, -1:] / 2).int().argmax(1, keepdim=True)  # first True
     return values.gather(1, order.gather(1, middle))

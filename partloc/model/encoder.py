@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # the network also runs where pydantic is not installed
 
 
 class EncodedImages(NamedTuple):
-    """What the network needs of B images.
+    """B images as the network uses them.
 
-    cls: class tokens (B, D). patches: pooled patch tokens (B, M, D). crop: (B, 3), the crop that
-    everything else shows, see `crop.content_crops`. image: (B, 3, h, h), the crop itself, and
-    thumbnail: (B, 5, MAP_SIDE, MAP_SIDE), small and with its depth map; both are empty without
-    template matching.
+    cls: class tokens (B, D). patches: pooled patch tokens (B, M, D). image: (B, 3, h, h), the
+    cropped image. thumbnail: (B, 5, MAP_SIDE, MAP_SIDE), the same at low resolution and its depth
+    map. crop: (B, 3), see `crop.content_crops`. All other fields show the crop. Without template
+    matching image and thumbnail are empty.
     """
 
     cls: Tensor
@@ -37,8 +37,8 @@ class EncodedImages(NamedTuple):
         return EncodedImages(*(field.index_select(0, index) for field in self))
 
     def compact(self) -> "EncodedImages":
-        """In half precision. Tokens need the range of bfloat16; float16 keeps sixteen and more
-        steps between two of an image's 256 levels."""
+        """In half precision. Tokens need the range of bfloat16. Images need the resolution of
+        float16, which has at least sixteen steps between two of their 256 levels."""
         tokens = (field.bfloat16() for field in (self.cls, self.patches))
         return EncodedImages(*tokens, self.image.half(), self.thumbnail.half(), self.crop.half())
 

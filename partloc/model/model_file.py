@@ -16,11 +16,13 @@ from partloc.files import (
     save_tensors,
     write_checksum,
 )
+from partloc.model.build import build_locator
 from partloc.model.depth_net import DEPTH_WEIGHTS, load_depth_net
 from partloc.model.locator import PartLocator
 
 MODEL_FORMAT = "partloc-model-8"
-OLDER_FORMAT_PREFIX = "partloc-model-"
+FORMAT_PREFIX = "partloc-model-"
+FORMAT_WRITERS = {"partloc-model-7": "partloc 0.1.0"}
 # Configuration keys that determine the shapes of the weights.
 ARCHITECTURE_KEYS = (
     *("backbone_name", "cross_attention_layers", "cross_attention_dim", "mlp_hidden_dim"),
@@ -63,11 +65,11 @@ def load_model(path: Path) -> PartLocator:
     Raises: CheckpointError for a missing, damaged or foreign file.
     """
     content = _load_content(path)
-    # The weights are in the file: none are looked for elsewhere.
+    # The file contains all weights, so no others are loaded.
     config = ModelConfig(
         **content["model"] | {"pretrained": False, "weights": None, "start_from": None}
     )
-    model = PartLocator(config, Preprocessing(**content["preprocessing"]), blank=True)
+    model = build_locator(config, Preprocessing(**content["preprocessing"]), blank=True)
     model.load_state_dict(_full_weights(content, path), assign=True)
     return model.eval()
 
@@ -85,7 +87,7 @@ def start_from(model: PartLocator, path: Path) -> None:
     content = _load_content(path)
     config = model.config.model_dump()
     different = [
-        f"model.{key}: {content['model'].get(key)!r} there, {config[key]!r} here"
+        f"model.{key}: {content['model'].get(key)!r} in the file, {config[key]!r} configured"
         for key in ARCHITECTURE_KEYS
         if content["model"].get(key) != config[key]
     ]
@@ -122,9 +124,10 @@ def _load_content(path: Path) -> dict[str, Any]:
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found == MODEL_FORMAT:
         return content
-    if isinstance(found, str) and found.startswith(OLDER_FORMAT_PREFIX):
+    if isinstance(found, str) and found.startswith(FORMAT_PREFIX):
+        writer = FORMAT_WRITERS.get(found, "another version of partloc")
         raise CheckpointError(
-            f"{path}: written by another version of partloc (format {found}; this one reads "
-            f"{MODEL_FORMAT}); train again, or use the version that wrote it"
+            f"{path}: format {found}, written by {writer}; expected {MODEL_FORMAT}; train again, "
+            "or predict with the version that wrote it"
         )
     raise CheckpointError(f"{path}: expected a {MODEL_FORMAT} file, found format {found!r}")

@@ -33,8 +33,8 @@ class PosePrior(nn.Module):
     def forward(self, raw: Tensor) -> PartPose:
         """Raw predictions (..., 4) -> poses (..., 3) and (..., 1).
 
-        In evaluation mode poses are clamped to the whole's bounding box; in training that would
-        stop the gradient that leads back into it.
+        In evaluation mode poses are clamped to the whole's bounding box. In training, a clamped
+        pose would have no gradient.
         """
         values = self.center + self.spread * raw
         translation, log_scale = values[..., :3], values[..., 3:].clamp(*LOG_SCALE_RANGE)
@@ -51,9 +51,9 @@ class PosePrior(nn.Module):
 class PositionDecoder(nn.Module):
     """Converts an image position and a depth to a raw pose prediction.
 
-    With a fitted camera the pose is the one that the camera sees there; a learned affine map is
-    added, which is all that there is without a camera. Positions and depths (right, down, log size,
-    depth) are normalised by their spread over the training labels.
+    With a fitted camera it is the pose that the camera sees there. A trained affine map is added;
+    without a camera it is the only term. Positions and depths (right, down, log size, depth) are
+    normalised by their spread over the training labels.
     """
 
     def __init__(self) -> None:
@@ -122,8 +122,8 @@ class PoseHead(nn.Module):
 class ConfidenceHead(nn.Module):
     """Log odds that a hypothesis is within RIGHT_TOLERANCE of a valid target.
 
-    It learns from the pose head's hidden features without changing them. Calibration on validation
-    models (Platt scaling) turns the log odds into probabilities.
+    The input is the hidden features of the pose head, which receive no gradient from it.
+    Calibration on validation models turns the log odds into probabilities. Source: Platt (1999).
     """
 
     def __init__(self, width: int) -> None:

@@ -1,4 +1,4 @@
-"""What the network predicts for pairs of whole and part.
+"""The prediction of the network for pairs of whole and part.
 
 Shapes: B pairs, K hypotheses per pair, H positions of template matching.
 """
@@ -21,10 +21,10 @@ class Prediction(NamedTuple):
 
     With template matching also: positions (H, 3) (right, down, log size) and log_probability
     (B, H) of the matching; proposals (B, K, 3), the positions of the hypotheses; crops (B, 6), of
-    whole and part, in whose frame all these positions are.
+    whole and part. All these positions are in the frame of the crops.
 
-    With ground-truth poses given also: gt_prediction, (B, 3) and (B, 1), the pose predicted at the
-    true position; depth_error, the depth read there less the true one.
+    If true poses are given also: gt_prediction, (B, 3) and (B, 1), the pose predicted at the true
+    position; depth_error, the difference of the depth maps there minus the true depth.
     """
 
     hypotheses: PartPose

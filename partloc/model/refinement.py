@@ -1,9 +1,9 @@
 """Render and compare: the part's image, placed at a proposed position, is compared with the whole.
 
-Seen together in one frame, whole and part show what occludes what and what supports what, and so
-how deep in the scene the part lies. Two small networks look at each proposal: one in the frame of
-the whole, one close up in the frame of the part, which also shows whether it is the part at all and
-how far the position is off. Both see the depth maps, too.
+In a common frame, whole and part show occlusion and support, which depend on the depth of the part.
+Two small networks compare them at each proposal: one in the frame of the whole, and one close up in
+the frame of the part, which also shows whether it is the part and how far the position is off. Both
+also receive the depth maps.
 
 Source of the idea: DeepIM (arXiv:1804.00175).
 
@@ -93,7 +93,7 @@ class CloseUpNet(nn.Module):
     def align(
         self, wholes: Tensor, depths: Tensor, parts: Tensor, part_depths: Tensor, positions: Tensor
     ) -> AlignedPair:
-        """Cut the surroundings of each position out of the whole.
+        """Sample whole and part into the frame of the close-up at each position.
 
         wholes, parts: (B, 3, h, h). depths, part_depths: (B, 2, MAP_SIDE, MAP_SIDE).
         positions: (B, K, 3).
@@ -183,7 +183,7 @@ def _align(
 def _compare(pair: AlignedPair, depth: Tensor, size: Tensor, unit: Tensor) -> Tensor:
     """(Q, COMPARED_CHANNELS, S, S): whole, part, their difference, the part's mask, and both depth
     maps around the part's centre at `depth`, in multiples of `unit`."""
-    depth, size, unit = (each[..., None, None] for each in (depth, size, unit))
+    depth, size, unit = (value[..., None, None] for value in (depth, size, unit))
     around = ((pair.whole_depth[:, :1] - depth) / unit).clamp(-DEPTH_RANGE, DEPTH_RANGE)
     own = (pair.part_depth[:, :1] * size / unit).clamp(-DEPTH_RANGE, DEPTH_RANGE) * pair.mask
     difference = (pair.whole - pair.part).abs() * pair.mask

@@ -1,7 +1,7 @@
-"""Template matching: where in the image of the whole does the part's image fit, and at what size?
+"""Template matching: finds positions and sizes at which the part's image fits into the whole's.
 
-Nothing is rotated and the camera is the same, so in the whole a part looks like a scaled, shifted,
-partly occluded copy of its own image. Two coordinates and the scale are thus an image registration.
+Parts are not rotated and the camera is the same, so the whole shows a scaled, shifted, partly
+occluded copy of the part's image. Two coordinates and the scale are thus an image registration.
 
 Shapes: W wholes, B pairs, S cells per side of the whole, n cells per side of a template, L template
 sizes, H = L * S * S positions, K proposals.
@@ -32,7 +32,7 @@ WINDOW_STD = (0.25, 0.25, 0.35)  # of the window around a peak: right, down, log
 
 
 class MatchResult(NamedTuple):
-    """What template matching found.
+    """The result of template matching.
 
     log_probability: (B, H) of every position. proposals: (B, K, 3), the highest peaks, each
     averaged over its window: right and down in [-1, 1] across the image, log size. log_weight:

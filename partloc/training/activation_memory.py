@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
+from partloc.model.proposals import ProposalLocator
 from partloc.pose import PartPose
 from partloc.training.losses import training_loss
 
@@ -176,7 +177,7 @@ def run_loss(
     side, device = model.encoder.backbone.image_size, model.device
     images = torch.zeros(pairs, 3, side, side, device=device)
     pose = PartPose(*(torch.ones(pairs, size, device=device) for size in (3, 1)))
-    gt_pose = pose if model.template_matching is not None else None
+    gt_pose = pose if isinstance(model, ProposalLocator) else None
     prediction = model(images, images, torch.arange(pairs, device=device), gt_pose, dtype)
     targets = PartPose(*(field[:, None] for field in pose))
     positions = None if gt_pose is None else model.project(targets)

@@ -9,6 +9,7 @@ from partloc.data.table import PairTable
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import start_from
+from partloc.model.proposals import ProposalLocator
 from partloc.training.camera_fit import fit_camera
 
 # A camera that fewer of the matched parts agree with is more likely a chance fit.
@@ -27,7 +28,7 @@ def initialize_model(model: PartLocator, table: PairTable, config: Config) -> st
         start_from(model, Path(config.model.start_from))
     else:
         model.prior.fit(table)
-    if not config.model.match_size:
+    if not isinstance(model, ProposalLocator):
         return ""
     camera = fit_camera(table, config.data.max_image_pixels, config.seed, model.pinhole_camera)
     if camera is None or camera.inlier_fraction < MIN_INLIER_FRACTION:

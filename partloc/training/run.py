@@ -19,7 +19,7 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, seed_everything
 from partloc.files import write_json
-from partloc.model.locator import PartLocator
+from partloc.model.build import build_locator
 from partloc.model.model_file import save_model
 from partloc.training.fingerprint import run_fingerprint, source_hash, training_parameters
 from partloc.training.history import describe_best, trained_epochs
@@ -96,7 +96,7 @@ def make_trainer(
 ) -> Trainer:
     """Build the model and its trainer: initialised from the data, or restored from `state`."""
     seed_everything(config.seed)
-    model = PartLocator(config.model, Preprocessing.from_config(config.data))
+    model = build_locator(config.model, Preprocessing.from_config(config.data))
     if state is None:
         message = initialize_model(model, tables[0], config)
         if context.is_main and message:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from partloc.cli import make_parser
 from partloc.data.transforms import Preprocessing
 from partloc.model.backbone import ActivationPolicy
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.training.activation_memory import StepMemory, measure_step_memory
 
@@ -60,7 +61,7 @@ def summarize_model(config: "Config") -> dict[str, str]:
     """Return the cost of a configuration as (name, text): of a pair, and of a batch in memory."""
     # The cost does not depend on the weights, so none are downloaded or read.
     architecture = config.model.model_copy(update={"pretrained": False, "weights": None})
-    model = PartLocator(architecture, Preprocessing.from_config(config.data))
+    model = build_locator(architecture, Preprocessing.from_config(config.data))
     model.set_trainable(config.train, has_camera=True)
     image_flops, pair_flops = count_flops(model)
     forward = 2 * image_flops + pair_flops

@@ -33,11 +33,8 @@ from partloc.data.background import load_image
 from partloc.data.dataset import Batch, ImageRequest, PairDataset, Sample, make_loader
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
-from partloc.model.depth_net import MAP_SIDE
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
-from partloc.model.refinement import CLOSE_UP_ZOOM
-from partloc.model.template_matching import CELL_PX
 
 # Increase it when the content of a row changes.
 CACHE_FORMAT = 4
@@ -281,14 +278,8 @@ def token_cache_digest(model: PartLocator, dtype: torch.dtype | None) -> str:
 
 def make_row_dtype(model: PartLocator) -> np.dtype:
     """Return the structured dtype of a row: checksum, key (SHA-256), fields of EncodedImages."""
-    width, image, thumbnail = model.encoder.backbone.embed_dim, (0,), (0,)
-    if model.template_matching is not None:
-        image = (3, *[CLOSE_UP_ZOOM * CELL_PX * model.template_matching.size] * 2)
-        thumbnail = (5, MAP_SIDE, MAP_SIDE)
-    shapes = ((width,), (model.encoder.tokens_per_side**2, width), image, thumbnail, (3,))
-    fields = [
-        (name, np.int16, shape) for name, shape in zip(EncodedImages._fields, shapes, strict=True)
-    ]
+    shapes = zip(EncodedImages._fields, model.encoded_shapes, strict=True)
+    fields = [(name, np.int16, shape) for name, shape in shapes]
     return np.dtype([("checksum", np.uint32), ("key", np.uint8, 32), *fields])
 
 

@@ -29,9 +29,9 @@ def test_position_encodings_are_at_the_true_bin_centers():
     centers = bin_centers(73, 32)
     assert_close(centers, -centers.flip(0))
     assert centers[0].item() == pytest.approx(3 / 73 - 1)  # the first bin holds patches 0 to 2
-    code = position_encoding(centers, 16)
-    assert code.shape == (1024, 16)
-    assert len(code.unique(dim=0)) == 1024
+    encoding = position_encoding(centers, 16)
+    assert encoding.shape == (1024, 16)
+    assert len(encoding.unique(dim=0)) == 1024
 
 
 def test_attention_starts_as_similarity_and_positions_change_only_the_values():
@@ -39,24 +39,23 @@ def test_attention_starts_as_similarity_and_positions_change_only_the_values():
     layer = CrossAttentionLayer(48, 0.0)
     assert_close(layer.query.weight, layer.key.weight)
     assert_close(layer.query.weight @ layer.query.weight.T, torch.eye(48), atol=1e-5, rtol=0)
-    tokens, seen = torch.randn(1, 9, 48), []
+    tokens, similarities = torch.randn(1, 9, 48), []
     attend = F.scaled_dot_product_attention
 
     def spy(query, key, value):
-        seen.append((query @ key.transpose(-2, -1)).mean(1))
+        similarities.append((query @ key.transpose(-2, -1)).mean(1))
         return attend(query, key, value)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", spy)
         at_origin = layer(tokens, tokens, torch.zeros(9, 48))
         elsewhere = layer(tokens, tokens, torch.randn(9, 48))
-    assert (seen[0].argmax(-1) == torch.arange(9)).all()
-    assert_close(seen[0], seen[1])
+    assert (similarities[0].argmax(-1) == torch.arange(9)).all()
+    assert_close(similarities[0], similarities[1])
     assert not torch.allclose(at_origin, elsewhere)
 
 
-def test_the_attention_pool_is_a_weighted_mean():
-    """The attention pool is a weighted mean of the tokens: its weights sum to one."""
+def test_the_weights_of_the_attention_pool_sum_to_one():
     torch.manual_seed(0)
     pool = AttentionPool(8)
     tokens = torch.randn(2, 5, 8)

@@ -1,9 +1,9 @@
-"""The encoder is DINOv2, to float tolerance, whatever layout its weights come in.
+"""The backbone computes the features of the official DINOv2 code, for both layouts of weight files.
 
-`reference/backbone.npz` holds features of the official code (facebookresearch/dinov2) for the
-weights and images made below. To make it anew, from a checkout of that code:
+`reference/backbone.npz` contains features of the official code (facebookresearch/dinov2) for the
+weights and images defined below. To write it again, from a checkout of that code:
 
-    $ python tests/test_backbone.py path/to/dinov2
+    $ python tests/model/test_backbone.py path/to/dinov2
 """
 
 import hashlib
@@ -67,11 +67,11 @@ def generator_for(key: str) -> torch.Generator:
 
 
 def official_weights(shapes: dict[str, tuple]) -> dict[str, Tensor]:
-    """Random, the same on every machine, with healthy activations in every block."""
-    return {key: made_up_weight(key, shapes[key]) for key in sorted(shapes)}
+    """Random weights, the same on every machine, with moderate activations in every block."""
+    return {key: random_weight(key, shapes[key]) for key in sorted(shapes)}
 
 
-def made_up_weight(key: str, shape: tuple) -> Tensor:
+def random_weight(key: str, shape: tuple) -> Tensor:
     generator = generator_for(key)
     if key == "pos_embed":
         return position_table(shape[-1], generator)
@@ -86,8 +86,8 @@ def made_up_weight(key: str, shape: tuple) -> Tensor:
 
 
 def position_table(width: int, generator: torch.Generator) -> Tensor:
-    """Smooth waves of amplitude about 0.5, so that a table resized by another rule shows."""
-    waves = torch.rand(3, 4, width, generator=generator)  # 4 of them a channel
+    """Smooth waves of amplitude about 0.5: another resizing rule would change the features."""
+    waves = torch.rand(3, 4, width, generator=generator)  # 4 per channel
     rows, columns = torch.meshgrid(torch.arange(37.0), torch.arange(37.0), indexing="ij")
     turns = [
         rows[..., None] * (u - 0.5) / 2 + columns[..., None] * (v - 0.5) / 2 + phase
@@ -98,8 +98,8 @@ def position_table(width: int, generator: torch.Generator) -> Tensor:
     return torch.cat([first, field.reshape(1, -1, width)], dim=1)  # (1, 1370, D)
 
 
-def picture(side: int) -> Tensor:
-    """(1, 3, side, side), as if normalised: waves of several lengths and some noise."""
+def make_image(side: int) -> Tensor:
+    """(1, 3, side, side), in the range of normalised images: waves of several lengths and noise."""
     y, x = torch.meshgrid(torch.arange(side) / side, torch.arange(side) / side, indexing="ij")
     waves = [
         torch.sin(2 * math.pi * (a * x + b * y) + c)
@@ -109,16 +109,17 @@ def picture(side: int) -> Tensor:
     return (torch.stack(waves) + waves[0] * waves[1] + 0.3 * noise)[None]
 
 
-def kept_patches(count: int) -> Tensor:
-    """32 patches, corners among them."""
+def compared_patches(count: int) -> Tensor:
+    """Indices of 32 of `count` patches, first and last included."""
     return torch.linspace(0, count - 1, 32).round().long()
 
 
-def case(name: str, side: int) -> str:
+def array_name(name: str, side: int) -> str:
+    """Name of an array in REFERENCE."""
     return f"{name}_{side}"
 
 
-def registers_of(name: str) -> int:
+def num_registers(name: str) -> int:
     return 4 if name.endswith("_reg") else 0
 
 
@@ -127,14 +128,15 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def assert_same_features(found: Backbone, expected: Backbone, side: int) -> None:
+    image = make_image(side)
     with torch.inference_mode():
-        for ours, theirs in zip(found(picture(side)), expected(picture(side)), strict=True):
-            assert torch.equal(ours, theirs)
+        for features, reference in zip(found(image), expected(image), strict=True):
+            assert torch.equal(features, reference)
 
 
 @pytest.fixture
 def folder():
-    """Like tmp_path, but the weights in it do not outlive the test."""
+    """Like tmp_path, but deleted after the test, because the weights are large."""
     with TemporaryDirectory() as name:
         yield Path(name)
 
@@ -145,13 +147,13 @@ def official_file():
     with TemporaryDirectory() as folder:
         files = {name: Path(folder, f"{name}.pth") for name in NAMES}
         for name, file in files.items():
-            torch.save(official_weights(official_shapes(registers=registers_of(name))), file)
+            torch.save(official_weights(official_shapes(registers=num_registers(name))), file)
         yield files
 
 
 @pytest.fixture(scope="module")
 def small_weights():
-    """Official layout, the size of dinov2_vitt14."""
+    """Weights of the size of dinov2_vitt14 in the official layout."""
     return official_weights(official_shapes(width=192, depth=4))
 
 
@@ -160,15 +162,15 @@ def small_weights():
 def test_features_equal_those_of_the_official_code(name, side, official_file):
     backbone = build_backbone(name, side, weights=official_file[name])
     with torch.inference_mode():
-        cls, patches = backbone(picture(side))
-    kept = patches[0, kept_patches(patches.shape[1])]
+        cls, patches = backbone(make_image(side))
+    compared = patches[0, compared_patches(patches.shape[1])]
     with np.load(REFERENCE) as reference:
-        expected = torch.from_numpy(reference[case(name, side)])  # (1 + 32, D)
+        expected = torch.from_numpy(reference[array_name(name, side)])  # (1 + 32, D)
     assert relative_error(cls[0], expected[0]) < TOLERANCE
-    assert relative_error(kept, expected[1:]) < TOLERANCE
+    assert relative_error(compared, expected[1:]) < TOLERANCE
 
 
-def test_timm_layout_is_read_as_the_official_one(official_file, folder):
+def test_both_layouts_of_a_register_model_give_equal_features(official_file, folder):
     official = torch.load(official_file["dinov2_vits14_reg"], weights_only=True)
     timm_layout = {key: value for key, value in official.items() if key != "mask_token"}
     timm_layout["reg_token"] = timm_layout.pop("register_tokens")
@@ -181,8 +183,8 @@ def test_timm_layout_is_read_as_the_official_one(official_file, folder):
     assert_same_features(found, expected, 112)
 
 
-def test_a_nested_file_in_timm_layout_is_read_as_the_official_one(small_weights, folder):
-    # Plain models differ by the mask alone.
+def test_both_layouts_of_a_plain_model_give_equal_features_also_nested(small_weights, folder):
+    # The layouts of a plain model differ only by the mask token.
     timm_layout = {key: value for key, value in small_weights.items() if key != "mask_token"}
     torch.save({"model": {"state_dict": timm_layout}}, folder / "timm.pth")
     torch.save(small_weights, folder / "official.pth")
@@ -191,12 +193,12 @@ def test_a_nested_file_in_timm_layout_is_read_as_the_official_one(small_weights,
     assert_same_features(found, expected, 112)
 
 
-def test_an_image_of_1024_is_seen_through_its_central_1022_pixels():
+def test_only_the_central_1022_pixels_of_1024_are_used():
     torch.manual_seed(0)
     larger = build_backbone("dinov2_vitt14", 1024)
     exact = build_backbone("dinov2_vitt14", 1022)
     exact.load_state_dict(larger.state_dict())
-    image = picture(1024)
+    image = make_image(1024)
     with torch.inference_mode():
         cls, patches = larger(image)
         exact_cls, exact_patches = exact(image[..., 1:1023, 1:1023])
@@ -209,7 +211,7 @@ def test_an_image_of_1024_is_seen_through_its_central_1022_pixels():
 def test_register_tokens_are_dropped_and_the_final_norm_is_applied(name):
     backbone = build_backbone(name, 70)
     with torch.inference_mode():
-        cls, patches = backbone(picture(70).expand(2, -1, -1, -1))
+        cls, patches = backbone(make_image(70).expand(2, -1, -1, -1))
     assert cls.shape == (2, backbone.embed_dim)
     assert patches.shape == (2, 25, backbone.embed_dim)
     torch.testing.assert_close(patches.mean(-1), torch.zeros(2, 25), atol=1e-4, rtol=0)
@@ -220,89 +222,89 @@ def test_every_backbone_of_the_configuration_is_known():
     assert set(BACKBONES) == {*module.TIMM_NAMES, *module.TINY_SIZES}
 
 
-def test_attention_is_the_fused_one_in_every_block():
+def test_every_block_uses_fused_attention():
     backbone = build_backbone("dinov2_vitt14", 28)
     assert backbone.num_blocks == 4
     assert all(block.attn.fused_attn for block in backbone.vit.blocks)
 
 
-def test_random_blocks_do_something():
+def test_random_blocks_change_their_input():
     torch.manual_seed(0)
     backbone = build_backbone("dinov2_vitt14", 112)
     vit = backbone.vit
     with torch.inference_mode():
-        before = vit._pos_embed(vit.patch_embed(picture(112)))
+        before = vit._pos_embed(vit.patch_embed(make_image(112)))
         after = vit.blocks(before)
     assert relative_error(after, before) > 0.1  # with timm's LayerScale of 1e-5: about 1e-5
     assert all(torch.all(block.ls1.gamma == 1) for block in vit.blocks)
 
 
-def test_a_blank_encoder_is_all_there_once_weights_are_brought():
-    """Parameters and whatever else computes: nothing stays on the meta device."""
-    drawn = build_backbone("dinov2_vitt14", 28)
+def test_a_blank_backbone_is_complete_after_loading_weights():
+    """Neither a parameter nor a buffer stays on the meta device."""
+    initialized = build_backbone("dinov2_vitt14", 28)
     blank = build_backbone("dinov2_vitt14", 28, blank=True)
     assert all(weight.is_meta for weight in blank.parameters())
-    blank.load_state_dict(drawn.state_dict(), assign=True)
+    blank.load_state_dict(initialized.state_dict(), assign=True)
     images = torch.rand(2, 3, 28, 28)
-    for one, other in zip(blank(images), drawn(images), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for found, expected in zip(blank(images), initialized(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_what_a_block_keeps_changes_no_gradient():
+def test_gradients_do_not_depend_on_the_activation_policy():
     torch.manual_seed(0)
     backbone = build_backbone("dinov2_vitt14", 56)
     gradients = []
-    plans = [(kept,) * 4 for kept in ActivationPolicy] + [
+    plans = [(policy,) * 4 for policy in ActivationPolicy] + [
         (ActivationPolicy.INPUT, ActivationPolicy.ATTENTION, *[ActivationPolicy.EVERYTHING] * 2)
     ]
     for backbone.activation_policies in plans:
         backbone.zero_grad()
-        cls, patches = backbone(picture(56))
+        cls, patches = backbone(make_image(56))
         (cls.square().sum() + patches[:, 0].sum()).backward()
         gradients.append([weight.grad.clone() for weight in backbone.parameters()])
     for others in gradients[1:]:
         assert all(torch.equal(a, b) for a, b in zip(gradients[0], others, strict=True))
 
 
-class Calls(TorchDispatchMode):
-    """Remembers every operation."""
+class OperationRecorder(TorchDispatchMode):
+    """Records every operation."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = []
+        self.operations = []
 
     def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
-        self.seen.append(operation)
+        self.operations.append(operation)
         return operation(*args, **(kwargs or {}))
 
 
-def test_a_block_computes_again_what_it_has_not_kept():
-    """Forward and backward: attention once with everything or attention kept, twice else."""
+def test_a_block_recomputes_what_its_policy_does_not_store():
+    """Forward and backward together run attention once if its output is stored, else twice."""
     backbone = build_backbone("dinov2_vitt14", 56)
-    for kept, linear, attention in (
+    for policy, linear, attention in (
         (ActivationPolicy.EVERYTHING, 1, 1),
         (ActivationPolicy.ATTENTION, 2, 1),
         (ActivationPolicy.INPUT, 2, 2),
     ):
-        backbone.activation_policies = (kept,) * 4
-        with Calls() as calls:
-            backbone(picture(56))[0].sum().backward()
-        names = [str(call) for call in calls.seen]
+        backbone.activation_policies = (policy,) * 4
+        with OperationRecorder() as recorder:
+            backbone(make_image(56))[0].sum().backward()
+        names = [str(operation) for operation in recorder.operations]
         assert sum("flash_attention_for_cpu.default" in name for name in names) == 4 * attention
         assert sum("gelu.default" in name for name in names) == 4 * linear
 
 
-def test_a_checkpoint_restores_a_backbone_without_the_file_of_weights(small_weights, folder):
+def test_a_checkpoint_restores_a_backbone_without_the_weight_file(small_weights, folder):
     torch.save(small_weights, folder / "official.pth")
     trained = build_backbone("dinov2_vitt14", 140, weights=folder / "official.pth")
     torch.save(trained.state_dict(), folder / "checkpoint.pth")
     restored = build_backbone("dinov2_vitt14", 140)
     restored.load_state_dict(torch.load(folder / "checkpoint.pth", weights_only=True))
     with torch.inference_mode():
-        assert torch.equal(restored(picture(140))[1], trained(picture(140))[1])
+        assert torch.equal(restored(make_image(140))[1], trained(make_image(140))[1])
 
 
-def test_weights_go_before_the_download(small_weights, folder):
+def test_local_weights_take_precedence_over_the_download(small_weights, folder):
     torch.save(small_weights, folder / "official.pth")
     backbone = build_backbone("dinov2_vitt14", 28, True, str(folder / "official.pth"))
     norm = backbone.vit.norm.weight.detach()
@@ -312,7 +314,7 @@ def test_weights_go_before_the_download(small_weights, folder):
 def test_an_image_of_another_size_is_refused():
     backbone = build_backbone("dinov2_vitt14", 56)
     with pytest.raises(ValueError, match=r"expects.*\(B, 3, 56, 56\), found \(1, 3, 70, 70\)"):
-        backbone(picture(70))
+        backbone(make_image(70))
 
 
 @pytest.mark.parametrize(
@@ -327,14 +329,16 @@ def test_an_image_of_another_size_is_refused():
         ({"norm.bias": "zero"}, "expected a state dict of tensors"),
     ),
 )
-def test_weights_that_do_not_fit_are_refused_by_key(damage, message, small_weights, folder):
+def test_the_error_for_weights_that_do_not_fit_names_the_key(
+    damage, message, small_weights, folder
+):
     state = {key: value for key, value in (small_weights | damage).items() if value is not None}
     torch.save(state, folder / "damaged.pth")
     with pytest.raises(BackboneError, match=f"damaged.pth.*{message}"):
         build_backbone("dinov2_vitt14", 112, weights=folder / "damaged.pth")
 
 
-def test_weights_of_another_size_of_model_say_so(small_weights, folder):
+def test_the_error_for_weights_of_another_width_gives_both(small_weights, folder):
     torch.save(small_weights, folder / "tiny.pth")
     with pytest.raises(BackboneError, match="tiny.pth.*192.*384.*another size of model"):
         build_backbone("dinov2_vits14", 112, weights=folder / "tiny.pth")
@@ -346,19 +350,19 @@ def test_weights_without_registers_do_not_fit_a_register_model(official_file):
 
 
 @pytest.mark.parametrize("file", ("damaged.pth", "damaged.safetensors"))
-def test_a_file_without_weights_is_named_in_the_error(file, folder):
+def test_the_error_for_a_file_without_weights_names_it(file, folder):
     for content in (b"", b"no weights here", b"PK\x03\x04 a zip file cut short"):
         (folder / file).write_bytes(content)
         with pytest.raises(BackboneError, match=f"{file}: not a readable weight file"):
             build_backbone("dinov2_vitt14", 28, weights=folder / file)
 
 
-def test_a_missing_file_of_weights_is_named(folder):
+def test_the_error_for_a_missing_weight_file_names_it(folder):
     with pytest.raises(FileNotFoundError, match="nowhere.pth: no such file"):
         build_backbone("dinov2_vitt14", 28, weights=folder / "nowhere.pth")
 
 
-def test_offline_one_is_told_what_else_to_do(monkeypatch):
+def test_the_error_without_a_connection_lists_the_alternatives(monkeypatch):
     downloads = []
 
     def not_in_the_cache(local_files_only=False, **_):
@@ -370,12 +374,12 @@ def test_offline_one_is_told_what_else_to_do(monkeypatch):
 
     monkeypatch.setattr(module, "hf_hub_download", not_in_the_cache)
     monkeypatch.setattr(module, "get_hf_file_metadata", offline)
-    with pytest.raises(BackboneError, match="weights of dinov2_vitb14_reg could not be") as told:
+    with pytest.raises(BackboneError, match="weights of dinov2_vitb14_reg could not be") as raised:
         build_backbone("dinov2_vitb14_reg", 28, pretrained=True)
-    assert "Name or service not known" in str(told.value)
-    assert "model.weights to a local file" in str(told.value)
-    assert "model.pretrained: false" in str(told.value)
-    assert downloads == [False]  # the download, which retries for long, is not even started
+    assert "Name or service not known" in str(raised.value)
+    assert "model.weights to a local file" in str(raised.value)
+    assert "model.pretrained: false" in str(raised.value)
+    assert downloads == [False]  # the download, which retries for long, is not started
 
 
 def test_downloaded_weights_are_used(monkeypatch, official_file):
@@ -397,7 +401,7 @@ def test_without_pretrained_nothing_is_downloaded(monkeypatch):
     build_backbone("dinov2_vits14", 28)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(BackboneError, match="unknown backbone 'vit'.*dinov2_vitb14"):
         build_backbone("vit", 28)
 
@@ -410,14 +414,16 @@ def make_reference(source: str) -> None:
     arrays = {}
     for name in NAMES:
         official = getattr(backbones, name)(pretrained=False).eval()
-        weights = official_weights(official_shapes(registers=registers_of(name)))
+        weights = official_weights(official_shapes(registers=num_registers(name)))
         official.load_state_dict(weights, strict=True)
         for side in (518, 1022):
             with torch.inference_mode():
-                features = official.forward_features(picture(side))
+                features = official.forward_features(make_image(side))
             patches = features["x_norm_patchtokens"][0]
-            kept = patches[kept_patches(len(patches))]
-            arrays[case(name, side)] = torch.cat([features["x_norm_clstoken"], kept]).numpy()
+            compared = patches[compared_patches(len(patches))]
+            arrays[array_name(name, side)] = torch.cat(
+                [features["x_norm_clstoken"], compared]
+            ).numpy()
     REFERENCE.parent.mkdir(exist_ok=True)
     np.savez_compressed(REFERENCE, **arrays)
 

@@ -1,4 +1,4 @@
-"""How expected a part is, is read error two depth maps, which a small network tells from images."""
+"""The depth of a part is the difference of two depth maps, which a small network estimates."""
 
 import math
 
@@ -8,7 +8,9 @@ from torch.testing import assert_close
 from toys import SINGLE_PROCESS, make_table, randomize_output_layers, tiny_config
 
 from partloc.data.transforms import Preprocessing
-from partloc.model import depth_net as depth
+from partloc.files import checksum_path
+from partloc.model import depth_net
+from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.depth_net import (
     MAP_SIDE,
@@ -31,16 +33,16 @@ def maps(depths: torch.Tensor, log_error: float = -3.0) -> torch.Tensor:
 
 def test_the_depth_is_that_of_the_visible_pixels():
     torch.manual_seed(0)
-    own = torch.rand(20, 20)
+    part = torch.rand(20, 20)
     size, mask = torch.tensor([[0.4]]), torch.ones(1, 1, 20, 20)
-    whole, color_difference = 0.25 + 0.4 * own, torch.zeros(1, 1, 20, 20)
-    whole[:5] -= 0.3  # occluded by something of its colour
-    whole[12:] -= 0.2  # and of another colour
+    whole, color_difference = 0.25 + 0.4 * part, torch.zeros(1, 1, 20, 20)
+    whole[:5] -= 0.3  # occluded by an object of the same colour
+    whole[12:] -= 0.2  # occluded by an object of another colour
     color_difference[..., 12:, :] = 4.0
-    fit = fit_depth(read_depth(maps(whole), maps(own), color_difference, mask, size), mask)
+    fit = fit_depth(read_depth(maps(whole), maps(part), color_difference, mask, size), mask)
     assert_close(fit.depth, torch.tensor([[0.25]]), atol=0.01, rtol=0)
     assert_close(fit.visible_fraction, torch.tensor([[12 / 20]]), atol=0.01, rtol=0)
-    visible = read_depth(maps(0.25 + 0.4 * own), maps(own), 0 * color_difference, mask, size)
+    visible = read_depth(maps(0.25 + 0.4 * part), maps(part), 0 * color_difference, mask, size)
     assert fit_depth(visible, mask).residual < 0.01 < fit.residual
 
 
@@ -58,29 +60,29 @@ def test_pixels_are_weighted_by_their_expected_error():
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
     damaged = tmp_path / "depth.pth"
-    whole = depth.DEPTH_WEIGHTS
-    damaged.write_bytes(whole.read_bytes()[:-1])
-    damaged.with_suffix(".sha256").write_text(whole.with_suffix(".sha256").read_text())
-    monkeypatch.setattr(depth, "DEPTH_WEIGHTS", damaged)
+    shipped = depth_net.DEPTH_WEIGHTS
+    damaged.write_bytes(shipped.read_bytes()[:-1])
+    checksum_path(damaged).write_text(checksum_path(shipped).read_text())
+    monkeypatch.setattr(depth_net, "DEPTH_WEIGHTS", damaged)
     with pytest.raises(ValueError, match=r"depth\.pth: missing, or not the file"):
         load_depth_net()
     load_depth_net(blank=True)
 
 
 class ConstantMaps(torch.nn.Module):
-    """Replaces the network: depth 0.3 in the first image, 0.1 in the others."""
+    """Replaces the depth network: depth 0.3 in the first image, 0.1 in the others."""
 
     def forward(self, images: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
-        prediction = torch.full((len(images), 2, MAP_SIDE, MAP_SIDE), 0.1)
-        prediction[:1, :1] = 0.3
-        return prediction
+        depths = torch.full((len(images), 2, MAP_SIDE, MAP_SIDE), 0.1)
+        depths[:1, :1] = 0.3
+        return depths
 
 
 def model_with_camera(**changes: object) -> PartLocator:
     """An untrained model with a camera that looks along no axis of the frame."""
     torch.manual_seed(0)
     config = tiny_config(model={"match_size": 8, **changes}).model
-    model = PartLocator(config, Preprocessing(56)).eval()
+    model = build_locator(config, Preprocessing(56)).eval()
     slope = torch.tensor([[-0.8, 0.7, 0.1], [0.3, 0.5, -0.9]])
     model.set_camera(PinholeCamera(slope, torch.zeros(2), torch.tensor(0.3), 1.0))
     return model
@@ -111,17 +113,11 @@ def test_an_untrained_model_predicts_the_depth_of_the_maps():
     assert_close(model.pinhole_camera.depth(prediction.gt_prediction.translation), expected)
     assert_close(model.pinhole_camera.project(prediction.gt_prediction), TRUE_POSITION)
     # The error is in half sides of the crop.
-    depth_error = prediction.depth_error
+    depth, expected_error, visibility = prediction.depth_error
     error = (expected - TRUE_DEPTH) * model.pinhole_camera.image_scale
-    assert_close(depth_error.depth, error.expand_as(depth_error.depth))
-    assert_close(
-        depth_error.expected_error,
-        (math.exp(0.1) * (1 + size)).expand_as(depth_error.expected_error),
-    )
-    assert depth_error.visibility.max() <= 1
-    assert_close(
-        prediction.select(torch.tensor([0, 0])).depth_error.depth, depth_error.depth.expand(2, -1)
-    )
+    assert_close(depth, error.expand_as(depth))
+    assert_close(expected_error, (math.exp(0.1) * (1 + size)).expand_as(expected_error))
+    assert visibility.max() <= 1
 
 
 def test_cropping_changes_only_the_unit_of_the_depth_error():
@@ -130,21 +126,18 @@ def test_cropping_changes_only_the_unit_of_the_depth_error():
     prediction = predict_pair(model, margin=12)
     half_side = prediction.crops[:, 2:3].exp()
     assert half_side < 0.8
-    error = (
-        model.pinhole_camera.depth(prediction.gt_prediction.translation) - TRUE_DEPTH
-    )  # model units
-    assert_close(
-        prediction.depth_error.depth * half_side / model.pinhole_camera.image_scale,
-        error.expand(1, 32 * 32),
-    )
+    camera = model.pinhole_camera
+    error = camera.depth(prediction.gt_prediction.translation) - TRUE_DEPTH  # model units
+    found = prediction.depth_error.depth * half_side / camera.image_scale
+    assert_close(found, error.expand(1, 32 * 32))
 
 
 def test_the_depth_loss_is_the_laplace_nll_of_visible_pixels():
     error = torch.tensor([[0.0, 0.2, 9.0]])
     expected_error, visibility = torch.tensor([[0.1, 0.4, 1.0]]), torch.tensor([[1.0, 1.0, 0.0]])
     nll = math.log(0.1) + 0.2 / 0.4 + math.log(0.4)
-    prediction = depth_loss(DepthReading(error, expected_error, visibility))
-    assert_close(prediction, torch.tensor([nll / (2 + DEPTH_PIXEL_OFFSET)]))
+    loss = depth_loss(DepthReading(error, expected_error, visibility))
+    assert_close(loss, torch.tensor([nll / (2 + DEPTH_PIXEL_OFFSET)]))
     hidden = DepthReading(error, expected_error, torch.zeros(1, 3))
     assert_close(depth_loss(hidden), torch.zeros(1))
 
@@ -156,29 +149,29 @@ def test_the_depth_loss_trains_the_depth_network_and_nothing_else():
     pose = model.pinhole_camera.unproject(TRUE_POSITION, TRUE_DEPTH)
     targets = PartPose(*(field[:, None] for field in pose))
 
-    def moved(w_depth: float) -> tuple[LossTerms, dict[str, torch.Tensor]]:
+    def gradients(w_depth: float) -> tuple[LossTerms, dict[str, torch.Tensor]]:
         config = tiny_config(train={"w_depth": w_depth}).train
-        losses = training_loss(predict_pair(model), targets, TRUE_POSITION[:, None], config)
-        prediction = torch.autograd.grad(losses.loss.sum(), weights.values(), allow_unused=True)
-        return losses, dict(zip(weights, prediction, strict=True))
+        terms = training_loss(predict_pair(model), targets, TRUE_POSITION[:, None], config)
+        found = torch.autograd.grad(terms.loss.sum(), weights.values(), allow_unused=True)
+        return terms, dict(zip(weights, found, strict=True))
 
-    (losses, plain), (more, trained) = moved(0.0), moved(0.5)
-    assert_close(more.loss, losses.loss + 0.5 * losses.depth_loss)
+    (terms, without), (terms_with, with_depth) = gradients(0.0), gradients(0.5)
+    assert_close(terms_with.loss, terms.loss + 0.5 * terms.depth_loss)
     for name in weights:
         if name.startswith("depth_net."):
-            assert not plain[name].any() and trained[name].any(), name
-        elif plain[name] is not None:
-            assert torch.equal(plain[name], trained[name]), name
+            assert not without[name].any() and with_depth[name].any(), name
+        elif without[name] is not None:
+            assert torch.equal(without[name], with_depth[name]), name
     # A step along the gradient lowers the loss.
     before = depth_loss(predict_pair(model).depth_error).item()
     with torch.no_grad():
         for name, weight in model.depth_net.named_parameters(prefix="depth_net"):
-            weight -= 1e-3 * trained[name]
+            weight -= 1e-3 * with_depth[name]
     assert depth_loss(predict_pair(model).depth_error).item() < before
 
 
 @pytest.mark.parametrize(
-    "train, camera, learns",
+    "train, has_camera, trained",
     [
         ({}, True, True),
         ({"w_depth": 0.0}, True, False),
@@ -186,12 +179,13 @@ def test_the_depth_loss_trains_the_depth_network_and_nothing_else():
         ({}, False, False),
     ],
 )
-def test_the_depth_network_is_trained_only_with_a_camera_and_a_weight(train, camera, learns):
+def test_the_depth_network_is_trained_only_with_a_camera_and_a_weight(train, has_camera, trained):
     model = model_with_camera()
-    if not camera:
+    if not has_camera:
         model.position_decoder.camera.slope.zero_()
     table = make_table({"a": 2, "b": 2})
     trainer = Trainer(tiny_config(train=train), model, table, table, SINGLE_PROCESS)
-    trained = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
+    groups = trainer.optimizer.param_groups
+    optimized = {id(weight) for group in groups for weight in group["params"]}
     weights = list(trainer.model.depth_net.parameters())
-    assert weights and all((id(weight) in trained) == learns for weight in weights)
+    assert weights and all((id(weight) in optimized) == trained for weight in weights)

@@ -11,7 +11,7 @@ from toys import TORCHRUN, run_python, tiny_config, write_params
 
 from partloc.data.transforms import Preprocessing
 from partloc.files import matches_checksum
-from partloc.model.locator import PartLocator
+from partloc.model.build import build_locator
 from partloc.model.model_file import load_model, start_from
 
 CONFIG = tiny_config(demo={"image_size": 64}, model={"match_size": 8})
@@ -55,7 +55,7 @@ def test_the_encoder_is_written_with_checksum_and_history(encoder):
 
 
 def test_the_encoder_initialises_a_model_with_its_camera(encoder):
-    model = PartLocator(CONFIG.model, Preprocessing.from_config(CONFIG.data))
+    model = build_locator(CONFIG.model, Preprocessing.from_config(CONFIG.data))
     start_from(model, encoder.weights)
     expected = load_model(encoder.weights).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())

@@ -10,6 +10,7 @@ from toys import tiny_config
 from partloc.config import Config
 from partloc.data.transforms import Preprocessing
 from partloc.model.backbone import ActivationPolicy
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.training import activation_memory
 from partloc.training.activation_memory import (
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
 @cache
 def full_size_memory(backbone: str) -> StepMemory:
     settings = Config().model.model_copy(update={"pretrained": False, "backbone_name": backbone})
-    model = PartLocator(settings, Preprocessing(1024), blank=True)
+    model = build_locator(settings, Preprocessing(1024), blank=True)
     model.encoder.backbone.to_empty(device="cpu")  # takes no memory until it is written
     with FakeTensorMode(allow_non_fake_inputs=True):
         return measure_step_memory(model, Config().train, torch.bfloat16)
@@ -42,7 +43,7 @@ TRAIN_CONFIG = tiny_config().train
 
 def make_tiny_model() -> PartLocator:
     config = tiny_config()
-    return PartLocator(config.model, Preprocessing.from_config(config.data))
+    return build_locator(config.model, Preprocessing.from_config(config.data))
 
 
 def test_measurements_of_one_block_predict_the_memory_of_the_whole_step():

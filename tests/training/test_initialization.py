@@ -6,6 +6,7 @@ from toys import index_table, tiny_config
 
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
+from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import save_model
 from partloc.training.initialization import initialize_model
@@ -16,7 +17,7 @@ def test_starting_weights_keep_their_camera_unless_the_data_has_another_one(
 ):
     table = index_table(rendered_models)
     config = tiny_config(model={"match_size": 8})
-    first = PartLocator(config.model, Preprocessing(28))
+    first = build_locator(config.model, Preprocessing(28))
     initialize_model(first, table, config)
     first.position_decoder.lift.weight.data += 0.01  # as if it were trained
     path = tmp_path / "weights.pth"
@@ -24,7 +25,7 @@ def test_starting_weights_keep_their_camera_unless_the_data_has_another_one(
     starting_config = tiny_config(model={"match_size": 8, "start_from": str(path)})
 
     def start_on(table: PairTable) -> tuple[PartLocator, str]:
-        model = PartLocator(starting_config.model, Preprocessing(28))
+        model = build_locator(starting_config.model, Preprocessing(28))
         return model, initialize_model(model, table, starting_config)
 
     same, message = start_on(table)
@@ -52,6 +53,6 @@ def test_labels_in_a_plane_are_reported(rendered_models):
     table = index_table(rendered_models)
     table.translation[:, 1] *= 1e-3
     config = tiny_config(model={"match_size": 8})
-    model = PartLocator(config.model, Preprocessing(28))
+    model = build_locator(config.model, Preprocessing(28))
     message = initialize_model(model, table, config)
     assert "too few matched parts, or all in a plane" in message and not model.has_camera

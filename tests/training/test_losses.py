@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import randomize_output_layers, single_hypothesis, tiny_config
 
 from partloc.data.transforms import Preprocessing
+from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
-from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
 from partloc.training.losses import (
@@ -129,7 +129,7 @@ def test_without_additional_terms_the_loss_of_one_hypothesis_is_the_weighted_l1_
     others = ("w_match", "w_rank", "w_depth", "w_confidence", "w_gt_pose")
     train = {"w_trans": 1.5, "w_scale": 0.7, "scale_loss": scale_loss} | dict.fromkeys(others, 0.0)
     config = tiny_config(model={"hypotheses": 1, "match_size": 8}, train=train)
-    model = PartLocator(config.model, Preprocessing.from_config(config.data)).train()
+    model = build_locator(config.model, Preprocessing.from_config(config.data)).train()
     randomize_output_layers(model)
     model.set_camera(PinholeCamera(torch.eye(3)[:2], torch.zeros(2), torch.tensor(0.1), 1.0))
     pose = PartPose(torch.rand(6, 3) - 0.5, 0.1 + 0.8 * torch.rand(6, 1))

@@ -1,0 +1,52 @@
+"""Direct regression: one pose from the tokens of whole and part, without template matching.
+
+Shapes: W wholes, B parts, P pairs.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from partloc.data.transforms import Preprocessing
+from partloc.model.encoder import EncodedImages
+from partloc.model.locator import PartLocator
+from partloc.model.prediction import Prediction
+from partloc.pose import PartPose
+
+if TYPE_CHECKING:  # the network also runs where pydantic is not installed
+    from partloc.config import ModelConfig
+
+
+class DirectRegression(PartLocator):
+    """The pose head reads the attended tokens, class tokens and crops: one hypothesis per pair."""
+
+    def __init__(
+        self, config: "ModelConfig", preprocessing: Preprocessing, blank: bool = False
+    ) -> None:
+        super().__init__(config, preprocessing, blank)
+        self.add_heads(self.context_width, outputs=4)
+
+    @property
+    def crop_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (0,), (0,)
+
+    def crop_images(self, images: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
+        empty = images.new_zeros(len(images), 0)
+        return empty, empty
+
+    def predict(
+        self,
+        wholes: EncodedImages,
+        parts: EncodedImages,
+        whole_of_part: Tensor,
+        gt_pose: PartPose | None = None,
+        part_of_pair: Tensor | None = None,
+    ) -> Prediction:
+        """Predict from encoded images, see `PartLocator.forward`; gt_pose is not used."""
+        context = self.attend(wholes, parts, whole_of_part).context
+        raw, hidden = self.pose_head(context[:, None])  # (B, 1, 4)
+        log_weight = torch.zeros_like(raw[..., 0])
+        logit = self.confidence_head(hidden, log_weight)
+        prediction = Prediction(self.prior(raw), log_weight, logit)
+        return prediction if part_of_pair is None else prediction.select(part_of_pair)
