@@ -47,8 +47,9 @@ ORDER = (
     "training/summary",
     *("pretraining/settings", "pretraining/depth_samples", "pretraining/depth"),
     "pretraining/encoder",
+    *("diagnosis/environment", "diagnosis/full_size"),
     *("commands/demo", "commands/index", "commands/split", "commands/train", "commands/infer"),
-    *("commands/evaluate", "commands/pretrain"),
+    *("commands/evaluate", "commands/pretrain", "commands/doctor"),
 )
 STAGES = {
     f"{file}:{name}": stage

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ EXPECTED = (
 )
 
 
-def is_image_input(value: object) -> bool:
+def is_image_input(value: object) -> TypeGuard[ImageInput]:
     """Whether `value` is one image. A string is a path; an open file is not its lines."""
     return isinstance(value, str | os.PathLike | Image.Image | np.ndarray) or hasattr(value, "read")
 

@@ -9,7 +9,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import overload
+from typing import cast, overload
 
 from PIL import Image
 
@@ -78,13 +78,12 @@ class Locator:
             object that is no image. The message names the image.
         """
         if is_image_input(parts):
-            (estimate,) = self._locate(whole, [parts], distinct)  # type: ignore[list-item]
-            return estimate
+            return self._locate(whole, [parts], distinct)[0]
         if isinstance(parts, bytes | dict) or not isinstance(parts, Iterable):
             raise TypeError(
                 f"parts: expected {EXPECTED}, or an iterable of these, found {type(parts).__name__}"
             )
-        return self._locate(whole, parts, distinct)
+        return self._locate(whole, cast(Iterable[ImageInput], parts), distinct)
 
     def _locate(
         self, whole: ImageInput, parts: Iterable[ImageInput], distinct: bool

@@ -207,13 +207,13 @@ class _ModelPrediction:
         self.predictor, self.whole, self.distinct = predictor, whole, distinct
         self.parts = PartDeduplicator()
         self.whole_encoding: EncodedImages | None = None
-        self.batch = [] if isinstance(whole, ImageError) else [whole.pixels]
+        self.batch: list[Tensor] = [] if isinstance(whole, ImageError) else [whole.pixels]
         self.outputs: list[Tensor] = []  # (U, K, F) of each batch
 
     def add_part(self, part: LoadedImage | ImageError) -> None:
         if isinstance(self.whole, ImageError):
             return
-        if self.parts.add(part):
+        if self.parts.add(part) and not isinstance(part, ImageError):
             self.batch.append(part.pixels)
         if len(self.batch) == IMAGES_PER_BATCH:
             self._predict_batch()
@@ -226,7 +226,7 @@ class _ModelPrediction:
         if len(self.batch) > num_wholes:
             self._predict_batch()
         if not self.outputs:
-            return list(self.parts.errors)
+            return [error for error in self.parts.errors if error]
         outputs = torch.cat(self.outputs)[self.parts.image_index]  # (P, K, F)
         on_plain = torch.tensor(self.parts.on_plain) & self.whole.on_plain  # (P,)
         logit = HYPOTHESIS_FIELDS.index("confidence_logit")
