@@ -45,6 +45,25 @@ def test_full_size_fits_a_gpu_with_16_gb_and_not_one_with_2():
     assert "dinov2_vits14 with data.image_size: 518 fits" in problem
 
 
+# -- device ------------------------------------------------------------------------------------
+
+
+def test_a_gpu_is_no_problem(monkeypatch):
+    monkeypatch.setattr(environment, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (15_000_000_000, 16_000_000_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    check = environment.check_device("cuda:0")
+    assert check.problems == []
+    assert check.facts == {
+        "device": "cuda:0",
+        "model": "Tesla T4",
+        "memory_gb": 16.0,
+        "free_gb": 15.0,
+        "mixed_precision": "float16",
+    }
+
+
 # -- weights -----------------------------------------------------------------------------------
 
 

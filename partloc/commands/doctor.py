@@ -76,7 +76,7 @@ def run_checks(args: argparse.Namespace) -> tuple[str, list["Check"]]:
     checks = [
         check_software(),
         device,
-        check_memory(config, device.facts["memory_gb"], precision),
+        check_memory(config, device.facts["free_gb"], precision),
         check_weights(config.model),
         check_data(args.data_dir or Path(config.data.data_dir)),
         check_rendering(),
