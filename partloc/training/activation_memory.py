@@ -128,7 +128,7 @@ def measure_step_memory(
     block_input = 4 * tokens * width
     # The output of attention and its normaliser, one number per head.
     attention_output = (dtype or torch.float32).itemsize * tokens * width
-    attention_output += 4 * tokens * backbone.vit.blocks[0].attn.num_heads
+    attention_output += 4 * tokens * backbone.num_heads
     return StepMemory(
         constant_bytes=BYTES_PER_PARAMETER * parameters + copies,
         pair_bytes=pair_bytes,

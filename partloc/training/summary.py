@@ -88,7 +88,7 @@ def _summarize_step(
         memory = measure_step_memory(model, config.train, dtype)
     pairs, blocks = config.train.batch_size, model.encoder.backbone.num_blocks
     if config.train.freeze_backbone:
-        flops = (1 + BACKWARD_COST) * pair_flops
+        flops: float = (1 + BACKWARD_COST) * pair_flops
         peak = memory.constant_bytes + memory.pair_bytes * pairs
         detail = "the encoder's outputs are cached"
     else:
