@@ -81,7 +81,7 @@ def _make_square(image: Image.Image, background: Background) -> Image.Image:
     side = max(width, height)
     if background.is_plain and width > height:
         left = (width - height) // 2
-        content = (np.asarray(image) < WHITE).any((0, 2))  # (W,)
+        content = np.asarray(image).min(2).min(0) < WHITE  # (W,)
         if not (content[:left].any() or content[left + height :].any()):
             return image.crop((left, 0, left + height, height))
     color = "white" if background.is_plain else tuple(round(value) for value in background.color)
@@ -139,8 +139,7 @@ def fit_background(pixels: np.ndarray) -> tuple[np.ndarray, Background]:
     start = _most_frequent_color(colors)
     residuals = _largest_channel(np.abs(colors - start))
     if residuals.max() <= CONSTANT_LEVELS:  # as most renderers draw it
-        color = tuple(float(value) for value in start)
-        return np.broadcast_to(start, pixels.shape), Background(True, color, 1.0)
+        return np.broadcast_to(start, pixels.shape), Background(True, _color_levels(start), 1.0)
     terms = _quadratic_terms(height, width)  # (H, W, 6)
     inliers = residuals < START_LEVELS
     coefficients = None
@@ -154,8 +153,14 @@ def fit_background(pixels: np.ndarray) -> tuple[np.ndarray, Background]:
         inliers = selected
     model = (terms @ coefficients).clip(0, WHITE)
     fraction = float((residuals < INLIER_LEVELS).mean())
-    color = tuple(float(value) for value in model[height // 2, width // 2])
+    color = _color_levels(model[height // 2, width // 2])
     return model, Background(fraction >= MIN_INLIER_FRACTION, color, fraction)
+
+
+def _color_levels(color: np.ndarray) -> tuple[float, float, float]:
+    """color: (3,)."""
+    red, green, blue = color.tolist()
+    return red, green, blue
 
 
 def _border_band(height: int, width: int) -> np.ndarray:
@@ -244,9 +249,10 @@ def _bounding_box(objects: np.ndarray, margin: int) -> tuple[slice, slice] | Non
     rows, columns = (np.flatnonzero(objects.any(axis)) for axis in (1, 0))
     if not len(rows):
         return None
-    return tuple(
+    vertical, horizontal = (
         slice(max(0, found[0] - margin), found[-1] + 1 + margin) for found in (rows, columns)
     )
+    return vertical, horizontal
 
 
 def _frame_and_patches(objects: np.ndarray) -> np.ndarray:

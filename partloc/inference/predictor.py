@@ -211,7 +211,7 @@ class _ModelPrediction:
     def add_part(self, part: LoadedImage | ImageError) -> None:
         if isinstance(self.whole, ImageError):
             return
-        if self.parts.add(part):
+        if self.parts.add(part) and isinstance(part, LoadedImage):
             self.batch.append(part.pixels)
         if len(self.batch) == IMAGES_PER_BATCH:
             self._predict_batch()
@@ -224,7 +224,7 @@ class _ModelPrediction:
         if len(self.batch) > num_wholes:
             self._predict_batch()
         if not self.outputs:
-            return list(self.parts.errors)
+            return [error for error in self.parts.errors if error]
         outputs = torch.cat(self.outputs)[self.parts.image_index]  # (P, K, F)
         on_plain = torch.tensor(self.parts.on_plain) & self.whole.on_plain  # (P,)
         logit = HYPOTHESIS_FIELDS.index("confidence_logit")
