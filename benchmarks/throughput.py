@@ -35,6 +35,7 @@ from partloc.distributed import DistributedContext, choose_device, seed_everythi
 from partloc.files import write_json
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
+from partloc.model.proposals import ProposalLocator
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer
 from partloc.training.trainer import Trainer
 
@@ -65,6 +66,7 @@ def make_model(config: Config) -> PartLocator:
     """
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing(config.data.image_size))
+    assert isinstance(model, ProposalLocator)
     nn.init.normal_(model.pose_head.output.weight, std=0.1)
     nn.init.eye_(model.position_decoder.lift.weight)
     return model

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -128,7 +128,8 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 
 def rng_states(device: torch.device) -> dict[str, Any]:
     """Return the states of all global generators as tensors and plain values."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy_state = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
+    kind, keys, position, has_gauss, gauss = numpy_state
     version, words, next_gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

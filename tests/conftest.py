@@ -1,16 +1,18 @@
-"""Fixtures for all tests: one thread, full precision, and small data that tests only read."""
+"""Fixtures for all tests: one thread, full precision, and small data that tests only read.
+
+The process that starts the test workers also reads this file. It runs no test, so torch, half a
+gigabyte of memory, is imported in the fixtures.
+"""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from toys import make_untrained_model, write_split, write_unlabelled_images
 
-from partloc.data.split import read_manifest
-from partloc.data.table import PairTable
-from partloc.inference.predictor import Predictor
-from partloc.model.model_file import save_model
+if TYPE_CHECKING:
+    from partloc.data.table import PairTable
+    from partloc.inference.predictor import Predictor
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 SLOWEST_FILES = ("test_pipeline.py", "test_resume.py", "test_pretrain.py", "test_trainer.py")
@@ -24,12 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Tiny networks are much faster on one thread, and sums do not depend on the core count."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def full_precision():
     """Make the CPU report no bfloat16 support, so that the encoder runs in float32."""
+    import torch
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict)
         yield
@@ -38,12 +44,17 @@ def full_precision():
 @pytest.fixture(scope="session")
 def toy_split(tmp_path_factory) -> Path:
     """The folder of the toy train.csv and val.csv; their images are in ../../images."""
+    from toys import write_split
+
     return write_split(tmp_path_factory.mktemp("toys"))
 
 
 @pytest.fixture(scope="session")
-def tables(toy_split) -> tuple[PairTable, PairTable]:
+def tables(toy_split) -> "tuple[PairTable, PairTable]":
     """The toy training and validation samples."""
+    from partloc.data.split import read_manifest
+    from partloc.data.table import PairTable
+
     images = toy_split.parents[1] / "images"
     return tuple(
         PairTable(read_manifest(toy_split / f"{name}.csv"), images) for name in ("train", "val")
@@ -53,18 +64,26 @@ def tables(toy_split) -> tuple[PairTable, PairTable]:
 @pytest.fixture(scope="session")
 def checkpoint(one_thread, tmp_path_factory) -> Path:
     """The model file of an untrained network."""
+    from toys import make_untrained_model
+
+    from partloc.model.model_file import save_model
+
     path = tmp_path_factory.mktemp("models") / "best_model.pth"
     save_model(path, make_untrained_model(), {})
     return path
 
 
 @pytest.fixture
-def predictor(checkpoint) -> Predictor:
+def predictor(checkpoint) -> "Predictor":
     """A predictor of the untrained network on the CPU."""
+    from partloc.inference.predictor import Predictor
+
     return Predictor(checkpoint, "cpu")
 
 
 @pytest.fixture
 def data_dir(tmp_path) -> Path:
     """A folder of images without labels."""
+    from toys import write_unlabelled_images
+
     return write_unlabelled_images(tmp_path / "data")

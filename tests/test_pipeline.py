@@ -25,7 +25,7 @@ TINY = {
         "cross_attention_dim": 24,
         "mlp_hidden_dim": 16,
     },
-    "train": {"batch_size": 16, "num_epochs": 2, "use_gradient_checkpointing": False},
+    "train": {"batch_size": 8, "num_epochs": 2, "use_gradient_checkpointing": False},
     "machine": {"device": "cpu", "num_workers": 0},
 }
 

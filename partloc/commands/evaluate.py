@@ -89,7 +89,8 @@ def run_infer(args: argparse.Namespace, split_table: Path, output: Path) -> None
     """
     if not args.checkpoint.is_file():
         raise FileNotFoundError(f"{args.checkpoint}: no such file; train it (dvc repro) or pull it")
-    command = [sys.executable, "-P", "-m", "partloc", "infer", "--split", split_table]
+    command: list[str | Path] = [sys.executable, "-P", "-m", "partloc", "infer"]
+    command += ["--split", split_table]
     command += ["--output", output, "--checkpoint", args.checkpoint, "--config", args.config]
     checkout = str(Path(partloc.__file__).parents[1])
     import_path = filter(None, [checkout, os.environ.get("PYTHONPATH")])

@@ -65,13 +65,13 @@ def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 class ImageRequest(NamedTuple):
     """An image file to load: its path, its SHA-256 in the table, and its augmentation seeds.
 
-    The seeds are None without augmentation.
+    Without augmentation the seeds are not used.
     """
 
     path: str
     sha256: str
-    color_seed: int | None = None
-    noise_seed: int | None = None
+    color_seed: int = 0
+    noise_seed: int = 0
 
 
 class Sample(NamedTuple):
@@ -89,7 +89,15 @@ class Sample(NamedTuple):
     part_of_row: list[int]
 
 
-class PairDataset(Dataset):
+class BatchDataset(Dataset):
+    """A dataset that joins its own items to batches."""
+
+    def collate(self, items: list) -> Any:
+        """Join the items of a batch."""
+        raise NotImplementedError
+
+
+class PairDataset(BatchDataset):
     """Dataset whose items are one whole and some of its parts; indexed by `SampleKey`.
 
     jitter: strength of the crop jitter, which is sampled anew in each epoch; 0 disables it.
@@ -183,7 +191,7 @@ class PairDataset(Dataset):
 
 
 def make_loader(
-    dataset: Dataset, batches: Iterable[list], num_workers: int, device: torch.device
+    dataset: BatchDataset, batches: Iterable[list], num_workers: int, device: torch.device
 ) -> DataLoader:
     """Make a loader over `batches`, lists of dataset keys that `dataset.collate` joins."""
     return DataLoader(

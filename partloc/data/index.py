@@ -161,11 +161,12 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
         except (SampleError, ImageError) as error:
             detail = str(error).removeprefix(f"{root / file}: ")
             add_finding(findings, model, file, error.reason, detail)
-    return _manifest_rows(model, whole, samples), findings
+    rows = [] if whole is None else _manifest_rows(model, whole, samples)
+    return rows, findings
 
 
 def _manifest_rows(
-    model: str, whole: IndexedImage | None, samples: dict[str, tuple[IndexedImage, Label]]
+    model: str, whole: IndexedImage, samples: dict[str, tuple[IndexedImage, Label]]
 ) -> list[tuple]:
     if whole is None:  # then there are no samples either
         return []

@@ -57,7 +57,7 @@ class PairTable:
         """Positions in `rows` (P,) of each twin group; a part without twins is a group of one."""
         return _positions_by_value(self._twin_ids[rows])
 
-    def twin_poses(self, rows: Sequence[int]) -> PartPose:
+    def twin_poses(self, rows: Sequence[int] | np.ndarray) -> PartPose:
         """The poses of all twins of each row, itself included: (P, K, 3) and (P, K, 1).
 
         Groups smaller than K are padded with the row's own pose, so a minimum over K is unchanged.

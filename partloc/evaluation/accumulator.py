@@ -19,7 +19,13 @@ from partloc.pose import PartPose
 
 MAX_PLOT_RECORDS = 500  # of a series; a plot of more looks the same
 # Columns of predictions.csv.
-ERROR_COLUMNS = ("translation_error", "labelled_error", "assigned_error", "relative_scale_error")
+ERROR_COLUMNS = (
+    "translation_error",
+    "labelled_error",
+    "assigned_error",
+    "relative_scale_error",
+    "absolute_scale_error",
+)
 _SAMPLE_COLUMNS = ("model", "part", "whole_path", "part_path", *POSE_COLUMNS)
 
 

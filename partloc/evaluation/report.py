@@ -169,7 +169,9 @@ def _draw_mark(pen: ImageDraw.ImageDraw, mark: Mark | None, color: str, width: i
 def _framed(image: Image.Image, side: int) -> Image.Image:
     """Resized into a square with a frame; the aspect ratio is kept."""
     factor = side / max(image.size)
-    small = image.resize([max(1, round(length * factor)) for length in image.size], Image.BOX)
+    small = image.resize(
+        [max(1, round(length * factor)) for length in image.size], Image.Resampling.BOX
+    )
     square = Image.new("RGB", (side, side), "white")
     square.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
     ImageDraw.Draw(square).rectangle([0, 0, side - 1, side - 1], outline=FRAME_COLOR)
@@ -228,8 +230,8 @@ def _describe_errors(
         along = offset[:3] @ direction
         across = np.linalg.norm(offset[:3] - along * direction)
         lines.append(f"   {across:.3f} across the image, {abs(along):.3f} along the view")
-    direction = "large" if offset[3] > 0 else "small"
-    return [*lines, f"scale {case.relative_scale_error:.0%} too {direction}"]
+    size = "large" if offset[3] > 0 else "small"
+    return [*lines, f"scale {case.relative_scale_error:.0%} too {size}"]
 
 
 def _write_lines(

@@ -49,6 +49,8 @@ def position_encoding(centers: Tensor, width: int) -> Tensor:
 class TokenPool(nn.Module):
     """2-D adaptive average pooling of the patch grid, (B, G * G, D) -> (B, S * S, D)."""
 
+    weights: Tensor
+
     def __init__(self, grid: int, size: int) -> None:
         super().__init__()
         self.grid = grid
@@ -123,13 +125,16 @@ class CrossAttention(nn.Module):
     Whole and part share one projection, so that equal content gives equal tokens.
     """
 
+    position: Tensor
+
     def __init__(
         self, encoder_width: int, width: int, layers: int, dropout: float, grid: int, size: int
     ) -> None:
         """grid, size: tokens per side before and after pooling, for the position encoding."""
         super().__init__()
-        self.project = nn.Sequential(nn.LayerNorm(encoder_width), nn.Linear(encoder_width, width))
-        nn.init.orthogonal_(self.project[1].weight)
+        linear = nn.Linear(encoder_width, width)
+        self.project = nn.Sequential(nn.LayerNorm(encoder_width), linear)
+        nn.init.orthogonal_(linear.weight)
         position = position_encoding(bin_centers(grid, size), width)
         self.register_buffer("position", position, persistent=False)
         self.layers = nn.ModuleList(CrossAttentionLayer(width, dropout) for _ in range(layers))

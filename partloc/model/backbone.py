@@ -11,11 +11,12 @@ the published ones).
 import math
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -23,7 +24,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.checkpoint import (
@@ -43,7 +44,9 @@ TIMM_NAMES = {
     "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2.lvd142m",
 }
 # Not a published size: small enough to train from scratch on a CPU.
-TINY_SIZES = {"dinov2_vitt14": {"embed_dim": 192, "depth": 4, "num_heads": 3}}
+TINY_SIZES: dict[str, dict[str, Any]] = {
+    "dinov2_vitt14": {"embed_dim": 192, "depth": 4, "num_heads": 3}
+}
 
 # Raised by the readers for a file that is damaged or contains something else.
 READ_ERRORS = (
@@ -88,6 +91,7 @@ class Backbone(nn.Module):
     """A DINOv2 encoder for square images of one size, `image_size` pixels per side.
 
     embed_dim: D. grid: G, e.g. 73 for 1024. num_tokens: T. num_blocks: transformer blocks.
+    num_heads: of the attention in each block.
     activation_policies: what each block stores for the backward pass; no output and no gradient
     depends on it.
     """
@@ -100,10 +104,11 @@ class Backbone(nn.Module):
         self.num_tokens = vit.num_prefix_tokens + self.grid**2
         self.embed_dim = vit.embed_dim
         self.num_blocks = len(vit.blocks)
+        self.num_heads = next(_attentions(vit)).num_heads
         self.activation_policies: Sequence[ActivationPolicy] = (
             ActivationPolicy.EVERYTHING,
         ) * self.num_blocks
-        self.run_block = _run_block
+        self.run_block: Callable[[nn.Module, Tensor, ActivationPolicy | None], Tensor] = _run_block
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, D) and patch tokens (B, N, D), row by row, after the final norm.
@@ -144,10 +149,10 @@ def _run_block(block: nn.Module, tokens: Tensor, policy: ActivationPolicy | None
     """(B, T, D) -> (B, T, D). policy: None without a backward pass."""
     if policy in (None, ActivationPolicy.EVERYTHING):
         return block(tokens)
-    options = {}
-    if policy == ActivationPolicy.ATTENTION:
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
-    return checkpoint(block, tokens, use_reentrant=False, **options)
+    if policy == ActivationPolicy.INPUT:
+        return checkpoint(block, tokens, use_reentrant=False)
+    keep_attention = partial(create_selective_checkpoint_contexts, _keep_attention)
+    return checkpoint(block, tokens, use_reentrant=False, context_fn=keep_attention)
 
 
 def _keep_attention(_context: object, operation: object, *_args, **_kwargs) -> CheckpointPolicy:
@@ -191,13 +196,19 @@ def _make_vit(name: str, side: int) -> VisionTransformer:
     timm_name = TIMM_NAMES.get(name, "vit_small_patch14_dinov2")
     # timm's LayerScale starts at 1e-5, which makes random blocks nearly the identity and slow to
     # train; published weights contain their own values.
-    settings = {"img_size": side, "num_classes": 0, "init_values": 1.0, **TINY_SIZES.get(name, {})}
-    vit = timm.create_model(timm_name, **settings)
-    fused = all(block.attn.fused_attn for block in vit.blocks)
-    assert fused, (
+    vit = timm.create_model(
+        timm_name, img_size=side, num_classes=0, init_values=1.0, **TINY_SIZES.get(name, {})
+    )
+    assert isinstance(vit, VisionTransformer)
+    assert all(attention.fused_attn for attention in _attentions(vit)), (
         "timm's fused attention is off (TIMM_FUSED_ATTN=0?); without it 1024 px need 16 GB"
     )
     return vit
+
+
+def _attentions(vit: VisionTransformer) -> Iterator[Attention]:
+    """The attention of each block."""
+    return (module for module in vit.modules() if isinstance(module, Attention))
 
 
 def _download_state(name: str) -> dict[str, Tensor]:
@@ -210,15 +221,17 @@ def _download_state(name: str) -> dict[str, Tensor]:
             f"there are no published weights for {name}; set model.pretrained: false (random "
             "weights), or model.weights to a local file"
         )
-    source = {"repo_id": f"timm/{TIMM_NAMES[name]}", "filename": "model.safetensors"}
+    repository, filename = f"timm/{TIMM_NAMES[name]}", "model.safetensors"
     try:
-        return _read_state(Path(hf_hub_download(**source, local_files_only=True)))
+        return _read_state(
+            Path(hf_hub_download(repo_id=repository, filename=filename, local_files_only=True))
+        )
     except LocalEntryNotFoundError:
         pass  # not in the cache
     try:
         # A short request first: offline, the download itself retries for most of a minute.
-        get_hf_file_metadata(hf_hub_url(**source), timeout=10)
-        return _read_state(Path(hf_hub_download(**source)))
+        get_hf_file_metadata(hf_hub_url(repo_id=repository, filename=filename), timeout=10)
+        return _read_state(Path(hf_hub_download(repo_id=repository, filename=filename)))
     except (OSError, HTTPError) as error:
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise BackboneError(
@@ -321,8 +334,8 @@ def _resize_table(table: Tensor, grid: int, registers: bool) -> Tensor:
 
 
 def _shape_error(source: str, key: str, found: tuple, expected: tuple) -> BackboneError:
-    found, expected = (f"({', '.join(map(str, shape))})" for shape in (found, expected))
+    found_text, expected_text = (f"({', '.join(map(str, shape))})" for shape in (found, expected))
     return BackboneError(
-        f"{source}: {key} has shape {found}, expected {expected}; "
+        f"{source}: {key} has shape {found_text}, expected {expected_text}; "
         "are these weights of another size of model?"
     )

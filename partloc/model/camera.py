@@ -34,6 +34,13 @@ class PinholeCamera(NamedTuple):
     inverse_distance: Tensor
     inlier_fraction: float
 
+    def to(self, target: torch.device | torch.dtype) -> "PinholeCamera":
+        """On another device or in another precision."""
+        slope, offset = self.slope.to(target), self.offset.to(target)
+        return self._replace(
+            slope=slope, offset=offset, inverse_distance=self.inverse_distance.to(target)
+        )
+
     @property
     def forward(self) -> Tensor:
         """(3,) unit vector of the viewing direction: right cross down."""
@@ -78,6 +85,10 @@ class PinholeCamera(NamedTuple):
 
 class FittedCamera(nn.Module):
     """A pinhole camera as buffers, which a model file stores; all zeros until one is fitted."""
+
+    slope: Tensor
+    offset: Tensor
+    inverse_distance: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -42,12 +42,9 @@ def content_crops(images: Tensor) -> Tensor:
     content = foreground(smooth)[:, 0] > 0.5  # (B, S, S)
     side = images.shape[-1]
     edges = torch.arange(side + 1, device=images.device) * (2 / side) - 1  # (S + 1,)
-    low, high = [], []
-    for occupied in (content.any(1), content.any(2)):  # (B, S): columns, rows
-        first, last = occupied.int().argmax(1), side - occupied.flip(1).int().argmax(1)
-        low.append(edges[first])
-        high.append(edges[last])
-    low, high = torch.stack(low, 1), torch.stack(high, 1)  # (B, 2)
+    occupied = torch.stack([content.any(1), content.any(2)], 1).int()  # (B, 2, S): columns, rows
+    low = edges[occupied.argmax(2)]  # (B, 2)
+    high = edges[side - occupied.flip(2).argmax(2)]
     half = ((high - low).amax(1, keepdim=True) / 2 * CROP_MARGIN).clamp(MIN_HALF_SIDE, 1)
     half = torch.where(content.flatten(1).any(1, keepdim=True), half, 1.0)  # (B, 1)
     center = ((low + high) / 2).clamp(half - 1, 1 - half)

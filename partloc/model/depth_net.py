@@ -40,6 +40,8 @@ class DepthNet(nn.Module):
     (arXiv:1703.04977).
     """
 
+    grid: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = _conv_block(3 * 4 + 3, WIDTHS[0])

@@ -39,8 +39,9 @@ class EncodedImages(NamedTuple):
     def compact(self) -> "EncodedImages":
         """In half precision. Tokens need the range of bfloat16. Images need the resolution of
         float16, which has at least sixteen steps between two of their 256 levels."""
-        tokens = (field.bfloat16() for field in (self.cls, self.patches))
-        return EncodedImages(*tokens, self.image.half(), self.thumbnail.half(), self.crop.half())
+        cls, patches = self.cls.bfloat16(), self.patches.bfloat16()
+        image, thumbnail, crop = (f.half() for f in (self.image, self.thumbnail, self.crop))
+        return EncodedImages(cls, patches, image, thumbnail, crop)
 
     def float(self) -> "EncodedImages":
         return EncodedImages(*(field.float() for field in self))

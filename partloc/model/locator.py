@@ -150,12 +150,13 @@ class PartLocator(nn.Module):
             part_of_pair: (P,), index into parts: equal parts are predicted once, but each at its
                 own true position. None: every part is one pair.
         """
-        if not isinstance(wholes, EncodedImages):
+        if isinstance(wholes, Tensor) and isinstance(parts, Tensor):
             encoded = self.encode(torch.cat([wholes, parts]), precision, jitter)
             wholes, parts = (
                 EncodedImages(*(field[half] for field in encoded))
                 for half in (slice(len(wholes)), slice(len(wholes), None))
             )
+        assert isinstance(wholes, EncodedImages) and isinstance(parts, EncodedImages)
         return self.predict(wholes, parts, whole_of_part, gt_pose, part_of_pair)
 
     def encode(

@@ -18,6 +18,9 @@ LOG_SCALE_RANGE = (-7.0, 2.0)  # keeps the scale and its gradient finite
 class PosePrior(nn.Module):
     """Predicts poses relative to the training labels: raw 0 is their median, 1 their spread."""
 
+    center: Tensor
+    spread: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(4))
@@ -55,6 +58,9 @@ class PositionDecoder(nn.Module):
     without a camera it is the only term. Positions and depths (right, down, log size, depth) are
     normalised by their spread over the training labels.
     """
+
+    center: Tensor
+    spread: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -40,6 +40,9 @@ class ProposalLocator(PartLocator):
     Positions are right, down and log size of the part's crop in the crop of the whole.
     """
 
+    to_thumbnail: Tensor
+    to_depth_input: Tensor
+
     def __init__(
         self, config: "ModelConfig", preprocessing: Preprocessing, blank: bool = False
     ) -> None:
@@ -73,10 +76,7 @@ class ProposalLocator(PartLocator):
     @property
     def pinhole_camera(self) -> PinholeCamera | None:
         camera = self.position_decoder.camera
-        if not camera.is_known:
-            return None
-        slope, offset, inverse_distance, inlier_fraction = camera.pinhole
-        return PinholeCamera(slope.cpu(), offset.cpu(), inverse_distance.cpu(), inlier_fraction)
+        return camera.pinhole.to(torch.device("cpu")) if camera.is_known else None
 
     def set_camera(self, camera: PinholeCamera) -> None:
         """Predict through a fitted camera: an image position and its depth determine a point."""

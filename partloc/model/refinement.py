@@ -11,6 +11,7 @@ Shapes: B pairs, K proposals per pair, Q = B * K, S pixels per side of the commo
 """
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,8 @@ class AlignedPair(NamedTuple):
 class OverlayNet(nn.Module):
     """Features of each proposal in the frame of the whole, (B, K, width)."""
 
+    pixels: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = [(32, 2), (64, 2), (64, 1), (96, 2), (96, 1), (192, 2), (192, 1)]
@@ -70,11 +73,12 @@ class OverlayNet(nn.Module):
         """wholes, parts: (B, 5, S, S), S = MAP_SIDE, images and depth maps. positions: (B, K, 3).
         depth: (Q, 1), in half sides of the whole's crop."""
         count = positions.shape[1]
-        wholes = wholes.repeat_interleave(count, 0).split([3, 2], 1)
+        whole, whole_depth = wholes.repeat_interleave(count, 0).split([3, 2], 1)
+        part, part_depth = parts.split([3, 2], 1)
         right, down, size = _split_positions(positions)
         # Coordinates of the whole's pixels in the part's image, [-1, 1] inside it.
         grid = _meshgrid((self.pixels - right) / size, (self.pixels - down) / size)
-        pair = _align(*wholes, *parts.split([3, 2], 1), grid)
+        pair = _align(whole, whole_depth, part, part_depth, grid)
         coordinates = grid.clamp(-COORDINATE_RANGE, COORDINATE_RANGE).permute(0, 3, 1, 2)
         compared = _compare(pair, depth, size, torch.ones_like(size))
         return self.layers(torch.cat([compared, coordinates], 1)).unflatten(0, (-1, count))
@@ -82,6 +86,8 @@ class OverlayNet(nn.Module):
 
 class CloseUpNet(nn.Module):
     """Features of each proposal in the frame of the part, (B, K, width)."""
+
+    pixels: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -104,10 +110,11 @@ class CloseUpNet(nn.Module):
         # the level of the pyramid that is not coarser than the frame.
         ratio = CLOSE_UP_MARGIN * wholes.shape[-1] / CLOSE_UP_SIDE
         level = (ratio * size).log2().floor().clamp(0, PYRAMID_LEVELS - 1)[..., None, None]
-        whole = sum(
+        levels = (
             torch.where(level == i, _sample(image, grid), 0.0)
             for i, image in enumerate(_image_pyramid(wholes))
         )
+        whole = reduce(torch.add, levels)
         part_grid = _meshgrid(self.pixels[None], self.pixels[None]).expand(len(parts), -1, -1, -1)
         part_level = min(max(0, math.floor(math.log2(ratio))), PYRAMID_LEVELS - 1)
         part = F.avg_pool2d(parts, 2**part_level)

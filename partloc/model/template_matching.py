@@ -70,6 +70,9 @@ class TemplateMatching(nn.Module):
     network over all distances learns to add context.
     """
 
+    positions: Tensor
+    window_std: Tensor
+
     def __init__(self, size: int) -> None:
         """size: S."""
         super().__init__()
@@ -128,10 +131,7 @@ class TemplateMatching(nn.Module):
         margin = self.size // 2
         cells = F.avg_pool2d(torch.cat([wholes, edges(wholes)], 1), CELL_PX)  # (W, 6, S, S)
         padded = F.pad(cells, (margin, self.size - margin) * 2, mode="replicate")
-        color_spectra, edge_spectra = (
-            tuple(spectrum[whole_of_part] for spectrum in _spectra(half))
-            for half in padded.chunk(2, 1)
-        )
+        color_spectra, edge_spectra = (_spectra(half, whole_of_part) for half in padded.chunk(2, 1))
         mask = foreground(parts)  # (B, 1, 4 S, 4 S)
         stack = torch.cat([mask, parts * mask, parts], 1)  # (B, 7, 4 S, 4 S)
         distances = []
@@ -151,7 +151,8 @@ class TemplateMatching(nn.Module):
                     coverage.sum((1, 2, 3)) / self.size**2 + 1e-6,
                 )
             )
-        return tuple(torch.stack(column, 1) for column in zip(*distances, strict=True))
+        color, edge, area = (torch.stack(column, 1) for column in zip(*distances, strict=True))
+        return color, edge, area
 
     def _peaks(self, log_probability: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The highest positions (B, K, 3), none within another's window, and their log weights."""
@@ -175,8 +176,8 @@ def _context_network(num_sizes: int) -> nn.Sequential:
         layers += [convolution, nn.GroupNorm(8, CONTEXT_WIDTH), nn.GELU()]
         channels = CONTEXT_WIDTH
     last = nn.Conv2d(CONTEXT_WIDTH, num_sizes, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(*layers, last)
 
 
@@ -185,9 +186,10 @@ def _dilate(mask: Tensor) -> Tensor:
     return F.max_pool2d(F.max_pool2d(mask, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
 
 
-def _spectra(padded: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, 2 S, 2 S) -> Fourier transforms of the image and of its squared length."""
-    return torch.fft.rfft2(padded), torch.fft.rfft2(padded.square().sum(1))
+def _spectra(padded: Tensor, whole_of_part: Tensor) -> tuple[Tensor, Tensor]:
+    """(W, C, 2 S, 2 S), (B,) -> Fourier transforms of B images and of their squared lengths."""
+    image_f, energy_f = torch.fft.rfft2(padded), torch.fft.rfft2(padded.square().sum(1))
+    return image_f[whole_of_part], energy_f[whole_of_part]
 
 
 def _masked_distance(

@@ -91,6 +91,7 @@ def visible_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
     if len(triangles) == 0:  # pyvista rejects an empty mesh
         return np.full((size, size), -1, dtype=np.int32)
     plotter = _shared_plotter()
+    assert plotter.mapper is not None
     # One actor for all images: adding an actor costs more than rendering it.
     plotter.mapper.dataset = _index_colored_mesh(triangles)
     if plotter.window_size != [size, size]:
@@ -164,7 +165,7 @@ def _shared_plotter() -> pyvista.Plotter:
     with pyvista.vtk_verbosity("off"):
         plotter = pyvista.Plotter(off_screen=True, lighting="none")
         plotter.disable_anti_aliasing()
-        plotter.set_background("black")
+        plotter.set_background("black")  # type: ignore[arg-type]
         placeholder = _index_colored_mesh(np.zeros((1, 3, 3)))
         plotter.add_mesh(placeholder, scalars="index", rgb=True, lighting=False)
         plotter.show(auto_close=False)
@@ -174,8 +175,9 @@ def _shared_plotter() -> pyvista.Plotter:
 
 def _index_colored_mesh(triangles: np.ndarray) -> pyvista.PolyData:
     """Triangles that share no corners, coloured by index + 1; black is the background."""
+    points = triangles.reshape(-1, 3).astype(np.float32)
     corners = np.arange(3 * len(triangles)).reshape(-1, 3)
-    mesh = pyvista.PolyData.from_regular_faces(triangles.reshape(-1, 3).astype(np.float32), corners)
+    mesh = pyvista.PolyData.from_regular_faces(points, corners)  # type: ignore[arg-type]
     index = np.arange(1, len(triangles) + 1)
     colors = np.stack([index & 255, index >> 8 & 255, index >> 16], axis=-1)
     mesh.cell_data["index"] = colors.astype(np.uint8)  # (M, 3)

@@ -128,7 +128,7 @@ def measure_step_memory(
     block_input = 4 * tokens * width
     # The output of attention and its normaliser, one number per head.
     attention_output = (dtype or torch.float32).itemsize * tokens * width
-    attention_output += 4 * tokens * backbone.vit.blocks[0].attn.num_heads
+    attention_output += 4 * tokens * backbone.num_heads
     return StepMemory(
         constant_bytes=BYTES_PER_PARAMETER * parameters + copies,
         pair_bytes=pair_bytes,
@@ -193,15 +193,18 @@ def saved_bytes(run: Callable[[], Tensor], model: PartLocator) -> int:
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, UntypedStorage] = {}  # holds the storages, so that no handle is reused
 
-    def pack(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in parameters:
             saved[storage._cdata] = storage
-        return tensor
+
+    def refuse(_packed: None) -> Tensor:
+        raise AssertionError("the graph of a measurement has no backward pass")
 
     # Without `devices` torch would warn on a machine with several GPUs.
     devices = [model.device] if model.device.type == "cuda" else []
-    hooks = saved_tensors_hooks(pack, lambda tensor: tensor)
+    # `count` keeps no tensor: a graph that holds outputs of its own is never freed.
+    hooks = saved_tensors_hooks(count, refuse)
     with torch.random.fork_rng(devices), torch.enable_grad(), hooks:
         run()
     return sum(storage.nbytes() for storage in saved.values())

@@ -103,8 +103,9 @@ def _match_part(table: PairTable, row: int, max_pixels: int) -> tuple[float, flo
     energy = F.conv2d(padded.square().sum(1, keepdim=True), mask[None, None])
     distance = (energy - 2 * F.conv2d(padded, (part * mask)[None]))[0, 0]
     distance = distance[:THUMBNAIL_PX, :THUMBNAIL_PX]  # (S, S)
-    down, right = divmod(int(distance.argmin()), THUMBNAIL_PX)
-    return tuple((cell + side % 2 / 2) * 2 / THUMBNAIL_PX - 1 for cell in (right, down))
+    down_px, right_px = divmod(int(distance.argmin()), THUMBNAIL_PX)
+    right, down = ((px + side % 2 / 2) * 2 / THUMBNAIL_PX - 1 for px in (right_px, down_px))
+    return right, down
 
 
 def _load_thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tensor:
@@ -143,4 +144,5 @@ def fit_camera_to_points(source: Tensor, target: Tensor) -> PinholeCamera:
         points = PartPose(source, torch.ones_like(source[:, :1]))
         residuals = (camera.project(points)[:, :2] - target).norm(dim=1)  # (N,)
         weights = residuals.clamp(min=MIN_RESIDUAL).rsqrt()
-    return PinholeCamera(*(field.float() for field in camera[:3]), math.nan)
+    assert camera is not None
+    return camera.to(torch.float32)

@@ -43,7 +43,7 @@ def best_metric(history: list[Record]) -> BestMetric:
         name, best = BEST_METRIC, min(history, key=lambda record: record[BEST_METRIC])
     else:
         name, best = "epoch", history[-1]
-    return {"name": name, "value": best[name], "epoch": best["epoch"]}
+    return {"name": name, "value": best[name], "epoch": int(best["epoch"])}
 
 
 def describe_best(history: list[Record]) -> str:
@@ -57,9 +57,10 @@ def describe_best(history: list[Record]) -> str:
     if best["epoch"]:
         other = "the lowest of all epochs" if start is None else f"at the start {start:.3f}"
         return f"kept epoch {best['epoch']}: {kept}, {other}"
+    lowest, epoch = min((loss, epoch) for epoch, loss in losses.items())
     return (
         f"kept the starting weights: {kept}, and no epoch was better (the best one, epoch "
-        f"{min(losses, key=losses.get)}, has {min(losses.values()):.3f}). Try a lower "
+        f"{epoch}, has {lowest:.3f}). Try a lower "
         "train.learning_rate, more epochs (train.num_epochs), or more training models"
     )
 

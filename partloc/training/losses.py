@@ -82,6 +82,8 @@ def training_loss(
     total = total + config.w_confidence * confidence
     match = rank = gt_pose = depth = torch.zeros_like(total)
     if target_positions is not None:
+        assert prediction.positions is not None and prediction.log_probability is not None
+        assert prediction.proposals is not None and prediction.crops is not None
         cropped = to_crop_frame(target_positions, *prediction.crops.split(3, 1))
         match = match_loss(prediction.positions, prediction.log_probability, cropped)
         rank = rank_loss(prediction.proposals, prediction.log_weight, cropped)
@@ -141,7 +143,7 @@ def hypothesis_losses(
         predicted_scale, target_scale = predicted_scale.log(), target_scale.log()
     scale = (predicted_scale - target_scale).abs()  # (B, H, T)
     nearest = (config.w_trans * translation + config.w_scale * scale).argmin(-1, keepdim=True)
-    return tuple(term.gather(-1, nearest).squeeze(-1) for term in (translation, scale))
+    return translation.gather(-1, nearest).squeeze(-1), scale.gather(-1, nearest).squeeze(-1)
 
 
 def loss_targets(pose: PartPose, twins: PartPose, twin_aware: bool) -> PartPose:

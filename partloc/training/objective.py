@@ -43,8 +43,8 @@ class Objective:
         return training_loss(prediction, targets, positions, self.config)
 
     @torch.no_grad()
-    def _encode_frozen(self, images: Tensor | EncodedImages) -> EncodedImages:
+    def _encode_frozen(self, images: Tensor | tuple[Tensor, ...]) -> EncodedImages:
         """Encode images, or take tokens from the cache; both are rounded to its precision."""
-        if not isinstance(images, EncodedImages):
+        if isinstance(images, Tensor):
             images = self.model.encode(images, self.dtype).compact()
-        return images.float()
+        return EncodedImages(*images).float()

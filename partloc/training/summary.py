@@ -59,9 +59,10 @@ def count_flops(model: PartLocator) -> tuple[int, int]:
 
 def summarize_model(config: "Config") -> dict[str, str]:
     """Return the cost of a configuration as (name, text): of a pair, and of a batch in memory."""
-    # The cost does not depend on the weights, so none are downloaded or read.
+    # The cost does not depend on the weights, so none are downloaded, read or drawn.
     architecture = config.model.model_copy(update={"pretrained": False, "weights": None})
-    model = build_locator(architecture, Preprocessing.from_config(config.data))
+    model = build_locator(architecture, Preprocessing.from_config(config.data), blank=True)
+    model.encoder.backbone.to_empty(device="cpu")  # takes no memory until it is written
     model.set_trainable(config.train, has_camera=True)
     image_flops, pair_flops = count_flops(model)
     forward = 2 * image_flops + pair_flops
@@ -88,7 +89,7 @@ def _summarize_step(
         memory = measure_step_memory(model, config.train, dtype)
     pairs, blocks = config.train.batch_size, model.encoder.backbone.num_blocks
     if config.train.freeze_backbone:
-        flops = (1 + BACKWARD_COST) * pair_flops
+        flops: float = (1 + BACKWARD_COST) * pair_flops
         peak = memory.constant_bytes + memory.pair_bytes * pairs
         detail = "the encoder's outputs are cached"
     else:

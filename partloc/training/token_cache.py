@@ -25,12 +25,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from partloc.config import digest
 from partloc.data.background import load_image
-from partloc.data.dataset import Batch, ImageRequest, PairDataset, Sample, make_loader
+from partloc.data.dataset import Batch, BatchDataset, ImageRequest, PairDataset, Sample, make_loader
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.model.encoder import EncodedImages
@@ -183,7 +182,7 @@ class TokenCache:
             return
         with self._locked(), self.path.open("r+b") as file:
             start = number * self.row_dtype.itemsize
-            file.seek(start + self.row_dtype.fields["key"][1])
+            file.seek(start + self.row_dtype["checksum"].itemsize)  # the key follows
             file.write(bytes(self.row_dtype["key"].itemsize))
         raise OSError(
             f"{self.path}: the tokens of an image (row {number}) are damaged; run again, and they "
@@ -232,11 +231,12 @@ class CachedPairDataset(PairDataset):
     def collate(self, items: list[Sample]) -> Batch:
         """Join items as `PairDataset` does, then replace the row numbers by tokens."""
         batch = super().collate(items)
+        assert isinstance(batch.wholes, Tensor) and isinstance(batch.parts, Tensor)
         wholes, parts = self.cache.read(batch.wholes), self.cache.read(batch.parts)
         return batch._replace(wholes=wholes, parts=parts)
 
 
-class ImageDataset(Dataset):
+class ImageDataset(BatchDataset):
     """Single images: each item is its index and the preprocessed image (3, H, W)."""
 
     def __init__(

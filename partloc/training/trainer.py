@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,8 @@ class Trainer:
         self.objective = Objective(config.train, model, self.dtype)
         self.memory_planner = self._set_up_checkpointing()
         is_distributed = context.world_size > 1
-        self.network = DistributedDataParallel(model) if is_distributed else model
+        self.parallel = DistributedDataParallel(model) if is_distributed else None
+        self.network = self.parallel or self.model
         self.train_batches = PlannedBatchSampler(train_table, context.rank, context.world_size)
         self.val_batches = PlannedBatchSampler(val_table, context.rank, context.world_size)
         # A frozen encoder sees each image as the token cache does, without random changes.
@@ -145,7 +146,12 @@ class Trainer:
         loaders = self.train_loader, self.val_loader
         self.train_loader, self.val_loader = (
             # Without workers, which would only copy memory.
-            make_loader(CachedPairDataset(loader.dataset, cache), batches, 0, self.context.device)
+            make_loader(
+                CachedPairDataset(cast(PairDataset, loader.dataset), cache),
+                batches,
+                0,
+                self.context.device,
+            )
             for loader, batches in zip(loaders, (self.train_batches, self.val_batches), strict=True)
         )
 
@@ -207,8 +213,8 @@ class Trainer:
             if self.memory_planner:
                 num_images = len(batch.wholes) + len(batch.parts)
                 self.memory_planner.prepare(num_images, len(batch.parts))
-            synchronises = i == len(window) - 1 or self.context.world_size == 1
-            with nullcontext() if synchronises else self.network.no_sync():
+            is_last = i == len(window) - 1
+            with nullcontext() if self.parallel is None or is_last else self.parallel.no_sync():
                 prediction = self.objective.predict(self.network, batch)
                 terms = self.objective.loss_terms(prediction, batch)
                 weight = self.context.world_size / num_pairs if share else 0.0

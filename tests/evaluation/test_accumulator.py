@@ -42,7 +42,13 @@ def test_the_rows_of_the_table_agree_with_the_metrics():
     predicted.scale.mul_(1.1)
     (rows,) = iter_rows(samples, [predict_poses(predicted)], accumulator)
     metrics = compute_metrics(accumulator, seed=0)
-    for name in ("translation_error", "labelled_error", "assigned_error", "relative_scale_error"):
+    for name in (
+        "translation_error",
+        "labelled_error",
+        "assigned_error",
+        "relative_scale_error",
+        "absolute_scale_error",
+    ):
         assert rows[name].mean() == pytest.approx(metrics[name]["mean"], abs=2e-6)
     assert rows.twins.tolist() == [1, 1, 0, 0] * 3
     assert list(zip(rows.model, rows.part, strict=True)) == sorted(

@@ -21,7 +21,7 @@ from toys import make_untrained_model
 
 from partloc.commands import evaluate as command
 from partloc.data.table import PairTable
-from partloc.evaluation.accumulator import ErrorAccumulator
+from partloc.evaluation.accumulator import ERROR_COLUMNS, ErrorAccumulator
 from partloc.evaluation.evaluate import (
     compute_metrics,
     evaluation_paths,
@@ -266,7 +266,7 @@ def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(proje
     assert NUM_WORST <= len(images) <= NUM_WORST + NUM_TYPICAL
     metrics = json.loads(before["metrics/evaluate.json"])
     rows = pd.read_csv(project / "outputs/evaluate/predictions.csv")
-    for name in ("translation_error", "labelled_error", "assigned_error"):
+    for name in ERROR_COLUMNS:
         assert rows[name].mean() == pytest.approx(metrics[name]["mean"], rel=5e-6)
 
     assert run_evaluate().status == 0

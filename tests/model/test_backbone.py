@@ -374,8 +374,8 @@ def test_the_error_without_a_connection_lists_the_alternatives(monkeypatch):
 
     monkeypatch.setattr(module, "hf_hub_download", not_in_the_cache)
     monkeypatch.setattr(module, "get_hf_file_metadata", offline)
-    with pytest.raises(BackboneError, match="weights of dinov2_vitb14_reg could not be") as raised:
-        build_backbone("dinov2_vitb14_reg", 28, pretrained=True)
+    with pytest.raises(BackboneError, match="weights of dinov2_vits14_reg could not be") as raised:
+        build_backbone("dinov2_vits14_reg", 28, pretrained=True)
     assert "Name or service not known" in str(raised.value)
     assert "model.weights to a local file" in str(raised.value)
     assert "model.pretrained: false" in str(raised.value)

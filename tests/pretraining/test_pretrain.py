@@ -15,7 +15,7 @@ from partloc.model.build import build_locator
 from partloc.model.model_file import load_model, start_from
 
 CONFIG = tiny_config(demo={"image_size": 64}, model={"match_size": 8})
-OVERRIDES = ("--set", "num_models=50", "--set", "num_epochs=1", "--set", "batch_size=32")
+OVERRIDES = ("--set", "num_models=50", "--set", "num_epochs=1", "--set", "batch_size=16")
 
 
 def pretrain(

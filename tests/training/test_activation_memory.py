@@ -1,5 +1,6 @@
 """A training step stores as many activations as the memory budget allows."""
 
+import weakref
 from functools import cache
 
 import pytest
@@ -117,6 +118,18 @@ def test_measuring_leaves_the_model_unchanged():
     assert not model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_measuring_frees_what_it_computed():
+    outputs = []
+
+    def run() -> torch.Tensor:
+        output = torch.ones(3, requires_grad=True).sigmoid()  # saves its output
+        outputs.append(weakref.ref(output))
+        return output
+
+    assert saved_bytes(run, make_tiny_model()) == 3 * 4
+    assert outputs[0]() is None
 
 
 def test_measuring_on_a_machine_with_several_gpus_does_not_warn(monkeypatch):
