@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,53 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:  # the import takes half a second, and prediction for one whole needs no tables
     import pandas as pd
+
+
+READ_CHUNK_BYTES = 1 << 22
+
+
+class UnusualFileError(OSError):
+    """A file that cannot be read as a whole: not a regular file, or too large."""
+
+
+class FileTooLargeError(UnusualFileError):
+    """A file with more bytes than the limit, or one that never ends."""
+
+
+def read_regular_file(path: Path | str, max_bytes: int) -> bytes:
+    """The content of a regular file; symbolic links are followed.
+
+    A pipe, a device or a socket may block for ever, and some files have no end.
+    Raises: UnusualFileError; OSError if the file cannot be read. No message names the file.
+    """
+    try:
+        _require_regular(os.stat(path))  # before it is opened: opening a device may have an effect
+        flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path, os.O_RDONLY | flags)
+    except ValueError as error:  # a null character
+        raise OSError(str(error)) from None
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        _require_regular(status)
+        if status.st_size > max_bytes:
+            raise _too_large(f"{status.st_size:,}", max_bytes)
+        content = bytearray()
+        while chunk := file.read(READ_CHUNK_BYTES):
+            content += chunk
+            if len(content) > max_bytes:
+                raise _too_large("more", max_bytes)
+    return bytes(content)
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UnusualFileError("a directory; expected a regular file")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnusualFileError("a pipe, device or socket; expected a regular file")
+
+
+def _too_large(found: str, max_bytes: int) -> FileTooLargeError:
+    return FileTooLargeError(f"file of {found} bytes, the limit is {max_bytes:,}")
 
 
 @contextmanager

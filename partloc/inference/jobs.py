@@ -12,6 +12,8 @@ import numpy as np
 from partloc.data.images import EXTENSIONS
 from partloc.data.layout import (
     LAYOUT_HELP,
+    UNREADABLE_FOLDER,
+    VANISHED,
     Finding,
     LayoutError,
     SampleError,
@@ -84,7 +86,7 @@ def _find_job(data_dir: Path, folder: str) -> ModelJob:
 def _concerns_images(finding: Finding) -> bool:
     """Whether a prediction may be missing because of it; labels and other files do not matter."""
     is_image = Path(finding.file).suffix.lower() in EXTENSIONS
-    return is_image or finding.reason == "unreadable folder"
+    return is_image or finding.reason in (UNREADABLE_FOLDER, VANISHED)
 
 
 def _skipped_file(finding: Finding) -> SkippedFile:
