@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import json
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # Errors that a user can correct: one line, no traceback. All others are bugs.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
@@ -51,6 +53,16 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def print_json(value: Any) -> None:
+    """Print one line of JSON; what standard output cannot encode is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text)
 
 
 def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
