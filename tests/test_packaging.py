@@ -92,3 +92,16 @@ def test_a_stage_runs_the_code_of_its_own_checkout(stage, tmp_path):
     )
     output = run_python(copy / f"stages/{stage}.py", cwd=tmp_path, import_path=ROOT)
     assert output.split() == [f"{copy}/partloc/commands/{stage}.py", f"{copy}/partloc/cli.py"]
+
+
+@pytest.mark.parametrize("target", ["repro", "test", "check"])
+def test_a_copy_without_git_is_told_the_cure_before_the_set_up(tmp_path, target):
+    copy = copy_checkout(tmp_path / "copy", "Makefile", "requirements.txt")
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    command = ["make", target]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "make one: git init" in done.stderr
+    assert sorted(path.name for path in copy.iterdir()) == ["Makefile", "requirements.txt"]
+    subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
+    command = ["make", "require-git"]
+    subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True)
