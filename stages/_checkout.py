@@ -13,4 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def run_stage(name: str) -> None:
+    from partloc.cli import exit_on_signals
+
+    exit_on_signals()
     import_module(f"partloc.commands.{name}").main()

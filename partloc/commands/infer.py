@@ -33,7 +33,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from partloc.cli import gc_paused, make_parser, positive_int, print_json, run_command
+from partloc.cli import gc_paused, importing, make_parser, positive_int, print_json, run_command
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
 # reported at once.
@@ -90,7 +90,7 @@ def require_files(args: argparse.Namespace) -> None:
 
 
 def predict_one_whole(args: argparse.Namespace) -> None:
-    with gc_paused():
+    with importing(), gc_paused():
         from partloc.data.background import NO_BACKGROUND_WARNING
         from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError
         from partloc.inference.predictor import Predictor
@@ -110,20 +110,21 @@ def predict_one_whole(args: argparse.Namespace) -> None:
 
 
 def predict_many(args: argparse.Namespace) -> None:
-    from partloc.config import Config, load_config
-    from partloc.data.split import SPLITS
-    from partloc.distributed import distributed_context
-    from partloc.files import locked_folder
-    from partloc.inference.folder import (
-        Summary,
-        make_model_info,
-        predict_jobs,
-        require_outside,
-        write_predictions,
-    )
-    from partloc.inference.jobs import find_jobs, local_jobs, read_jobs
-    from partloc.inference.prediction_files import write_model_info
-    from partloc.inference.predictor import Predictor
+    with importing():
+        from partloc.config import Config, load_config
+        from partloc.data.split import SPLITS
+        from partloc.distributed import distributed_context
+        from partloc.files import locked_folder
+        from partloc.inference.folder import (
+            Summary,
+            make_model_info,
+            predict_jobs,
+            require_outside,
+            write_predictions,
+        )
+        from partloc.inference.jobs import find_jobs, local_jobs, read_jobs
+        from partloc.inference.prediction_files import write_model_info
+        from partloc.inference.predictor import Predictor
 
     config = load_config(args.config or "params.yaml") if args.split else Config()
     data_dir = args.data_dir or Path(config.data.data_dir)

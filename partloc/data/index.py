@@ -5,10 +5,7 @@ Shapes: T = THUMBNAIL_PX.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from partloc.cli import map_in_processes
 from partloc.config import DataConfig
 from partloc.data.background import prepare_image
 from partloc.data.images import (
@@ -103,7 +101,7 @@ def build_index(settings: DataConfig, workers: int = 0) -> Index:
     """
     root = Path(settings.data_dir)
     folders, findings = find_model_folders(root)
-    scans = _map_in_processes(partial(_scan_model, root, settings), folders, workers)
+    scans = map_in_processes(partial(_scan_model, root, settings), folders, workers)
     rows = []
     for model_rows, model_findings in tqdm(
         scans, "index", len(folders), unit="model", disable=None
@@ -122,17 +120,6 @@ def build_index(settings: DataConfig, workers: int = 0) -> Index:
 
 def _report_row(finding: Finding) -> tuple[str, ...]:
     return ("skipped" if finding.reason in SKIPPED else "warning", *finding)
-
-
-def _map_in_processes(function: partial, folders: list[str], workers: int) -> Iterator:
-    """Apply the function to each folder; yield the results in the order of the folders."""
-    workers = min(workers, len(folders))
-    if workers < 2:
-        yield from map(function, folders)
-        return
-    # Processes are spawned because forking a process that has threads can deadlock.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, folders, chunksize=4)
 
 
 def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, list[Finding]]:

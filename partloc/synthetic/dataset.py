@@ -11,17 +11,16 @@ its own image. Hence `whole_point = scale * part_point + translation`.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from partloc.cli import map_in_processes
 from partloc.synthetic.builder import ObjectBuilder, Part, randomize_appearance
 from partloc.synthetic.families import DEMO_OBJECTS, ObjectDistribution
 from partloc.synthetic.render import check_opengl, render_image
@@ -83,7 +82,7 @@ def write_dataset(
     _prepare_folder(out_dir, origin, resume)
     job = partial(write_model, out_dir, image_size, seed, distribution=distribution)
     sample_counts = Counter()
-    results = parallel_map(job, range(num_models), workers)
+    results = map_in_processes(job, range(num_models), workers)
     for family, count in tqdm(results, "rendering", num_models, unit="model", disable=None):
         sample_counts[family] += count
     return sample_counts
@@ -169,15 +168,6 @@ def family_and_name(number: int, distribution: ObjectDistribution) -> tuple[str,
 def has_irregular_names(number: int) -> bool:
     """Whether model `number` and its parts have names with umlauts, dots and hyphens."""
     return number % IRREGULAR_NAME_INTERVAL == IRREGULAR_NAME_INTERVAL - 1
-
-
-def parallel_map(job: Callable, items: Sequence, workers: int) -> Iterator:
-    """Like `map`, in order, in this process for 0 workers or in `workers` processes."""
-    if workers == 0:
-        yield from map(job, items)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(job, items, chunksize=4)
 
 
 def _prepare_folder(out_dir: Path, origin: str, resume: bool) -> None:
