@@ -49,6 +49,21 @@ def test_several_parts_get_the_poses_that_each_gets_alone(predictor, data_dir):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
+def test_an_answer_that_is_not_finite_is_an_error_that_names_the_file(
+    run_infer, tmp_path, checkpoint
+):
+    """With weights that are finite, but overflow in the network."""
+    content = torch.load(checkpoint, weights_only=True)
+    weight = torch.full_like(content["weights"]["pose_head.hidden.1.weight"], 3e38)
+    weights = content["weights"] | {"pose_head.hidden.1.weight": weight}
+    torch.save(content | {"weights": weights}, tmp_path / "model.pth")
+    whole, part = write_boxes(tmp_path)
+    arguments = ("--checkpoint", "model.pth", "--device", "cpu", "--whole", whole, "--part", part)
+    run = run_infer(*arguments)
+    assert (run.status, run.out) == (2, "")
+    assert run.err == "error: model.pth: its predictions are not finite numbers; train it again\n"
+
+
 def write_boxes(folder: Path, background: str = "white") -> tuple[Path, Path]:
     """A whole and a part on a plain background."""
     for name, width in (("whole", 30), ("part", 12)):
