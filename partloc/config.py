@@ -9,6 +9,7 @@ number there and a string in YAML 1.1.
 
 import hashlib
 import json
+import reprlib
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -271,7 +272,12 @@ def _describe(group: type[Group], name: str, problems: list[Any]) -> str:
     if problem["type"] == "value_error":
         return f"{name}: {problem['ctx']['error']}"
     rules = [problem["msg"], *(a["msg"].removeprefix("Input should be ") for a in alternatives)]
-    return f"{name}: {', or '.join(rules)}, found {problem['input']!r}"
+    return f"{name}: {', or '.join(rules)}, found {_short_repr(problem['input'])}"
+
+
+def _short_repr(value: Any) -> str:
+    """YAML can write a list of exponential length in a few lines."""
+    return reprlib.repr(value) if isinstance(value, list | dict) else f"{value!r:.100}"
 
 
 def _suggest_key(group: type[Group], unknown: str) -> str:

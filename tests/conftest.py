@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from toys import make_untrained_model, write_split, write_unlabelled_images
 
 from partloc.data.split import read_manifest
@@ -14,6 +15,19 @@ from partloc.model.model_file import save_model
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 SLOWEST_FILES = ("test_pipeline.py", "test_resume.py", "test_pretrain.py", "test_trainer.py")
+
+# Examples of each property in test_properties.py: few, and always the same. A larger number in
+# PARTLOC_EXAMPLES searches further, at random.
+EXAMPLES = int(os.environ.get("PARTLOC_EXAMPLES", "0"))
+settings.register_profile(
+    "partloc",
+    max_examples=EXAMPLES or 25,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("partloc")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
