@@ -168,6 +168,11 @@ def test_a_stage_runs_the_script_of_its_name(title):
     assert STAGES[title]["cmd"].split()[:2] == ["python", f"stages/{stage_name(title)}.py"]
 
 
+def test_no_command_contains_a_parameter():
+    """A shell would interpret its text; the stages read params.yaml themselves."""
+    assert not [title for title, stage in STAGES.items() if "$" in stage["cmd"]]
+
+
 def test_no_stage_depends_on_machine_settings():
     params = {title: stage.get("params", []) for title, stage in STAGES.items()}
     assert not [t for t, keys in params.items() if any(k.split(".")[0] == "machine" for k in keys)]
