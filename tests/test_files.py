@@ -14,9 +14,11 @@ from checkout import ROOT
 
 from partloc.files import (
     CheckpointError,
+    FileTooLargeError,
     load_tensors,
     locked_folder,
     nested_value,
+    read_regular_file,
     save_tensors,
     write_json,
     write_table,
@@ -90,6 +92,21 @@ def test_a_file_is_replaced_and_not_changed_in_place(tmp_path):
 
 def frame(number: int) -> pd.DataFrame:
     return pd.DataFrame({"n": [number]})
+
+
+def test_a_regular_file_is_read_up_to_a_limit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_regular_file(path, 5) == b"12345"
+    with pytest.raises(FileTooLargeError, match="^file of 5 bytes, the limit is 4$"):
+        read_regular_file(path, 4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a file of Linux")
+def test_a_file_with_more_content_than_its_size_says_is_read_up_to_the_limit():
+    assert Path("/proc/self/maps").stat().st_size == 0
+    with pytest.raises(FileTooLargeError, match="^file of more bytes, the limit is 10$"):
+        read_regular_file("/proc/self/maps", 10)
 
 
 # -- locks -------------------------------------------------------------------------------------
