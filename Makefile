@@ -9,19 +9,24 @@ STAMP := $(VENV)/.requirements-installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check pretrain bench full-step clean
+.PHONY: help require-git setup repro test check pretrain bench full-step clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## create .venv with the pinned requirements
 
-repro: $(STAMP)  ## run the stages of the pipeline that are out of date; resume a training
+repro: require-git $(STAMP)  ## run the stages of the pipeline that are out of date; resume a training
 	$(RUN) -m dvc repro
 
-test: check  ## set up, then lint, check types and test; the tests run a tiny pipeline end to end
+test: require-git check  ## set up, then lint, check types and test; the tests run a tiny pipeline end to end
 
-check: $(STAMP)
+require-git:
+	@git rev-parse --git-dir > /dev/null || { \
+	    echo "error: this copy is not in a git repository, which DVC and the tests need;" \
+	        "make one: git init" >&2; exit 1; }
+
+check: require-git $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
@@ -44,7 +49,7 @@ full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): tim
 	$(RUN) -m benchmarks.full_step
 
 clean:  ## remove .venv, caches and plots; images, models and trainings stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dvc_plots
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dvc_plots
 	find partloc stages tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt

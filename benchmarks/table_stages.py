@@ -32,7 +32,8 @@ from benchmarks.box_images import NUM_SOURCES, random_boxes
 from partloc.cli import make_parser, run_command
 from partloc.config import Config, DataConfig
 from partloc.data import index
-from partloc.data.split import SPLITS, count_split, find_shared_images, read_manifest, split_models
+from partloc.data.layout import SPLITS
+from partloc.data.split import count_split, find_shared_images, read_manifest, split_models
 from partloc.data.twins import THUMBNAIL_PX
 from partloc.files import write_table, write_table_chunks
 

@@ -3,7 +3,7 @@
 import sys
 
 from partloc import __version__
-from partloc.cli import USER_ERROR_STATUS, load_command, run_command
+from partloc.cli import USER_ERROR_STATUS, exit_on_signals, load_command, run_command
 
 COMMANDS = {
     "infer": "predict the poses of parts",
@@ -32,6 +32,7 @@ def main() -> None:
         print(f"error: unknown command {name!r}\n{usage()}", file=sys.stderr)
         sys.exit(USER_ERROR_STATUS)
     else:
+        exit_on_signals()
         sys.argv[:2] = [f"partloc {name}"]
         load_command(name)()
 

@@ -1,18 +1,22 @@
-"""What every command shares: its parser, how it handles signals and errors, its exit status."""
+"""What every command shares: its parser, how it handles signals and errors, its exit status.
+
+Modules that take long to import are imported in functions: until `exit_on_signals` is called, a
+signal ends the command with a traceback.
+"""
 
 import argparse
 import gc
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 # Errors that a user can correct: one line, no traceback. All others are bugs.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
@@ -21,7 +25,7 @@ BROKEN_PIPE_STATUS = 128 + 13  # as a process that SIGPIPE, which Windows does n
 
 # Packages that prediction does not need, and the extra of partloc that installs each.
 EXTRA_OF_PACKAGE = {
-    **dict.fromkeys(("dvc", "filelock", "pandas", "ruamel", "tensorboard"), "train"),
+    **dict.fromkeys(("dvc", "pandas", "ruamel", "tensorboard"), "train"),
     **dict.fromkeys(("pyvista", "vtk"), "demo"),
 }
 
@@ -29,8 +33,13 @@ EXTRA_OF_PACKAGE = {
 SIGNAL_TIMEOUT_S = 1.0
 
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+CHUNK_ITEMS = 4  # that a worker process receives at once
+
+
 class Interrupted(BaseException):
-    """The process received SIGINT or SIGTERM."""
+    """The process received SIGINT, SIGTERM or SIGHUP."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -59,6 +68,16 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def print_json(value: Any) -> None:
+    """Print one line of JSON; what standard output cannot encode is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text)
 
 
 def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
@@ -137,9 +156,47 @@ def gc_paused() -> Iterator[None]:
         gc.enable()
 
 
+def _handled_signals() -> list[signal.Signals]:
+    """SIGINT and SIGTERM; also SIGHUP, unless it is ignored, as under `nohup`."""
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
+    return handled
+
+
+def exit_on_signals() -> dict[signal.Signals, Any]:
+    """Let signals end the process at once, with one line and status 128 + number.
+
+    For imports: an exception in the middle of one may be lost, or be reported as another error.
+    Returns: the previous handlers.
+    """
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        with suppress(OSError):  # standard error is closed
+            os.write(2, f"{signal.Signals(signum).name}: stopped\n".encode())
+        os._exit(128 + signum)
+
+    return {number: signal.signal(number, handle) for number in _handled_signals()}
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """`exit_on_signals` for the imports in this block."""
+    previous = exit_on_signals()
+    try:
+        yield
+    finally:
+        _restore(previous)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Raise Interrupted on SIGINT and SIGTERM.
+    """Raise Interrupted on SIGINT, SIGTERM and SIGHUP.
 
     Workers may receive the signal too, and their deaths may be noticed first. Any exception around
     a signal is therefore replaced by Interrupted.
@@ -157,7 +214,7 @@ def signals_as_exceptions() -> Iterator[None]:
         received.append(signum)
         raise Interrupted(received[0])
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in _handled_signals()}
     try:
         yield
     except Exception as error:
@@ -170,12 +227,13 @@ def signals_as_exceptions() -> Iterator[None]:
             raise worker_death from error
         raise
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _restore(previous)
 
 
 def _as_worker_death(error: Exception) -> ChildProcessError | None:
     """The error to report if `error` says that a worker process died, else None."""
+    from concurrent.futures.process import BrokenProcessPool
+
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         key = "num_workers"
     elif isinstance(error, BrokenProcessPool):
@@ -196,3 +254,64 @@ def _wait_for_signal(received: list[int]) -> None:
             time.sleep(0.05)
         except RuntimeError:  # torch's handler reports the death of another worker
             continue
+
+
+def map_in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """Like `map`, in order, in `workers` processes; in this process for fewer than 2.
+
+    The workers end with this process, also when it is killed.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+
+    workers = min(workers, len(items))
+    if workers < 2:
+        yield from map(function, items)
+        return
+    pool = None
+    try:
+        with _terminal_signals_blocked():  # in the new processes, too: this one stops them
+            # Processes are spawned because forking a process that has threads can deadlock.
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
+            results = pool.map(function, items, chunksize=CHUNK_ITEMS)
+        yield from results
+    except BaseException:
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+@contextmanager
+def _terminal_signals_blocked() -> Iterator[None]:
+    """Delay what a terminal sends to all processes, SIGINT and SIGHUP.
+
+    Processes that are started meanwhile inherit this and never receive them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _end_with_parent() -> None:
+    """Let this worker process end when its parent does: a killed one cannot stop it."""
+    from multiprocessing import parent_process
+    from threading import Thread
+
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

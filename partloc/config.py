@@ -9,7 +9,9 @@ number there and a string in YAML 1.1.
 
 import hashlib
 import json
+import reprlib
 import sys
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+# Not blank, without control characters.
+FolderName = Annotated[str, Field(pattern=r"^\P{Cc}*[^\s\p{Cc}]\P{Cc}*$")]
 
 BackboneName = Literal[
     "dinov2_vitt14",
@@ -50,8 +54,8 @@ class Group(BaseModel):
 class DataConfig(Group):
     """Stages `index` and `split`, and the resolution of the images."""
 
-    data_dir: str = "data/images"
-    output_dir: str = "outputs"
+    data_dir: FolderName = "data/images"
+    output_dir: FolderName = "outputs"
     image_size: Annotated[int, Field(ge=28, le=4096)] = 1024
     read_size: Annotated[int, Field(ge=28, le=8192)] = 1024
     train_ratio: Fraction = 0.8
@@ -183,22 +187,56 @@ def load_config(path: Path | str = "params.yaml") -> Config:
 
     Raises: ConfigError naming the file and every invalid key.
     """
+    return validate(Config, _read_values(Path(path)), str(path))
+
+
+def _read_values(path: Path) -> dict[str, Any]:
     from ruamel.yaml import YAMLError  # not at the top: a model file needs no YAML
 
-    path = Path(path)
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected the pipeline's params.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: e.g. a 13th month
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected groups of keys, found {type(values).__name__}")
-    return validate(Config, values, str(path))
+    return values
+
+
+def require_pipeline_values(path: Path) -> None:
+    """Raises: ConfigError naming every key with which DVC would fail before a stage can explain it:
+    a missing one, since DVC does not know the defaults, or a folder that it refuses."""
+    values, config = _read_values(path), load_config(path)
+    found = values | {f"data.{key}": value for key, value in (values.get("data") or {}).items()}
+    needed = [f"data.{key}" for key in DataConfig.model_fields]
+    needed += [name for name in Config.model_fields if name not in ("data", "machine")]
+    problems = [
+        f"{name}: missing; DVC, which runs the pipeline, does not know its default"
+        for name in needed
+        if name not in found
+    ]
+    problems += _folder_problems(path.resolve().parent, config.data)
+    if problems:
+        raise ConfigError(f"{path}: {'; '.join(problems)}")
+
+
+def _folder_problems(project: Path, data: DataConfig) -> Iterator[str]:
+    for key in ("data_dir", "output_dir"):
+        if "://" in getattr(data, key):
+            yield f"data.{key}: expected a local folder, found {getattr(data, key)!r}"
+    data_dir, output_dir = ((project / name).resolve() for name in (data.data_dir, data.output_dir))
+    if not output_dir.is_relative_to(project):
+        yield f"data.output_dir: expected a folder in {project}, found {data.output_dir!r}"
+    if output_dir.is_relative_to(data_dir):
+        yield (
+            f"data.output_dir: expected a folder outside data.data_dir {data.data_dir!r}, found "
+            f"{data.output_dir!r}"
+        )
 
 
 def parse_yaml(text: str) -> Any:
@@ -237,7 +275,12 @@ def _describe(group: type[Group], name: str, problems: list[Any]) -> str:
     if problem["type"] == "value_error":
         return f"{name}: {problem['ctx']['error']}"
     rules = [problem["msg"], *(a["msg"].removeprefix("Input should be ") for a in alternatives)]
-    return f"{name}: {', or '.join(rules)}, found {problem['input']!r}"
+    return f"{name}: {', or '.join(rules)}, found {_short_repr(problem['input'])}"
+
+
+def _short_repr(value: Any) -> str:
+    """YAML can write a list of exponential length in a few lines."""
+    return reprlib.repr(value) if isinstance(value, list | dict) else f"{value!r:.100}"
 
 
 def _suggest_key(group: type[Group], unknown: str) -> str:
@@ -288,6 +331,8 @@ def run(arguments: list[str] | None) -> None:
     parser.add_argument("--full-size", action="store_true", help="set every key to its default")
     args = parser.parse_args(arguments)
     config = load_config(args.config)
+    if not args.full_size:
+        require_pipeline_values(args.config)
     if not (args.full_size or args.check):
         print(f"{args.config}: valid", file=sys.stderr)
     if args.full_size:

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import pickle
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,11 +18,64 @@ if TYPE_CHECKING:  # the import takes half a second, and prediction for one whol
     import pandas as pd
 
 
+READ_CHUNK_BYTES = 1 << 22
+LOCK_NAME = ".lock"
+
+
+class UnusualFileError(OSError):
+    """A file that cannot be read as a whole: not a regular file, or too large."""
+
+
+class UnwritableError(OSError):
+    """A file that cannot be written; the message names it."""
+
+
+class FileTooLargeError(UnusualFileError):
+    """A file with more bytes than the limit, or one that never ends."""
+
+
+def read_regular_file(path: Path | str, max_bytes: int) -> bytes:
+    """The content of a regular file; symbolic links are followed.
+
+    A pipe, a device or a socket may block for ever, and some files have no end.
+    Raises: UnusualFileError; OSError if the file cannot be read. No message names the file.
+    """
+    try:
+        _require_regular(os.stat(path))  # before it is opened: opening a device may have an effect
+        flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path, os.O_RDONLY | flags)
+    except ValueError as error:  # a null character
+        raise OSError(str(error)) from None
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        _require_regular(status)
+        if status.st_size > max_bytes:
+            raise _too_large(f"{status.st_size:,}", max_bytes)
+        content = bytearray()
+        while chunk := file.read(READ_CHUNK_BYTES):
+            content += chunk
+            if len(content) > max_bytes:
+                raise _too_large("more", max_bytes)
+    return bytes(content)
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UnusualFileError("a directory; expected a regular file")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnusualFileError("a pipe, device or socket; expected a regular file")
+
+
+def _too_large(found: str, max_bytes: int) -> FileTooLargeError:
+    return FileTooLargeError(f"file of {found} bytes, the limit is {max_bytes:,}")
+
+
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears at `path`, synchronised, when the block succeeds.
 
-    The data goes to PATH.tmp, which is renamed at the end. Missing folders are created.
+    The data goes to a hidden file beside it, which is renamed at the end. The name of that file is
+    short, so that names of any length can be written. Missing folders are created.
     Raises: OSError naming the file, e.g. when the disk is full. An existing file is then unchanged.
     """
     with name_file_in_errors(path), _open_temporary(path) as file:
@@ -31,18 +85,25 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _open_temporary(path: Path) -> Iterator[BinaryIO]:
     """Like `open_atomic`, without a change to the errors of the block."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    with name_file_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        temporary = path.with_name(f".{digest[:16]}.tmp")
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        file = temporary.open("xb")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            with name_file_in_errors(path):
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield file
+        with name_file_in_errors(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        with suppress(OSError):  # after an error, of which this would be a consequence
+            file.close()
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -50,8 +111,37 @@ def name_file_in_errors(path: Path) -> Iterator[None]:
     """Turn errors of writing, which do not name a file, into an OSError that names `path`."""
     try:
         yield
+    except UnwritableError:
+        raise
     except (OSError, RuntimeError) as error:  # torch.save wraps the disk's error in a RuntimeError
-        raise OSError(f"{path}: cannot be written: {error.__context__ or error}") from error
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        reason = getattr(cause, "strerror", None) or cause or error
+        raise UnwritableError(f"{path}: cannot be written: {reason}") from error
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of outputs, which falls with the process. The folder is created.
+
+    Raises: OSError if another process holds it: the two would mix their files.
+    """
+    from filelock import FileLock, Timeout  # not at the top: prediction for one whole needs no lock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(
+            f"{folder}: another process is writing into this folder; wait for it, or give another "
+            "folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows deletes no open file
+            (folder / LOCK_NAME).unlink()
+        lock.release()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -95,8 +185,8 @@ def checksum_path(path: Path) -> Path:
 
 def write_checksum(path: Path) -> None:
     """Write the SHA-256 of a file beside it."""
-    with name_file_in_errors(checksum_path(path)):
-        checksum_path(path).write_text(file_sha256(path))
+    with open_atomic(checksum_path(path)) as file:
+        file.write(file_sha256(path).encode())
 
 
 def matches_checksum(path: Path) -> bool:

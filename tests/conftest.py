@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from partloc.data.table import PairTable
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 SLOWEST_FILES = ("test_pipeline.py", "test_resume.py", "test_pretrain.py", "test_trainer.py")
+
+# Examples of each property in test_properties.py: few, and always the same. A larger number in
+# PARTLOC_EXAMPLES searches further, at random.
+EXAMPLES = int(os.environ.get("PARTLOC_EXAMPLES", "0"))
+settings.register_profile(
+    "partloc",
+    max_examples=EXAMPLES or 25,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("partloc")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -130,14 +131,61 @@ def _flip_byte(folder: Path) -> None:
     _file(folder, "seat.png").write_bytes(data)
 
 
-def huge_png(width: int, height: int) -> bytes:
-    """A PNG with a size in its header but no pixels: decoding it fails with another error."""
+def png_of_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of chunks (type, content) and IEND."""
     buffer = io.BytesIO()
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     buffer.write(b"\x89PNG\r\n\x1a\n")
-    for kind, data in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
+    for kind, data in (*chunks, (b"IEND", b"")):
         PngImagePlugin.putchunk(buffer, kind, data)
     return buffer.getvalue()
+
+
+def png_header(width: int, height: int, bits: int, color_type: int) -> tuple[bytes, bytes]:
+    """The chunk IHDR. color_type: 0 grey, 2 RGB, 3 palette."""
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return b"IHDR", size + bytes([bits, color_type, 0, 0, 0])
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG with a size in its header but no pixels: decoding it fails with another error."""
+    return png_of_chunks(png_header(width, height, 8, 2), (b"IDAT", b""))
+
+
+def png_without_palette() -> bytes:
+    """A PNG whose pixels are indices of a palette that it does not have."""
+    return png_of_chunks(png_header(8, 8, 8, 3), (b"IDAT", zlib.compress(bytes(72))))
+
+
+def label_with_key_twice() -> bytes:
+    return json.dumps(make_label()).replace("{", '{"scale": [0.5, 0.5, 0.5], ', 1).encode()
+
+
+def label_with_keys(count: int) -> bytes:
+    """A label with so many keys, but none of those of a label."""
+    return json.dumps(dict.fromkeys(map(str, range(count)), 0)).encode()
+
+
+def nested_label(depth: int) -> bytes:
+    """A label whose translation is a list in a list, `depth` times."""
+    return b'{"translation": ' + b"[" * depth + b"]" * depth + b', "scale": [1, 1, 1]}'
+
+
+def _replace_by_pipe(suffix: str) -> Callable[[Path], object]:
+    def replace(folder: Path) -> None:
+        _file(folder, suffix).unlink()
+        os.mkfifo(_file(folder, suffix))
+
+    return replace
+
+
+def _make_sparse(suffix: str) -> Callable[[Path], object]:
+    """100 GB that take no space on the disk."""
+
+    def extend(folder: Path) -> None:
+        with _file(folder, suffix).open("r+b") as file:
+            file.truncate(10**11)
+
+    return extend
 
 
 def _link(suffix: str, target: str) -> Callable[[Path], object]:
@@ -191,6 +239,18 @@ DAMAGES = {  # by model name
     "oversized": Damage(_write("seat.png", huge_png(9000, 9000)), "oversized image"),
     "link-to-nowhere": Damage(_link("seat.png", "nowhere.png"), "unreadable image"),
     "link-loop": Damage(_link("seat.png", "link-loop-seat.png"), "unreadable image"),
+    "pipe": Damage(_replace_by_pipe("seat.png"), "not a regular file"),
+    "label-pipe": Damage(_replace_by_pipe("seat.json"), "not a regular file"),
+    "device": Damage(_link("seat.png", os.devnull), "not a regular file"),
+    "whole-device": Damage(_link("whole.png", "/dev/zero"), "whole unusable", BOTH_PARTS, 2),
+    "endless": Damage(_make_sparse("seat.png"), "oversized image"),
+    "endless-label": Damage(_make_sparse("seat.json"), "malformed JSON"),
+    "label-link": Damage(_link("seat.json", "nowhere.json"), "unreadable label"),
+    "no-palette": Damage(_write("seat.png", png_without_palette()), "unreadable image"),
+    "key-twice": Damage(_write("seat.json", label_with_key_twice()), "malformed JSON"),
+    "many-keys": Damage(_write("seat.json", label_with_keys(700_000)), "malformed JSON"),
+    "some-keys": Damage(_write("seat.json", label_with_keys(7_000)), "missing field"),
+    "nested": Damage(_write("seat.json", nested_label(100_000)), "malformed JSON"),
     "malformed": Damage(_write("seat.json", b'{"translation": [0, 0,'), "malformed JSON"),
     "no-object": Damage(_write("seat.json", b"[0, 0, 0]"), "malformed JSON"),
     "latin-1": Damage(_write("seat.json", '{"ä": 1}'.encode("latin-1")), "malformed JSON"),

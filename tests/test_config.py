@@ -1,15 +1,25 @@
 """The configuration is typed and complete, and its errors name the key, the value and the rule."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from partloc.config import Config, ConfigError, digest, load_config, main, set_full_size
+from partloc.config import (
+    Config,
+    ConfigError,
+    digest,
+    load_config,
+    main,
+    require_pipeline_values,
+    set_full_size,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -194,6 +204,18 @@ def test_an_unreadable_file_is_named(tmp_path):
             load_config(path)
 
 
+@pytest.mark.parametrize("key", ["data_dir", "output_dir"])
+@pytest.mark.parametrize("value", ["''", "' '", '"a\\0b"', '"a\\nb"', "null", "3"])
+def test_a_folder_without_a_usable_name_is_refused_by_its_key(load, key, value):
+    with pytest.raises(ConfigError, match=rf"params\.yaml: data\.{key}: "):
+        load(f"data: {{{key}: {value}}}")
+
+
+@pytest.mark.parametrize("value", ["out $x", "a'b", "Bücher/`x`", ".", "a", "C:\\out", " a"])
+def test_other_folder_names_are_accepted(load, value):
+    assert load(json.dumps({"data": {"output_dir": value}})).data.output_dir == value
+
+
 # -- params.yaml -------------------------------------------------------------------------------
 
 
@@ -245,6 +267,46 @@ def test_one_command_sets_every_key_to_full_size_and_keeps_the_comments(tmp_path
     assert read_comments(params) == read_comments(PARAMS)
     raw = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
     assert list(flatten(raw)) == list(flatten(Config().model_dump()))
+
+
+def check_changed(tmp_path: Path, change: Callable[[dict], object]) -> None:
+    """Change the values of params.yaml and check the result."""
+    values = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    change(values)
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    require_pipeline_values(tmp_path / "params.yaml")
+
+
+def test_the_check_refuses_every_missing_key_that_dvc_reads(tmp_path):
+    """Those that dvc.yaml interpolates or lists as parameters: DVC has no defaults for them."""
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("dvc.yaml", "data/dvc.yaml"))
+    pipeline = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    names = set(re.findall(r"\$\{([\w.]+)\}", text)) | {"demo"}
+    names |= {name for stage in pipeline.values() for name in stage.get("params", [])}
+    assert {"data.output_dir", "data.train_ratio", "seed", "augment"} <= names
+    for name in names:
+        group, _, key = name.rpartition(".")
+        with pytest.raises(ConfigError, match=rf"params\.yaml: .*{re.escape(name)}: missing; DVC"):
+            check_changed(
+                tmp_path,
+                lambda values, group=group, key=key: (values[group] if group else values).pop(key),
+            )
+    check_changed(tmp_path, lambda values: values.pop("machine"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_dir": "/elsewhere"}, "output_dir: expected a folder in .*, found '/elsewhere'"),
+        ({"output_dir": "../out"}, "output_dir: expected a folder in .*, found '../out'"),
+        ({"output_dir": "data/demo"}, "output_dir: expected a folder outside data.data_dir"),
+        ({"data_dir": "."}, "output_dir: expected a folder outside data.data_dir '.', found 'out"),
+        ({"data_dir": "s3://bucket"}, "data_dir: expected a local folder, found 's3://bucket'"),
+    ],
+)
+def test_the_check_refuses_folders_that_dvc_refuses(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=rf"params\.yaml: .*{message}"):
+        check_changed(tmp_path, lambda values: values["data"].update(changes))
 
 
 def test_check_prints_the_resolved_configuration(capsys):

@@ -3,16 +3,22 @@
 import json
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from checkout import ROOT
 
 from partloc.files import (
     CheckpointError,
+    FileTooLargeError,
     load_tensors,
+    locked_folder,
     nested_value,
+    read_regular_file,
     save_tensors,
     write_json,
     write_table,
@@ -50,6 +56,81 @@ def test_a_table_whose_chunks_fail_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="^whole.png: not an image$"):
         write_table_chunks(path, failing())
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("limit", [1, 100, 4_000, 8_191, 8_192, 12_000, 40_000])
+def test_a_disk_that_is_full_at_any_byte_of_a_table_is_an_error_that_names_it(tmp_path, limit):
+    """Also where a buffer is written only when the file is closed."""
+    path, table = tmp_path / "rows.csv", pd.DataFrame({"a": range(1000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"rows\.csv: cannot be written: File too large$"):
+            write_table_chunks(path, [table] * 12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_file_may_have_the_longest_name_that_the_file_system_allows(tmp_path):
+    for name in ("a" * 255, "ä" * 127):
+        write_json(tmp_path / name, {"a": 1})
+        assert json.loads((tmp_path / name).read_text()) == {"a": 1}
+
+
+def test_a_file_is_replaced_and_not_changed_in_place(tmp_path):
+    """A hard link to the old file, as in the cache of DVC, keeps the old content."""
+    path, link = tmp_path / "file.json", tmp_path / "link"
+    for write in (lambda n: write_json(path, {"n": n}), lambda n: write_table(path, frame(n))):
+        write(1)
+        os.link(path, link)
+        before = link.read_bytes()
+        write(2)
+        assert link.read_bytes() == before != path.read_bytes()
+        link.unlink()
+
+
+def frame(number: int) -> pd.DataFrame:
+    return pd.DataFrame({"n": [number]})
+
+
+def test_a_regular_file_is_read_up_to_a_limit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_regular_file(path, 5) == b"12345"
+    with pytest.raises(FileTooLargeError, match="^file of 5 bytes, the limit is 4$"):
+        read_regular_file(path, 4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a file of Linux")
+def test_a_file_with_more_content_than_its_size_says_is_read_up_to_the_limit():
+    assert Path("/proc/self/maps").stat().st_size == 0
+    with pytest.raises(FileTooLargeError, match="^file of more bytes, the limit is 10$"):
+        read_regular_file("/proc/self/maps", 10)
+
+
+# -- locks -------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_of_a_folder_is_refused_until_the_first_ends(tmp_path):
+    folder = tmp_path / "out"
+    code = f"""
+import time
+from pathlib import Path
+from partloc.files import locked_folder
+with locked_folder(Path({str(folder)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(OSError, match=f"^{folder}: another process is writing into"):
+            with locked_folder(folder):
+                pass
+        holder.kill()
+    with locked_folder(folder):  # falls with its process
+        pass
+    assert not [*folder.iterdir()]
 
 
 # -- checkpoints -------------------------------------------------------------------------------

@@ -75,7 +75,6 @@ def assert_answers_an_example_without_extras(installation: Path, folder: Path) -
     blocked.mkdir()
     # An entry of None makes an import fail like that of a missing package.
     code = f"import sys\nsys.modules |= dict.fromkeys({[*EXTRA_OF_PACKAGE]})\n"
-    code = code.replace("'filelock', ", "")  # huggingface_hub requires it
     (blocked / "sitecustomize.py").write_text(code)
     parts = [ROOT / f"examples/bench/bench-side-{number}.png" for number in (1, 2)]
     images = ("--whole", ROOT / "examples/bench/bench-whole.png", "--part", parts[0])
@@ -146,3 +145,16 @@ def test_a_stage_runs_the_code_of_its_own_checkout(stage, tmp_path):
     )
     output = run_python(copy / f"stages/{stage}.py", cwd=tmp_path, import_path=(ROOT,))
     assert output.split() == [f"{copy}/partloc/commands/{stage}.py", f"{copy}/partloc/cli.py"]
+
+
+@pytest.mark.parametrize("target", ["repro", "test", "check"])
+def test_a_copy_without_git_is_told_the_cure_before_the_set_up(tmp_path, target):
+    copy = copy_checkout(tmp_path / "copy", "Makefile", "requirements.txt")
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    command = ["make", target]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "make one: git init" in done.stderr
+    assert sorted(path.name for path in copy.iterdir()) == ["Makefile", "requirements.txt"]
+    subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
+    command = ["make", "require-git"]
+    subprocess.run(command, cwd=copy, env=environment, check=True, capture_output=True)

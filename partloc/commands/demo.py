@@ -11,6 +11,7 @@ from pathlib import Path
 
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
+from partloc.files import locked_folder
 from partloc.synthetic.dataset import write_dataset
 
 
@@ -22,7 +23,8 @@ def run() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     demo, workers = config.demo, config.machine.num_processes or os.cpu_count() or 1
-    counts = write_dataset(args.out, demo.num_models, demo.image_size, config.seed, workers)
+    with locked_folder(args.out):
+        counts = write_dataset(args.out, demo.num_models, demo.image_size, config.seed, workers)
     print(f"{args.out}: {demo.num_models} models, {counts.total()} parts, {len(counts)} families")
     for family, count in sorted(counts.items()):
         print(f"  {family:12} {count:5} parts")

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import partloc
 from partloc.cli import make_parser, run_command
-from partloc.config import load_config
-from partloc.data.split import SPLITS
+from partloc.config import Config, load_config
+from partloc.data.layout import SPLITS
 from partloc.data.table import PairTable
 from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import (
     PIPELINE_MODEL,
+    EvaluationPaths,
     compute_metrics,
     evaluation_paths,
     format_comparison,
@@ -33,7 +34,7 @@ from partloc.evaluation.evaluate import (
     training_median_pose,
 )
 from partloc.evaluation.report import write_samples
-from partloc.files import file_sha256, write_json, write_table_chunks
+from partloc.files import file_sha256, locked_folder, write_json, write_table_chunks
 from partloc.inference.prediction_files import (
     ModelInfo,
     has_predictions,
@@ -58,9 +59,14 @@ def parse() -> argparse.Namespace:
 def run() -> None:
     args = parse()
     config = load_config(args.config)
-    data_dir, output_dir = Path(config.data.data_dir), Path(config.data.output_dir)
-    paths = evaluation_paths(output_dir, args.split, args.checkpoint)
+    paths = evaluation_paths(Path(config.data.output_dir), args.split, args.checkpoint)
+    with locked_folder(paths.folder):
+        evaluate(args, config, paths)
 
+
+def evaluate(args: argparse.Namespace, config: Config, paths: EvaluationPaths) -> None:
+    """Measure the predictions for a split, which are made if need be, and write the results."""
+    data_dir, output_dir = Path(config.data.data_dir), Path(config.data.output_dir)
     samples = read_split(output_dir, args.split).sort_values(["model", "part"], ignore_index=True)
     baseline = training_median_pose(output_dir)
     table = PairTable(samples, data_dir)

@@ -13,7 +13,7 @@ from pathlib import Path
 from partloc.cli import make_parser, run_command
 from partloc.config import load_config
 from partloc.data.index import build_index, count_findings, format_summary
-from partloc.files import write_json, write_table
+from partloc.files import locked_folder, write_json, write_table
 
 
 def run() -> None:
@@ -24,9 +24,10 @@ def run() -> None:
     print(format_summary(index), file=sys.stderr)
 
     output_dir = Path(config.data.output_dir)
-    write_table(output_dir / "manifest.csv", index.manifest)
-    write_table(output_dir / "index_report.csv", index.report)
-    write_json(Path("metrics/index.json"), count_findings(index))
+    with locked_folder(output_dir):
+        write_table(output_dir / "manifest.csv", index.manifest)
+        write_table(output_dir / "index_report.csv", index.report)
+        write_json(Path("metrics/index.json"), count_findings(index))
 
 
 def main() -> None:

@@ -22,9 +22,11 @@ facts about the model.
 
     $ python stages/infer.py --data-dir data/images --output predictions
 
-The parts of a split table, as in the pipeline; data_dir and device come from params.yaml.
+A split of the pipeline, or the file of a split table; the folders and the device come from
+params.yaml. The predictions for the test split are written to {output_dir}/infer by default.
 
-    $ python stages/infer.py --split outputs/split/test.csv --output outputs/infer
+    $ python stages/infer.py --split test
+    $ python stages/infer.py --split outputs/split/val.csv --output predictions-val
 
 Several processes divide the models among them and write the same bytes as one.
 
@@ -32,12 +34,11 @@ Several processes divide the models among them and write the same bytes as one.
 """
 
 import argparse
-import json
 import sys
 from datetime import timedelta
 from pathlib import Path
 
-from partloc.cli import gc_paused, make_parser, positive_int, run_command
+from partloc.cli import gc_paused, importing, make_parser, positive_int, print_json, run_command
 from partloc.inference.checkpoint import find_pretrained
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
@@ -46,6 +47,7 @@ from partloc.inference.checkpoint import find_pretrained
 PIPELINE_MODEL = Path("models/best_model.pth")
 # How long a process waits for others that have more work.
 TIMEOUT = timedelta(days=7)
+PIPELINE_SPLIT = "test"  # its predictions are an output of the pipeline
 
 
 def make_infer_parser() -> argparse.ArgumentParser:
@@ -54,7 +56,7 @@ def make_infer_parser() -> argparse.ArgumentParser:
     add("--whole", type=Path, metavar="FILE", help="image of the whole")
     add("--part", type=Path, metavar="FILE", action="append", help="image of a part; repeatable")
     add("--data-dir", type=Path, metavar="DIR", help="folder of models; labels are not needed")
-    add("--split", type=Path, metavar="FILE", help="a split table: only the parts that it lists")
+    add("--split", metavar="SPLIT", help="train, val, test, or a split table: only these parts")
     add("--output", type=Path, metavar="OUT", help="folder for the predictions of many models")
     add("--all", action="store_true", help="report all hypotheses")
     add("--config", type=Path, metavar="FILE", help="with --split only; default params.yaml")
@@ -74,7 +76,7 @@ def find_mistake(args: argparse.Namespace) -> str | None:
         return "--whole and --part are for one whole; they exclude --data-dir, --split and --output"
     if not many and not (args.whole and args.part):
         return f"{'--part' if args.whole else '--whole'} is missing: a whole and a part are needed"
-    if many and not args.output:
+    if many and not args.output and args.split != PIPELINE_SPLIT:
         return "--output is missing: the folder for the predictions"
     if args.config and not args.split:
         return "--config is for --split; otherwise the model file contains all settings"
@@ -85,27 +87,29 @@ def choose_checkpoint(args: argparse.Namespace) -> Path:
     """The model file: the argument, that of the pipeline, or the shipped one.
 
     A split table is predicted to measure a model, so no other model may take its place.
-    Raises: FileNotFoundError if it does not exist.
+    Raises: OSError if it does not exist or is no regular file.
     """
     checkpoint = args.checkpoint or PIPELINE_MODEL
-    if not (checkpoint.is_file() or args.checkpoint or args.split):
+    if not (checkpoint.exists() or args.checkpoint or args.split):
         checkpoint = find_pretrained()
         print(f"no {PIPELINE_MODEL}: using the shipped model {checkpoint.name}", file=sys.stderr)
-    if not checkpoint.is_file():
+    if not checkpoint.exists():
         cure = "train it with `dvc repro`, or fetch it with `dvc pull`"
         raise FileNotFoundError(f"{checkpoint}: no such file; {cure}")
+    if not checkpoint.is_file():
+        raise OSError(f"{checkpoint}: not a regular file; expected a model file")
     return checkpoint
 
 
 def require_images(args: argparse.Namespace) -> None:
-    """Raises: FileNotFoundError for the first input file that does not exist."""
-    for path in [args.whole, *(args.part or []), args.split]:
-        if path and not path.is_file():
+    """Raises: FileNotFoundError for the first image that does not exist."""
+    for path in [args.whole, *(args.part or [])]:
+        if path and not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
 
 
 def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
-    with gc_paused():
+    with importing(), gc_paused():
         from partloc.data.background import NO_BACKGROUND_WARNING
         from partloc.data.images import DEFAULT_MAX_PIXELS
         from partloc.inference.locator_api import Locator
@@ -119,39 +123,51 @@ def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
         answers.append({"part": str(path)} | estimate.to_dict(args.all))
     if len(answers) == 1:
         del answers[0]["part"]
-    print(json.dumps(answers if len(answers) > 1 else answers[0], ensure_ascii=False))
+    print_json(answers if len(answers) > 1 else answers[0])
 
 
 def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
-    from partloc.config import Config, load_config
-    from partloc.distributed import distributed_context
-    from partloc.inference.folder import (
-        Summary,
-        make_model_info,
-        predict_jobs,
-        require_outside,
-        write_predictions,
-    )
-    from partloc.inference.jobs import find_jobs, local_jobs, read_jobs
-    from partloc.inference.locator_api import Locator
-    from partloc.inference.prediction_files import write_model_info
+    with importing():
+        from partloc.config import Config, load_config
+        from partloc.data.layout import SPLITS
+        from partloc.distributed import distributed_context
+        from partloc.files import locked_folder
+        from partloc.inference.folder import (
+            Summary,
+            make_model_info,
+            predict_jobs,
+            require_outside,
+            write_predictions,
+        )
+        from partloc.inference.jobs import find_jobs, local_jobs, read_jobs
+        from partloc.inference.locator_api import Locator
+        from partloc.inference.prediction_files import write_model_info
 
     config = load_config(args.config or "params.yaml") if args.split else Config()
     data_dir = args.data_dir or Path(config.data.data_dir)
-    max_pixels = args.max_image_pixels or config.data.max_image_pixels
-    require_outside(args.output, data_dir)
-    jobs = read_jobs(args.split) if args.split else find_jobs(data_dir)
+    output = args.output or Path(config.data.output_dir, "infer")
+    require_outside(output, data_dir)
+    if args.split in SPLITS:
+        jobs = read_jobs(Path(config.data.output_dir, "split", f"{args.split}.csv"))
+    else:
+        jobs = read_jobs(Path(args.split)) if args.split else find_jobs(data_dir)
 
-    with distributed_context(args.device or config.machine.device, TIMEOUT) as context:
+    device = args.device or config.machine.device
+    max_pixels = args.max_image_pixels or config.data.max_image_pixels
+    with (
+        distributed_context(device, TIMEOUT) as context,
+        context.on_main(locked_folder(output)),
+    ):
+        context.barrier()  # until the folder is locked
         predictor = Locator(checkpoint, str(context.device), max_pixels).predictor
         outcomes = predict_jobs(predictor, local_jobs(jobs, context), data_dir, context.is_main)
         num_hypotheses = predictor.model.num_hypotheses
-        summary = write_predictions(args.output, outcomes, num_hypotheses, context, args.all)
+        summary = write_predictions(output, outcomes, num_hypotheses, context, args.all)
         summaries = context.gather(summary)
         if context.is_main:
-            write_model_info(args.output, make_model_info(predictor.model, checkpoint))
+            write_model_info(output, make_model_info(predictor.model, checkpoint))
             print(sum(summaries, start=Summary()), file=sys.stderr)
-            print(f"written: {args.output}", file=sys.stderr)
+            print(f"written: {output}", file=sys.stderr)
 
 
 def run() -> None:

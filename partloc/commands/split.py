@@ -20,7 +20,7 @@ from partloc.data.split import (
     read_manifest,
     split_models,
 )
-from partloc.files import write_json, write_table
+from partloc.files import locked_folder, write_json, write_table
 
 
 def run() -> None:
@@ -38,9 +38,10 @@ def run() -> None:
     print(format_summary(counts, shared), file=sys.stderr)
 
     row_splits = manifest.model.map(split_of_model)
-    for split in SPLITS:
-        write_table(output_dir / "split" / f"{split}.csv", manifest[row_splits == split])
-    write_json(Path("metrics/split.json"), counts)
+    with locked_folder(output_dir / "split"):
+        for split in SPLITS:
+            write_table(output_dir / "split" / f"{split}.csv", manifest[row_splits == split])
+        write_json(Path("metrics/split.json"), counts)
 
 
 def main() -> None:

@@ -5,10 +5,7 @@ Shapes: T = THUMBNAIL_PX.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +13,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from partloc.cli import map_in_processes
 from partloc.config import DataConfig
 from partloc.data.background import prepare_image
 from partloc.data.images import (
+    NOT_REGULAR,
     OVERSIZED,
     TRUNCATED,
     UNREADABLE,
@@ -29,6 +28,8 @@ from partloc.data.images import (
 from partloc.data.labels import LABEL_ERRORS, LABEL_WARNINGS, Label, read_label
 from partloc.data.layout import (
     LAYOUT_HELP,
+    UNREADABLE_FOLDER,
+    VANISHED,
     Finding,
     LayoutError,
     SampleError,
@@ -54,7 +55,8 @@ NO_PLAIN_BACKGROUND = "no plain background"
 # Reasons to skip a sample. Each skipped sample is counted once, with the first reason that applies.
 SKIPPED = (
     *("part without label", "label without part", "duplicate name", "unusable name"),
-    *("whole missing", "whole unusable", UNREADABLE, TRUNCATED, OVERSIZED),
+    *("whole missing", "whole unusable", NOT_REGULAR),
+    *(UNREADABLE, TRUNCATED, OVERSIZED),
     *LABEL_ERRORS,
 )
 # Reasons for a warning: the sample is kept, or the file belongs to no known sample.
@@ -62,7 +64,7 @@ WARNINGS = (
     *LABEL_WARNINGS,
     NO_PLAIN_BACKGROUND,
     *("label of the whole", "unexpected file", "image outside a model folder"),
-    *("empty model folder", "broken link", "unreadable folder"),
+    *("empty model folder", "broken link", UNREADABLE_FOLDER, VANISHED),
 )
 
 
@@ -99,7 +101,7 @@ def build_index(settings: DataConfig, workers: int = 0) -> Index:
     """
     root = Path(settings.data_dir)
     folders, findings = find_model_folders(root)
-    scans = _map_in_processes(partial(_scan_model, root, settings), folders, workers)
+    scans = map_in_processes(partial(_scan_model, root, settings), folders, workers)
     rows = []
     for model_rows, model_findings in tqdm(
         scans, "index", len(folders), unit="model", disable=None
@@ -120,17 +122,6 @@ def _report_row(finding: Finding) -> tuple[str, ...]:
     return ("skipped" if finding.reason in SKIPPED else "warning", *finding)
 
 
-def _map_in_processes(function: partial, folders: list[str], workers: int) -> Iterator:
-    """Apply the function to each folder; yield the results in the order of the folders."""
-    workers = min(workers, len(folders))
-    if workers < 2:
-        yield from map(function, folders)
-        return
-    # Processes are spawned because forking a process that has threads can deadlock.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, folders, chunksize=4)
-
-
 def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, list[Finding]]:
     """Return the manifest rows and the findings of one model."""
     model = normalize_name(folder)
@@ -141,7 +132,7 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
         add_finding(findings, model, f"{folder}/{name}", "label of the whole", "ignored")
     parts = sorted(images.keys() | labels.keys())
     if not parts:
-        if not any(finding.reason == "unreadable folder" for finding in findings):
+        if not any(finding.reason in (UNREADABLE_FOLDER, VANISHED) for finding in findings):
             add_finding(findings, model, folder, "empty model folder", "contains no part")
         return [], findings
 
@@ -196,11 +187,13 @@ def _read_whole(
     """Return the image of the whole, or the error that makes all samples of the model unusable."""
     try:
         file = f"{folder}/{whole_file(folder, names)}"
-        return _read_image(root, file, settings, findings), None
     except SampleError as error:
         return None, error
+    try:
+        return _read_image(root, file, settings, findings), None
     except ImageError as error:
-        return None, SampleError("whole unusable", f"{error.reason}: {error}")
+        detail = str(error).removeprefix(f"{root / file}: ")
+        return None, SampleError("whole unusable", f"{error.reason}: {detail}")
 
 
 def _read_image(
@@ -208,7 +201,7 @@ def _read_image(
 ) -> IndexedImage:
     """Read the file once; hash and decode the same bytes. Raises: ImageError."""
     path = root / file
-    data = read_image_bytes(path)
+    data = read_image_bytes(path, settings.max_image_pixels)
     image = open_rgb(data, path, settings.max_image_pixels)
     prepared, background = prepare_image(image)
     if not background.is_plain:

@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from partloc.data.images import NOT_REGULAR
 from partloc.data.layout import SampleError, normalize_name
+from partloc.files import FileTooLargeError, UnusualFileError, read_regular_file
+
+MALFORMED, UNREADABLE_LABEL = "malformed JSON", "unreadable label"
 
 # Reasons to reject a label.
 LABEL_ERRORS = (
-    *("malformed JSON", "missing field", "not a number", "wrong length", "non-finite value"),
+    *(UNREADABLE_LABEL, MALFORMED),
+    *("missing field", "not a number", "wrong length", "non-finite value"),
     *("non-uniform scale", "scale not positive", "scale above 1", "translation out of range"),
 )
 # Reasons for a warning about a label that is used.
 LABEL_WARNINGS = ("non-identity rotation", "missing rotation", "label names a different part")
 
+MAX_LABEL_BYTES = 1 << 20
 MIN_SCALE = 1e-6  # whole-model units
 # Tolerance for translations outside [-0.5, 0.5] and scales above 1; whole-model units.
 RANGE_TOLERANCE = 0.05
@@ -33,7 +39,15 @@ def read_label(path: Path, model: str, part: str) -> tuple[Label, list[tuple[str
     rotation is only validated.
     Raises: SampleError.
     """
-    fields = _read_json(path)
+    try:
+        return _parse_label(_read_json(path), model, part)
+    except RecursionError:
+        raise SampleError(MALFORMED, "lists or objects are nested too deeply") from None
+
+
+def _parse_label(
+    fields: dict[str, Any], model: str, part: str
+) -> tuple[Label, list[tuple[str, str]]]:
     translation, scales = _read_vector(fields, "translation"), _read_vector(fields, "scale")
     low, scale, high = sorted(scales)
     if low < MIN_SCALE:
@@ -50,20 +64,38 @@ def read_label(path: Path, model: str, part: str) -> tuple[Label, list[tuple[str
     return (x, y, z, scale), list(_find_warnings(fields, model, part))
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without byte-order mark
-    except (OSError, ValueError, RecursionError) as error:
-        raise SampleError("malformed JSON", f"{path.name}: {error}") from None
+        content = read_regular_file(path, MAX_LABEL_BYTES)
+        text = content.decode("utf-8-sig")  # with or without byte-order mark
+        fields = json.loads(text, object_pairs_hook=_distinct_keys)
+    except FileTooLargeError as error:
+        raise SampleError(MALFORMED, str(error)) from None
+    except UnusualFileError as error:
+        raise SampleError(NOT_REGULAR, str(error)) from None
+    except OSError as error:
+        raise SampleError(UNREADABLE_LABEL, error.strerror or str(error)) from None
+    except ValueError as error:
+        raise SampleError(MALFORMED, str(error)) from None
     if not isinstance(fields, dict):
-        raise SampleError("malformed JSON", f"found {type(fields).__name__}, expected an object")
+        raise SampleError(MALFORMED, f"found {type(fields).__name__}, expected an object")
+    return fields
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises: ValueError if a key occurs twice."""
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise ValueError(f"the key {key!r:.60} occurs twice")
+        fields[key] = value
     return fields
 
 
 def _read_vector(fields: dict, name: str) -> list[float]:
     """Three finite floats. Booleans, strings and null are not numbers."""
     if name not in fields:
-        raise SampleError("missing field", f"no {name!r}, found {', '.join(map(repr, fields))}")
+        raise SampleError("missing field", f"no {name!r}, found {', '.join(map(repr, fields)):.60}")
     values = fields[name]
     if not isinstance(values, list) or len(values) != 3:
         raise SampleError("wrong length", f"{name} {values!r:.60}, expected a list of 3 numbers")

@@ -11,13 +11,19 @@ model folders that are neither images nor JSON.
 """
 
 import os
+import stat
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import category, normalize
 
 from partloc.data.images import EXTENSIONS
+
+SPLITS = ("train", "val", "test")
+MAX_DETAIL_CHARS = 300
+UNREADABLE_FOLDER, VANISHED = "unreadable folder", "vanished folder"
 
 LAYOUT_HELP = """expected one folder per model, for example
   {root}/
@@ -62,27 +68,54 @@ def find_model_folders(root: Path) -> tuple[list[str], list[Finding]]:
     if not root.is_dir():
         problem = "not a folder" if root.exists() else "no such folder"
         raise LayoutError(f"{root}: {problem}\n{LAYOUT_HELP.format(root=root)}")
-    folders, findings = [], []
-    for name in sorted(os.listdir(root)):
+    try:
+        names = sorted(os.listdir(root))
+        real_root = root.resolve()
+    except OSError as error:
+        raise LayoutError(f"{root}: cannot be read: {error.strerror or error}") from None
+    folders: list[str] = []
+    findings: list[Finding] = []
+    for name in names:
         if name.startswith("."):
             continue
-        path, report = root / name, partial(add_finding, findings, name, name)
-        if not path.exists():
-            report("broken link", f"points to {os.readlink(path)!r}, which does not exist")
-        elif path.is_dir() and root.resolve().is_relative_to(path.resolve()):
-            report("broken link", f"points to {path.resolve()}, which contains the data folder")
-        elif path.is_dir() and not _is_printable(name):
-            report("unusable name", "not UTF-8, or contains control characters")
-        elif path.is_dir():
-            folders.append(name)
-        elif path.suffix.lower() in (*EXTENSIONS, ".json"):
-            report("image outside a model folder", f"expected {path.stem}/{path.stem}-whole.png")
+        report = partial(add_finding, findings, name, name)
+        try:
+            if _is_usable_folder(root / name, real_root, report):
+                folders.append(name)
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+            report(UNREADABLE_FOLDER, getattr(error, "strerror", None) or str(error))
     counts = Counter(map(normalize_name, folders))
     for name in [name for name in folders if counts[normalize_name(name)] > 1]:
         folders.remove(name)
         detail = "two folder names differ only in their Unicode form"
         add_finding(findings, name, name, "duplicate name", detail)
     return folders, findings
+
+
+def _is_usable_folder(path: Path, real_root: Path, report: Callable[[str, str], None]) -> bool:
+    """Whether an entry of the data folder is the folder of a model; otherwise a finding.
+
+    Raises: OSError, RuntimeError if that cannot be determined.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink():
+            report("broken link", f"points to {os.readlink(path)!r}: {error.strerror}")
+        elif isinstance(error, FileNotFoundError):
+            report(VANISHED, "removed while the data folder was listed")
+        else:
+            raise
+        return False
+    if stat.S_ISDIR(mode) and real_root.is_relative_to(path.resolve()):
+        report("broken link", f"points to {path.resolve()}, which contains the data folder")
+    elif stat.S_ISDIR(mode) and not _is_printable(path.name):
+        report("unusable name", "not UTF-8, or contains control characters")
+    elif not stat.S_ISDIR(mode) and path.suffix.lower() in (*EXTENSIONS, ".json"):
+        report("image outside a model folder", f"expected {path.stem}/{path.stem}-whole.png")
+    else:
+        return stat.S_ISDIR(mode)
+    return False
 
 
 def pair_files(
@@ -97,9 +130,13 @@ def pair_files(
     labels: dict[str, list[str]] = {}
     try:
         names = sorted(os.listdir(root / folder))
+    except FileNotFoundError:
+        detail = "removed while the data folder was listed"
+        add_finding(findings, model, folder, VANISHED, detail)
+        names = []
     except OSError as error:
         detail = error.strerror or str(error)
-        add_finding(findings, model, folder, "unreadable folder", detail)
+        add_finding(findings, model, folder, UNREADABLE_FOLDER, detail)
         names = []
     for name in names:
         if name.startswith("."):
@@ -108,7 +145,7 @@ def pair_files(
         part = normalize_name(stem).removeprefix(prefix)
         is_image, is_label = extension.lower() in EXTENSIONS, extension.lower() == ".json"
         report = partial(add_finding, findings, model, f"{folder}/{name}")
-        if (root / folder / name).is_dir():
+        if _is_folder(root / folder / name):
             report("unexpected file", "a folder; expected only files")
         elif not normalize_name(stem).startswith(prefix) or not part:
             report("unexpected file", f"expected a name of the form {prefix}PART")
@@ -138,13 +175,24 @@ def whole_file(folder: str, names: list[str]) -> str:
     return names[0]
 
 
+def _is_folder(path: Path) -> bool:
+    """Like `Path.is_dir`, which raises an error e.g. for a link to a folder without permission."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _is_printable(name: str) -> bool:
     """Whether a UTF-8 table can hold the name: no control character, no undecodable byte."""
     return not any(category(character) in ("Cc", "Cs") for character in name)
 
 
 def add_finding(findings: list[Finding], model: str, file: str, reason: str, detail: str) -> None:
-    """Append a finding, with whitespace collapsed and undecodable bytes escaped."""
-    texts = (model, file, " ".join(detail.split()))
+    """Append a finding: whitespace collapsed, undecodable bytes escaped, a long detail cut."""
+    detail = " ".join(detail.split())
+    if len(detail) > MAX_DETAIL_CHARS:
+        detail = f"{detail[:MAX_DETAIL_CHARS]}..."
+    texts = (model, file, detail)
     encodable = (text.encode("utf-8", "backslashreplace").decode() for text in texts)
     findings.append(Finding(reason, *encodable))

@@ -11,12 +11,12 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from partloc.data.index import MANIFEST_COLUMNS
-from partloc.data.layout import normalize_name
+from partloc.data.layout import SPLITS, normalize_name
 
-SPLITS = ("train", "val", "test")
 # With fewer validation models, a loss differs more between models than between epochs.
 MIN_VAL_MODELS = 8
 MAX_EXAMPLES = 3  # pairs of models in the warning about shared images
@@ -189,6 +189,20 @@ def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -
         raise ValueError(f"{path}: no column {', '.join(missing)}; expected the index's manifest")
     types = dict.fromkeys(_INT_COLUMNS, "int64") | dict.fromkeys(_FLOAT_COLUMNS, "float64")
     try:
-        return table[list(columns)].astype({name: types[name] for name in columns if name in types})
-    except ValueError as error:
+        table = table[list(columns)].astype(
+            {name: types[name] for name in columns if name in types}
+        )
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
+    _require_finite(path, table)
+    return table
+
+
+def _require_finite(path: Path | str, table: pd.DataFrame) -> None:
+    for name in [name for name in _FLOAT_COLUMNS if name in table]:
+        unusable = ~np.isfinite(table[name].to_numpy())
+        if unusable.any():
+            row = int(unusable.argmax())
+            raise ValueError(
+                f"{path}: row {row + 2}: {name} {table[name].iloc[row]}: expected a finite number"
+            )

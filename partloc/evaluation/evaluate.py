@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from partloc.data.index import MANIFEST_COLUMNS
-from partloc.data.split import SPLITS, read_manifest
+from partloc.data.layout import SPLITS
+from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.evaluation.accumulator import (
     ERROR_COLUMNS,

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from partloc.data.background import load_image
 from partloc.data.images import DEFAULT_MAX_PIXELS
+from partloc.files import open_atomic
 from partloc.inference.prediction_files import POSE_COLUMNS
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
@@ -88,7 +89,8 @@ def write_samples(
         twins = predictions[is_twin & (predictions.index != row)]
         whole = load_image(data_dir / case.whole_path, max_pixels)
         part = load_image(data_dir / case.part_path, max_pixels)
-        draw_case(name, case, twins, whole, part, camera).save(folder / f"{name}.png")
+        with open_atomic(folder / f"{name}.png") as file:
+            draw_case(name, case, twins, whole, part, camera).save(file, "PNG")
 
 
 def _read_table(table: Path, **options: Any) -> Any:

@@ -23,7 +23,7 @@ from partloc.data.images import ImageError
 from partloc.distributed import DistributedContext
 from partloc.files import file_sha256, write_json
 from partloc.inference.hypotheses import NUM_FIELDS
-from partloc.inference.jobs import ModelJob, SkippedFile
+from partloc.inference.jobs import ModelJob, SkippedFile, prediction_path
 from partloc.inference.joined_file import joined_file
 from partloc.inference.prediction_files import (
     HYPOTHESES_FILE,
@@ -159,7 +159,7 @@ def write_predictions(
     num_hypotheses: K. with_hypotheses: list them in the JSON files, too.
     Returns: what this process has predicted.
     """
-    summary = Summary()
+    summary, real_output = Summary(), output.resolve()
     poses_header, skipped_header = (
         partial(_csv_header, columns) for columns in (PREDICTION_COLUMNS, SKIPPED_COLUMNS)
     )
@@ -174,10 +174,17 @@ def write_predictions(
             append_hypotheses(b"".join(map(_hypotheses_bytes, outcome.predictions)))
             append_skipped(_csv_bytes(outcome.skipped))
             for prediction in outcome.predictions:
-                path = output / Path(prediction.part_path).with_suffix(".json")
+                path = output / prediction_path(prediction.part_path)
+                _require_no_link(path.parent, real_output)
                 write_json(path, _answer(prediction, with_hypotheses))
             summary.update(outcome)
     return summary
+
+
+def _require_no_link(folder: Path, real_output: Path) -> None:
+    """Raises: ValueError for a link in the folder of predictions that leads out of it."""
+    if not folder.resolve().is_relative_to(real_output):
+        raise ValueError(f"{folder}: leads out of the folder of predictions; remove this link")
 
 
 def make_model_info(model: PartLocator, checkpoint: Path) -> ModelInfo:

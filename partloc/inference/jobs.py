@@ -3,7 +3,8 @@
 A job consists of names only; no image is read here.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 from partloc.data.images import EXTENSIONS
 from partloc.data.layout import (
     LAYOUT_HELP,
+    UNREADABLE_FOLDER,
+    VANISHED,
     Finding,
     LayoutError,
     SampleError,
@@ -22,6 +25,8 @@ from partloc.data.layout import (
     whole_file,
 )
 from partloc.distributed import DistributedContext
+
+MAX_NAME_BYTES = 255  # of a file, in all usual file systems
 
 
 class SkippedFile(NamedTuple):
@@ -74,16 +79,32 @@ def _find_job(data_dir: Path, folder: str) -> ModelJob:
     parts = []
     for part, names in sorted(images.items()):
         try:
-            parts.append((part, f"{folder}/{single_file(names)}"))
+            path = f"{folder}/{single_file(names)}"
+            _require_short_name(path)
+            parts.append((part, path))
         except SampleError as error:
             skipped.append(SkippedFile(model, f"{folder}/{names[0]}", error.reason, str(error)))
     return ModelJob(model, f"{folder}/{whole}", parts, skipped)
 
 
+def prediction_path(part_path: str) -> Path:
+    """The file of a part's prediction, relative to the folder of predictions."""
+    return Path(part_path).with_suffix(".json")
+
+
+def _require_short_name(part_path: str) -> None:
+    """Raises: SampleError if the prediction's file, whose extension may be longer than that of the
+    image, would have too long a name."""
+    size = len(os.fsencode(prediction_path(part_path).name))
+    if size > MAX_NAME_BYTES:
+        detail = f"the file of its prediction needs {size} bytes, the limit is {MAX_NAME_BYTES}"
+        raise SampleError("unusable name", detail)
+
+
 def _concerns_images(finding: Finding) -> bool:
     """Whether a prediction may be missing because of it; labels and other files do not matter."""
     is_image = Path(finding.file).suffix.lower() in EXTENSIONS
-    return is_image or finding.reason == "unreadable folder"
+    return is_image or finding.reason in (UNREADABLE_FOLDER, VANISHED)
 
 
 def _skipped_file(finding: Finding) -> SkippedFile:
@@ -91,16 +112,44 @@ def _skipped_file(finding: Finding) -> SkippedFile:
 
 
 def read_jobs(split_table: Path) -> list[ModelJob]:
-    """The models of a split table, sorted. Raises: ValueError if it is unusable or empty."""
+    """The models of a split table, sorted.
+
+    Raises: ValueError if it is unusable or empty, or if a path leads out of the data folder.
+    """
     from partloc.data.split import read_manifest  # needs pandas, which a folder of images does not
 
     table = read_manifest(split_table)
     if table.empty:
         raise ValueError(f"{split_table}: no samples; raise the ratio of this set in params.yaml")
+    _require_inside(split_table, "whole_path", table.whole_path)
+    _require_inside(split_table, "part_path", table.part_path)
     return [
-        ModelJob(str(model), str(whole), sorted(zip(rows.part, rows.part_path, strict=True)))
+        _table_job(str(model), str(whole), zip(rows.part, rows.part_path, strict=True))
         for (model, whole), rows in table.groupby(["model", "whole_path"])
     ]
+
+
+def _require_inside(split_table: Path, column: str, paths: Iterable[str]) -> None:
+    """Raises: ValueError for a path that is not FOLDER/FILE in the data folder: the prediction for
+    a part is written at the same place in the folder of predictions."""
+    for number, text in enumerate(paths, 2):  # line 1 is the header
+        path = Path(text)
+        if path.anchor or len(path.parts) < 2 or ".." in path.parts:
+            raise ValueError(
+                f"{split_table}: row {number}: {column} {text!r}: expected FOLDER/FILE, relative "
+                "to the data folder and inside it"
+            )
+
+
+def _table_job(model: str, whole: str, rows: Iterable[tuple[str, str]]) -> ModelJob:
+    parts, skipped = [], []
+    for part, path in sorted(rows):
+        try:
+            _require_short_name(path)
+            parts.append((part, path))
+        except SampleError as error:
+            skipped.append(SkippedFile(model, path, error.reason, str(error)))
+    return ModelJob(model, whole, parts, skipped)
 
 
 def local_jobs(jobs: Sequence[ModelJob], context: DistributedContext) -> list[ModelJob]:

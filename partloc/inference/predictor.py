@@ -106,6 +106,7 @@ class Predictor:
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.device, self.max_pixels = choose_device(device), max_pixels
+        self.source = "the network" if isinstance(model, PartLocator) else str(model)
         if not isinstance(model, PartLocator):
             model = load_model(Path(model))
         self.model = model.to(self.device).eval()
@@ -168,9 +169,16 @@ class Predictor:
     def _make_results(
         self, hypotheses: Hypotheses, twin_groups: list[list[int]], on_plain: list[bool]
     ) -> list[PartResult]:
-        """Results of P parts, each of which is in one of the groups."""
+        """Results of P parts, each of which is in one of the groups.
+
+        Raises: FloatingPointError if a pose or a confidence is not finite.
+        """
         logits = hypotheses.confidence_logit
         confidence = self.model.confidence(logits.to(self.device)).cpu()  # (P, K)
+        if not (hypotheses.to_tensor().isfinite().all() and confidence.isfinite().all()):
+            raise FloatingPointError(
+                f"{self.source}: its predictions are not finite numbers; train it again"
+            )
         poses = torch.cat(hypotheses.poses, 2)  # (P, K, 4)
         best: dict[int, PoseEstimate] = {}
         for group in twin_groups:

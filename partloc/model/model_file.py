@@ -1,12 +1,15 @@
 """The model file: weights, architecture and preprocessing, all that a prediction needs."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
-from partloc.config import ModelConfig
+from partloc.config import ConfigError, Group, ModelConfig, validate
 from partloc.data.transforms import Preprocessing
 from partloc.files import (
     CheckpointError,
@@ -29,6 +32,25 @@ ARCHITECTURE_KEYS = (
     *("match_size", "depth_maps"),
 )
 POSITION_TABLE = "encoder.backbone.vit.pos_embed"
+CONTENT_TYPES: dict[str, tuple[type, ...]] = {
+    "depth_net": (str, type(None)),
+    "model": (dict,),
+    "preprocessing": (dict,),
+    "weights": (dict,),
+    "info": (dict,),
+}
+
+Level = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Deviation = Annotated[float, Field(ge=1e-3, le=100, allow_inf_nan=False)]
+
+
+class PreprocessingValues(Group):
+    """The fields of `Preprocessing` in a model file."""
+
+    image_size: Annotated[int, Field(ge=14, le=4096)]
+    read_size: Annotated[int, Field(ge=14, le=8192)]
+    mean: tuple[Level, Level, Level]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool = False) -> None:
@@ -65,13 +87,59 @@ def load_model(path: Path) -> PartLocator:
     Raises: CheckpointError for a missing, damaged or foreign file.
     """
     content = _load_content(path)
-    # The file contains all weights, so no others are loaded.
-    config = ModelConfig(
-        **content["model"] | {"pretrained": False, "weights": None, "start_from": None}
-    )
-    model = build_locator(config, Preprocessing(**content["preprocessing"]), blank=True)
-    model.load_state_dict(_full_weights(content, path), assign=True)
+    config, preprocessing = _read_settings(content, path)
+    weights = _full_weights(content, path)
+    _require_possible_widths(config, weights, path)
+    model = build_locator(config, preprocessing, blank=True)
+    _require_shapes(weights, model.state_dict(), path)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def _read_settings(content: dict[str, Any], path: Path) -> tuple[ModelConfig, Preprocessing]:
+    # The file contains all weights, so no others are loaded.
+    values = content["model"] | {"pretrained": False, "weights": None, "start_from": None}
+    try:
+        config = validate(ModelConfig, values, f"{path}: not a usable model file: model")
+        preprocessing = validate(
+            PreprocessingValues,
+            content["preprocessing"],
+            f"{path}: not a usable model file: preprocessing",
+        )
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    return config, Preprocessing(**preprocessing.model_dump())
+
+
+def _require_possible_widths(config: ModelConfig, weights: dict[str, Tensor], path: Path) -> None:
+    """Raises: CheckpointError for layers with more weights than the file has: before the network is
+    built, for which there might be no memory."""
+    num_weights = sum(value.numel() for value in weights.values())
+    for key in ("cross_attention_dim", "mlp_hidden_dim"):
+        if (width := getattr(config, key)) ** 2 > num_weights:
+            raise CheckpointError(
+                f"{path}: not a usable model file: model.{key} is {width}, but the file has "
+                f"{num_weights} weights"
+            )
+
+
+def _require_shapes(
+    weights: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path, but: str = ""
+) -> None:
+    """Raises: CheckpointError naming the first tensor that is missing, unknown or of another shape.
+
+    but: a tensor that may have another shape.
+    """
+    for key in sorted(weights.keys() | expected.keys()):
+        found, needed = (
+            list(tensors[key].shape) if key in tensors else "none"
+            for tensors in (weights, expected)
+        )
+        if found != needed and (key != but or "none" in (found, needed)):
+            raise CheckpointError(
+                f"{path}: not a usable model file: weights {key!r:.80} of shape {found}, expected "
+                f"{needed}"
+            )
 
 
 def start_from(model: PartLocator, path: Path) -> None:
@@ -94,16 +162,24 @@ def start_from(model: PartLocator, path: Path) -> None:
     if different:
         raise CheckpointError(f"{path}: weights of another architecture; {'; '.join(different)}")
     weights = _full_weights(content, path)
+    _require_shapes(weights, model.state_dict(), path, but=POSITION_TABLE)
     table = model.encoder.backbone.resize_position_table(weights[POSITION_TABLE], str(path))
     model.load_state_dict(weights | {POSITION_TABLE: table})
 
 
 def _full_weights(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """All weights of a model file in single precision.
+    """All weights of a model file in single precision, finite.
 
-    Raises: CheckpointError if it refers to another depth network than the one beside the code.
+    Raises: CheckpointError for other values, and if the file refers to another depth network than
+        the one beside the code.
     """
-    weights = {key: value.float() for key, value in content["weights"].items()}
+    weights = {}
+    for key, value in content["weights"].items():
+        if problem := _weight_problem(key, value):
+            raise CheckpointError(
+                f"{path}: not a usable model file: weights {key!r:.80}: {problem}"
+            )
+        weights[key] = value.detach().float()
     if content["depth_net"] is None:
         return weights
     expected, found = content["depth_net"], checksum_path(DEPTH_WEIGHTS).read_text()
@@ -115,6 +191,23 @@ def _full_weights(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     return weights | _shipped_depth_weights()
 
 
+def _weight_problem(key: Any, value: Any) -> str | None:
+    """Why an item of the weights cannot be used, or None."""
+    if not isinstance(key, str):
+        return "its name is not text"
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}, expected a tensor"
+    is_dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
+    if not is_dense or value.is_quantized or not value.is_floating_point():
+        return f"a tensor of {value.dtype}, expected a dense tensor of floating-point numbers"
+    # A tensor may repeat the numbers of a small file to any size.
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"shape {list(value.shape)}, but fewer numbers"
+    if not value.float().isfinite().all():
+        return "not all numbers are finite"
+    return None
+
+
 def _shipped_depth_weights() -> dict[str, Tensor]:
     return load_depth_net().state_dict(prefix="depth_net.")
 
@@ -123,6 +216,10 @@ def _load_content(path: Path) -> dict[str, Any]:
     content = load_tensors(path)
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found == MODEL_FORMAT:
+        for key, types in CONTENT_TYPES.items():
+            if not isinstance(content.get(key), types):
+                found = type(content[key]).__name__ if key in content else "none"
+                raise CheckpointError(f"{path}: not a usable model file: {key}: found {found}")
         return content
     if isinstance(found, str) and found.startswith(FORMAT_PREFIX):
         writer = FORMAT_WRITERS.get(found, "another version of partloc")

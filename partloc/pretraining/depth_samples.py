@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from partloc.cli import map_in_processes
 from partloc.config import TrainConfig, digest
 from partloc.data.transforms import Preprocessing, crop_jitter_from_uniform
 from partloc.files import open_atomic
@@ -23,7 +24,7 @@ from partloc.model.crop import content_crops, jitter_crops, pixel_centers, resam
 from partloc.model.depth_net import MAP_SIDE
 from partloc.pretraining.settings import PretrainingConfig
 from partloc.synthetic.camera import DISTANCE, TAN_HALF_FOV
-from partloc.synthetic.dataset import parallel_map, sample_variants
+from partloc.synthetic.dataset import sample_variants
 from partloc.synthetic.families import PRETRAINING_OBJECTS
 from partloc.synthetic.render import render_depth_map, render_image
 from partloc.synthetic.scene import normalized_triangles, scene_geometry
@@ -60,7 +61,7 @@ def render_samples(folder: Path, config: PretrainingConfig, workers: int) -> Non
     """Render pretrain.depth_models models; files of an interrupted call are kept."""
     job = partial(_render_file, config.demo.image_size, config.data.read_size, config.seed)
     files = _sample_files(folder, config)
-    results = parallel_map(job, files, workers)
+    results = map_in_processes(job, files, workers)
     for _ in tqdm(results, "rendering", len(files), unit="file", disable=None):
         pass
 

@@ -11,17 +11,16 @@ its own image. Hence `whole_point = scale * part_point + translation`.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from partloc.cli import map_in_processes
 from partloc.synthetic.builder import ObjectBuilder, Part, randomize_appearance
 from partloc.synthetic.families import DEMO_OBJECTS, ObjectDistribution
 from partloc.synthetic.render import check_opengl, render_image
@@ -36,6 +35,7 @@ from partloc.synthetic.scene import (
 MIN_SCALE = 0.03  # of the longest side of the whole; a smaller part gets no sample
 MAX_ATTEMPTS = 100  # at a model within the limits of its distribution
 MARKER_NAME = ".partloc-demo"  # file in a folder that `write_dataset` made, and may remove
+LOCK_NAME = ".lock"  # that a caller may hold in the folder
 IRREGULAR_NAME_INTERVAL = 4  # every 4th model has irregular names, so small data sets have both
 
 
@@ -82,7 +82,7 @@ def write_dataset(
     _prepare_folder(out_dir, origin, resume)
     job = partial(write_model, out_dir, image_size, seed, distribution=distribution)
     sample_counts = Counter()
-    results = parallel_map(job, range(num_models), workers)
+    results = map_in_processes(job, range(num_models), workers)
     for family, count in tqdm(results, "rendering", num_models, unit="model", disable=None):
         sample_counts[family] += count
     return sample_counts
@@ -170,15 +170,6 @@ def has_irregular_names(number: int) -> bool:
     return number % IRREGULAR_NAME_INTERVAL == IRREGULAR_NAME_INTERVAL - 1
 
 
-def parallel_map(job: Callable, items: Sequence, workers: int) -> Iterator:
-    """Like `map`, in order, in this process for 0 workers or in `workers` processes."""
-    if workers == 0:
-        yield from map(job, items)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(job, items, chunksize=4)
-
-
 def _prepare_folder(out_dir: Path, origin: str, resume: bool) -> None:
     """Make an empty folder with a marker, or keep the content of one with the same origin."""
     text = f"Written by partloc, which may remove this folder: {origin}.\n"
@@ -189,24 +180,37 @@ def _prepare_folder(out_dir: Path, origin: str, resume: bool) -> None:
             if resume and (out_dir / MARKER_NAME).read_text() == text:
                 return
             _remove_content(out_dir)
-        elif any(out_dir.iterdir()):
+        elif any(entry.name != LOCK_NAME for entry in out_dir.iterdir()):
             raise ValueError(
                 f"{out_dir}: contains files but no {MARKER_NAME}, so it is not an earlier data set "
                 "and stays unchanged; expected a new or an empty folder"
             )
     out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / MARKER_NAME).write_text(text)
+    _write_marker(out_dir, text)
 
 
 def _remove_content(out_dir: Path) -> None:
     """Remove everything but the marker: after a kill, the folder is still recognised."""
-    (out_dir / MARKER_NAME).write_text("Being removed by partloc.\n")
+    _write_marker(out_dir, "Being removed by partloc.\n")
     for entry in out_dir.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != MARKER_NAME:
+        elif entry.name not in (MARKER_NAME, LOCK_NAME):
             entry.unlink()
 
 
+def _write_marker(out_dir: Path, text: str) -> None:
+    """Replace the marker: changed in place, a hard link to it, as in the cache of DVC, would
+    change as well."""
+    draft = out_dir / f"{MARKER_NAME}.new"
+    draft.unlink(missing_ok=True)
+    draft.write_text(text)
+    draft.replace(out_dir / MARKER_NAME)
+
+
 def _write_png(path: Path, image: np.ndarray) -> None:
-    Image.fromarray(image).save(path, compress_level=6)
+    """Raises: OSError naming the file, e.g. when the disk is full."""
+    try:
+        Image.fromarray(image).save(path, compress_level=6)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,12 +1,17 @@
 """Image files are decoded to upright 8-bit RGB, or raise an ImageError that names the problem."""
 
 import io
+import os
+import socket
+import struct
 import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import huge_png
-from PIL import Image, ImageFile, ImageOps
+from folders import huge_png, png_header, png_of_chunks, png_without_palette
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from partloc.data.images import ImageError, load_rgb, open_rgb
 from partloc.data.transforms import Preprocessing
@@ -182,3 +187,115 @@ def test_the_format_is_detected_from_the_content(tmp_path, file_format):
     path = tmp_path / "image.png"
     path.write_bytes(encode(Image.new("RGB", (8, 8), "red"), file_format))
     assert load_rgb(path).getpixel((4, 4)) == pytest.approx((255, 0, 0), abs=3)
+
+
+# -- damaged, unusual and large files ----------------------------------------------------------
+
+
+def png_with_key(bits: int, color_type: int, key: int | tuple, pixels: list) -> bytes:
+    """A PNG of one row. pixels: samples of `bits` bits; key: the transparent one."""
+    samples = np.array(pixels).ravel()
+    row = "".join(f"{value:0{bits}b}" for value in samples)
+    row = int(row.ljust(-(-len(row) // 8) * 8, "0"), 2).to_bytes(-(-len(row) // 8), "big")
+    transparent = b"".join(value.to_bytes(2, "big") for value in np.atleast_1d(key).tolist())
+    return png_of_chunks(
+        png_header(len(pixels), 1, bits, color_type),
+        (b"tRNS", transparent),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "key", "other", "level"),
+    [(1, 1, 0, 0), (2, 1, 2, 170), (4, 8, 7, 119), (8, 128, 127, 127), (16, 32768, 32512, 127)],
+)
+def test_the_transparent_grey_is_white_at_every_bit_depth(bits, key, other, level):
+    data = png_with_key(bits, 0, key, [key, other])
+    assert decode_pixel(data) == (255, 255, 255)
+    assert decode_pixel(data, 1) == (level, level, level)
+
+
+def test_the_transparent_colour_is_white_and_its_neighbours_are_not():
+    """At 16 bits, also a colour that differs in the lower byte only."""
+    key = (21845, 32767, 16383)
+    for near in ((21846, 32767, 16383), (21845, 32767, 16382)):
+        data = png_with_key(16, 2, key, [key, near])
+        assert decode_pixel(data) == (255, 255, 255)
+        assert decode_pixel(data, 1) == (85, 127, 63)
+    data = png_with_key(8, 2, (10, 20, 30), [(10, 20, 30), (10, 20, 31)])
+    assert [decode_pixel(data), decode_pixel(data, 1)] == [(255,) * 3, (10, 20, 31)]
+
+
+def test_large_and_damaged_metadata_do_not_matter():
+    image = Image.effect_noise((16, 16), 50).convert("RGB")
+    expected = np.asarray(image)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "a" * 2_000_000, zip=True)
+    data = encode(image, pnginfo=info)
+    profile = encode(image, icc_profile=bytes(3_000_000))
+    damaged = bytearray(encode(image, pnginfo=info))
+    damaged[damaged.index(b"zTXt") + 20] ^= 1
+    end = encode(image)[:-12] + b"\0\0\0\4teXtabcd\0\0\0\0" + encode(image)[-12:]
+    for content in (data, profile, bytes(damaged), end):
+        assert np.array_equal(open_rgb(content, "image"), expected)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_only_the_orientation_of_the_exif_data_matters(file_format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 12345.5
+    image = Image.new("RGB", (16, 8), "white")
+    image.paste("black", (0, 0, 8, 8))
+    data = encode(image, file_format, exif=exif)
+    for order in ("<", ">"):
+        data = data.replace(struct.pack(f"{order}II", 24691, 2), struct.pack(f"{order}iI", -1, 0))
+    if file_format == "PNG":
+        start = data.index(b"eXIf")
+        content = data[start : data.index(b"IDAT") - 8]
+        checksum = zlib.crc32(content).to_bytes(4, "big")
+        data = data.replace(data[start : start + len(content) + 4], content + checksum)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        upright = open_rgb(data, "image")
+    assert upright.size == (8, 16)
+    assert upright.getpixel((4, 2)) < (60, 60, 60) < upright.getpixel((4, 13))
+
+
+def test_no_error_of_a_decoder_passes(monkeypatch):
+    data = encode(Image.new("RGB", (4, 4)))
+    for error in (AssertionError(), RecursionError("deep"), AttributeError("x"), BufferError("y")):
+
+        def failing(*_args, error=error):
+            raise error
+
+        monkeypatch.setattr(ImageFile.ImageFile, "load", failing)
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", failing)
+        with pytest.raises(ImageError, match="^image: ") as caught:
+            open_rgb(data, "image")
+        assert caught.value.reason == "unreadable image"
+
+
+def test_an_indexed_image_without_a_palette_is_rejected():
+    with pytest.raises(ImageError, match="^image: ") as caught:
+        open_rgb(png_without_palette(), "image")
+    assert caught.value.reason == "unreadable image"
+
+
+def test_only_regular_files_of_limited_size_are_read(tmp_path):
+    pipe, large, socket_path = tmp_path / "pipe.png", tmp_path / "large.png", tmp_path / "s.png"
+    os.mkfifo(pipe)
+    with large.open("wb") as file:
+        file.truncate(10**11)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(socket_path))
+    for path in (pipe, socket_path, Path("/dev/zero"), tmp_path):
+        with pytest.raises(ImageError, match=f"^{path}: .*expected a regular file") as caught:
+            load_rgb(path)
+        assert caught.value.reason == "not a regular file"
+    server.close()
+    with pytest.raises(ImageError, match="file of 100,000,000,000 bytes, the limit is 5") as caught:
+        load_rgb(large)
+    assert caught.value.reason == "oversized image"
+    with pytest.raises(ImageError, match="null"):
+        load_rgb("a\0b.png")

@@ -4,7 +4,7 @@ Every reason is also tested with a whole folder, in test_index.
 """
 
 import pytest
-from folders import make_label, write_label
+from folders import make_label, nested_label, write_label
 
 from partloc.data.labels import read_label
 from partloc.data.layout import SampleError
@@ -45,3 +45,21 @@ def test_irregularities_that_do_not_affect_the_pose_are_warnings(tmp_path):
         ),
         ("label names a different part", "part_name 'b', expected 'a' from the file name"),
     ]
+
+
+def test_a_label_of_any_depth_is_refused_with_a_short_detail(tmp_path):
+    """Also one that is parsed, but too deep to be shown in a message."""
+    path = tmp_path / "m-a.json"
+    for depth in [*range(1, 1100, 50), *range(900, 1000)]:
+        path.write_bytes(nested_label(depth))
+        with pytest.raises(SampleError) as caught:
+            read_label(path, "m", "a")
+        assert caught.value.reason in ("wrong length", "malformed JSON")
+        assert len(str(caught.value)) < 150
+
+
+def test_the_error_for_a_key_that_occurs_twice_names_it(tmp_path):
+    path = tmp_path / "m-a.json"
+    path.write_text('{"scale": [1, 1, 1], "scale": [0.5, 0.5, 0.5]}')
+    with pytest.raises(SampleError, match="the key 'scale' occurs twice"):
+        read_label(path, "m", "a")

@@ -1,5 +1,6 @@
 """Names of folders and files determine the samples; unusual names are accepted."""
 
+import os
 from pathlib import Path
 from unicodedata import normalize
 
@@ -7,6 +8,7 @@ import pytest
 from folders import write_folder, write_model
 
 from partloc.config import DataConfig
+from partloc.data import layout
 from partloc.data.index import Index, build_index
 from partloc.data.split import read_manifest
 from partloc.files import write_table
@@ -91,3 +93,50 @@ def test_hidden_and_unrelated_files_are_ignored(tmp_path):
     (root / "README.md").touch()
     (root / "lamp" / "._lamp-foot.png").touch()
     assert index_folder(root).report.empty
+
+
+def test_what_vanishes_while_the_folder_is_listed_is_counted(tmp_path, monkeypatch):
+    """A folder, and an image and a label of another one."""
+    root = write_folder(tmp_path, {"m": ["a", "b"], "n": ["a"]})
+    listdir = os.listdir
+    vanished = {str(root): ["gone"], str(root / "m"): ["m-c.png", "m-c.json"]}
+    monkeypatch.setattr(os, "listdir", lambda path: listdir(path) + vanished.get(str(path), []))
+    index = index_folder(root)
+    assert sample_names(index) == [("m", "a"), ("m", "b"), ("n", "a")]
+    assert sorted(zip(index.report.reason, index.report.file, strict=True)) == [
+        ("unreadable label", "m/m-c.png"),
+        ("vanished folder", "gone"),
+    ]
+    is_usable = layout._is_usable_folder
+    monkeypatch.setattr(
+        layout,
+        "_is_usable_folder",
+        lambda path, *others: path.name == "gone" or is_usable(path, *others),
+    )
+    assert sorted(index_folder(root).report.reason) == ["unreadable label", "vanished folder"]
+
+
+def test_an_entry_that_cannot_be_examined_is_reported(tmp_path, monkeypatch):
+    """E.g. a link into a folder without permission."""
+    root, stat = write_folder(tmp_path, {"m": ["a"], "n": ["a"]}), Path.stat
+
+    def failing(path: Path, **options):
+        if path.name == "n":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", failing)
+    index = index_folder(root)
+    assert sample_names(index) == [("m", "a")]
+    assert index.report.values.tolist() == [
+        ["warning", "unreadable folder", "n", "n", "Permission denied"]
+    ]
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "/dev/fd/999/x", "m/m-whole.png/x"])
+def test_a_link_to_an_impossible_target_is_a_broken_link(tmp_path, target):
+    root = write_folder(tmp_path, {"m": ["a"]})
+    (root / "link").symlink_to(target)
+    index = index_folder(root)
+    assert sample_names(index) == [("m", "a")]
+    assert list(index.report.reason) == ["broken link"]

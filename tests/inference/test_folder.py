@@ -246,6 +246,24 @@ def test_the_error_for_a_full_disk_names_the_table(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lamp"]
 
 
+def test_no_file_is_written_through_a_link_that_leads_out_of_the_folder(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/lamp").symlink_to(tmp_path / "labels")
+    outcome = ModelOutcome([make_prediction("foot")], [])
+    with pytest.raises(ValueError, match="out/lamp: leads out of the folder of predictions"):
+        write_predictions(tmp_path / "out", [outcome], NUM_HYPOTHESES, SINGLE_PROCESS)
+    assert not [*(tmp_path / "labels").iterdir()]
+
+
+def test_a_name_of_the_greatest_length_is_answered(predict_and_write, data_dir, tmp_path):
+    lamp = data_dir / "lamp"
+    part = "x" * (254 - len("lamp-.png"))
+    (lamp / "lamp-foot.png").rename(lamp / f"lamp-{part}.png")
+    assert predict_and_write().parts == 11
+    assert (tmp_path / f"out/lamp/lamp-{part}.json").is_file()
+
+
 def test_no_prediction_at_all_gives_empty_tables(tmp_path):
     write_predictions(tmp_path, [], NUM_HYPOTHESES, SINGLE_PROCESS)
     assert pd.read_csv(tmp_path / "predictions.csv").empty

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from folders import write_folder
 from toys import SINGLE_PROCESS
 
+from partloc.config import DataConfig
+from partloc.data.index import build_index
 from partloc.data.layout import LayoutError
 from partloc.distributed import DistributedContext
-from partloc.inference.jobs import ModelJob, find_jobs, local_jobs
+from partloc.files import write_table
+from partloc.inference.jobs import ModelJob, find_jobs, local_jobs, read_jobs
 
 
 def test_processes_get_consecutive_models_and_about_equally_many_parts():
@@ -35,3 +39,31 @@ def test_the_error_for_a_folder_without_models_shows_the_layout(tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
         with pytest.raises(LayoutError, match="chair-whole.png"):
             find_jobs(folder)
+
+
+@pytest.mark.parametrize("column", ["whole_path", "part_path"])
+@pytest.mark.parametrize(
+    "path",
+    ["../x.png", "chair/../../x.png", "/tmp/x.png", "chair/..", "x.png", "", ".", "./x.png"],
+)
+def test_a_table_whose_paths_lead_out_of_the_data_folder_is_refused(tmp_path, column, path):
+    table = build_index(DataConfig(data_dir=str(write_folder(tmp_path / "images")))).manifest
+    write_table(tmp_path / "good.csv", table)
+    assert len(read_jobs(tmp_path / "good.csv")) == 3
+    table.loc[4, column] = path
+    write_table(tmp_path / "bad.csv", table)
+    with pytest.raises(ValueError, match=rf"bad.csv: row 6: {column} '{path}': expected FOLDER/"):
+        read_jobs(tmp_path / "bad.csv")
+
+
+def test_a_part_whose_prediction_would_have_too_long_a_name_is_skipped(data_dir, tmp_path):
+    """The extension of a label is one byte longer than that of an image."""
+    lamp = data_dir / "lamp"
+    longest, long = ("x" * (255 - len("lamp-.png") - shorter) for shorter in (0, 1))
+    for part in (longest, long):
+        (lamp / f"lamp-{part}.png").write_bytes((lamp / "lamp-foot.png").read_bytes())
+    job = find_jobs(data_dir)[0]
+    assert [part for part, _ in job.parts] == ["foot", long]
+    (skipped,) = job.skipped
+    assert (skipped.reason, skipped.file) == ("unusable name", f"lamp/lamp-{longest}.png")
+    assert skipped.detail == "the file of its prediction needs 256 bytes, the limit is 255"

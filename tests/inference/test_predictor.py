@@ -21,7 +21,7 @@ from partloc.config import DataConfig
 from partloc.data.images import ImageError
 from partloc.data.index import build_index
 from partloc.distributed import inference_dtype, training_dtype
-from partloc.files import CheckpointError, write_table
+from partloc.files import CheckpointError, locked_folder, write_table
 from partloc.inference.checkpoint import SHIPPED_MODELS
 from partloc.inference.predictor import NO_BACKGROUND_PENALTY, PartResult, Predictor
 from partloc.model.camera import PinholeCamera
@@ -49,6 +49,21 @@ def test_several_parts_get_the_poses_that_each_gets_alone(predictor, data_dir):
     assert together.shape == (10, 5)
     assert together.std(0).min() > 1e-3  # poses differ, so order matters
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_an_answer_that_is_not_finite_is_an_error_that_names_the_file(
+    run_infer, tmp_path, checkpoint
+):
+    """With weights that are finite, but overflow in the network."""
+    content = torch.load(checkpoint, weights_only=True)
+    weight = torch.full_like(content["weights"]["pose_head.hidden.1.weight"], 3e38)
+    weights = content["weights"] | {"pose_head.hidden.1.weight": weight}
+    torch.save(content | {"weights": weights}, tmp_path / "model.pth")
+    whole, part = write_boxes(tmp_path)
+    arguments = ("--checkpoint", "model.pth", "--device", "cpu", "--whole", whole, "--part", part)
+    run = run_infer(*arguments)
+    assert (run.status, run.out) == (2, "")
+    assert run.err == "error: model.pth: its predictions are not finite numbers; train it again\n"
 
 
 def write_boxes(folder: Path, background: str = "white") -> tuple[Path, Path]:
@@ -235,6 +250,37 @@ def test_the_stage_predicts_the_rows_of_a_split_table(run_infer, checkpoint, dat
     predictions = pd.read_csv(tmp_path / "out/predictions.csv")
     assert predictions.part.tolist() == PARTS[:2]
     assert len(list((tmp_path / "out").glob("*/*.json"))) == 2
+
+
+def test_a_split_of_the_pipeline_is_found_by_its_name(run_infer, checkpoint, data_dir, tmp_path):
+    """In a folder whose name a shell would change."""
+    output_dir = tmp_path / 'out $HOME `touch X` " $(touch Y)'
+    label = {"translation": [0, 0, 0], "rotation": [1, 0, 0, 0], "scale": [0.5] * 3}
+    (data_dir / "lamp/lamp-foot.json").write_text(json.dumps(label))
+    manifest = build_index(DataConfig(data_dir=str(data_dir))).manifest
+    write_table(output_dir / "split/test.csv", manifest)
+    values = {
+        "data": {"data_dir": str(data_dir), "output_dir": str(output_dir)},
+        "machine": {"device": "cpu"},
+    }
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    run = run_infer("--split", "test", "--checkpoint", checkpoint)
+    assert run.status == 0, run.err
+    assert (output_dir / "infer/lamp/lamp-foot.json").is_file()
+    run = run_infer("--split", "val", "--output", "out", "--checkpoint", checkpoint)
+    assert run.status == 2 and "val.csv: no such file; run the previous stages" in run.err
+
+
+def test_a_folder_that_another_process_writes_into_is_refused(
+    run_infer, checkpoint, data_dir, tmp_path
+):
+    arguments = ("--data-dir", data_dir, "--output", "out", "--checkpoint", checkpoint)
+    with locked_folder(tmp_path / "out"):
+        run = run_infer(*arguments, "--device", "cpu")
+        assert run.status == 2 and "error: out: another process is writing" in run.err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert run_infer(*arguments, "--device", "cpu").status == 0
+    assert not (tmp_path / "out/.lock").exists()
 
 
 @pytest.mark.parametrize(

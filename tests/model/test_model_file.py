@@ -1,6 +1,9 @@
 """A model file rebuilds the network, and a file of another kind gives a clear error."""
 
 import os
+import re
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,14 @@ from partloc.files import CheckpointError, load_tensors, save_tensors
 from partloc.model.build import build_locator
 from partloc.model.depth_net import load_depth_net
 from partloc.model.locator import PartLocator
-from partloc.model.model_file import MODEL_FORMAT, load_model, save_model, start_from
+from partloc.model.model_file import (
+    CONTENT_TYPES,
+    MODEL_FORMAT,
+    POSITION_TABLE,
+    load_model,
+    save_model,
+    start_from,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def model() -> PartLocator:
     torch.manual_seed(0)
-    return build_locator(tiny_config().model, Preprocessing(28, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)))
+    return build_locator(
+        tiny_config().model, Preprocessing(28, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    )
 
 
 # -- save and load -----------------------------------------------------------------------------
@@ -128,6 +140,85 @@ def test_a_file_cannot_execute_code(tmp_path):
     ):
         load_model(tmp_path / "malicious.pth")
     assert not (tmp_path / "executed").exists()
+
+
+NAN, HUGE = float("nan"), 10**12
+WIDTH = "pose_head.hidden.1.weight"
+# Changes of the content of a model file, by path.
+TAMPERINGS = [
+    *[((name,), value) for name in CONTENT_TYPES for value in (3, [], "text")],
+    *[((name,), {}) for name in ("model", "preprocessing", "weights")],
+    *[(("model", key), value) for key in ("mlp_hidden_dim", "match_size") for value in (-1, "a")],
+    (("model", "mlp_hidden_dim"), HUGE),
+    (("model", "mlp_hidden_dim"), 17),
+    (("model", "cross_attention_dim"), 64 * HUGE),
+    (("model", "cross_attention_dim"), 28),
+    (("model", "match_size"), 0),
+    (("model", "depth_maps"), False),
+    (("model", "hypotheses"), NAN),
+    (("model", "backbone_name"), "dinov2_vits14"),
+    (("model", "unknown"), 1),
+    (("model", 3), 1),
+    *[(("preprocessing", "image_size"), value) for value in (0, -28, 28.0, HUGE, 42, True, None)],
+    *[(("preprocessing", "read_size"), value) for value in (0, HUGE, NAN)],
+    *[(("preprocessing", "mean"), value) for value in ((NAN, 0.0, 0.0), (0.0,), "abc", 1.0)],
+    *[(("preprocessing", "std"), value) for value in ((0.0, 1.0, 1.0), (-1.0, 1.0, 1.0))],
+    (("preprocessing", "unknown"), 1),
+    (("weights", "unknown"), torch.zeros(1)),
+    (("weights", 3), torch.zeros(1)),
+    *[(("weights", WIDTH), value) for value in (None, 1.0, [1.0], torch.zeros(16))],
+    (("weights", WIDTH), torch.zeros(1).expand(10**6, 10**6)),
+    (("weights", WIDTH), torch.zeros(16, 16, dtype=torch.complex64)),
+    (("weights", WIDTH), torch.zeros(16, 16, dtype=torch.int64)),
+    (("weights", WIDTH), torch.zeros(16, 16).to_sparse()),
+    (("weights", WIDTH), torch.quantize_per_tensor(torch.zeros(16, 16), 0.1, 0, torch.qint8)),
+    (("weights", WIDTH), torch.zeros(16, 16, device="meta")),
+    (("weights", POSITION_TABLE), torch.zeros(1, 5, 191)),
+    (("weights", POSITION_TABLE), torch.zeros(5)),
+]
+
+
+@pytest.fixture(scope="module")
+def content() -> dict:
+    """The content of a model file."""
+    model = other_model()
+    content = {"format": MODEL_FORMAT, "depth_net": None, "info": {}}
+    preprocessing = asdict(model.preprocessing)
+    weights = {key: value.half() for key, value in model.state_dict().items()}
+    return content | {
+        "model": model.config.model_dump(),
+        "preprocessing": preprocessing,
+        "weights": weights,
+    }
+
+
+def change(content: dict, keys: tuple, value: object) -> dict:
+    """A copy with one changed value."""
+    key, *rest = keys
+    return content | {key: change(content[key], tuple(rest), value) if rest else value}
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:DeprecationWarning")
+@pytest.mark.parametrize(("keys", "value"), TAMPERINGS)
+def test_a_file_with_one_wrong_value_is_refused_as_a_whole(content, tmp_path, keys, value):
+    path = tmp_path / "model.pth"
+    torch.save(change(content, keys, value), path)
+    with pytest.raises(CheckpointError, match=f"^{path}: ") as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+def test_every_tensor_is_needed_and_must_be_finite(content, tmp_path):
+    path, initialized = tmp_path / "model.pth", other_model()
+    for key in [*content["weights"]][::19]:
+        missing = {k: v for k, v in content["weights"].items() if k != key}
+        damaged = content["weights"][key].clone()
+        damaged.view(-1)[-1] = float("inf")
+        for weights in (missing, content["weights"] | {key: damaged}):
+            torch.save(content | {"weights": weights}, path)
+            for load in (load_model, partial(start_from, initialized)):
+                with pytest.raises(CheckpointError, match=f"^{path}: .*{re.escape(key)}"):
+                    load(path)
 
 
 # -- start from a model file -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from partloc.files import locked_folder
 from partloc.synthetic import dataset
 from partloc.synthetic.builder import Part
 from partloc.synthetic.camera import project
@@ -221,6 +223,24 @@ def test_an_earlier_data_set_is_replaced_and_another_folder_is_refused(tmp_path)
     write_dataset(folder, 2, SIZE, seed=0, workers=0)
     write_dataset(folder, 1, SIZE, seed=0, workers=0)
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["table-0000"]
+
+
+def test_no_file_is_changed_in_place(tmp_path):
+    """A hard link to a file of the data set, as in the cache of DVC, keeps its content."""
+    folder, cache = tmp_path / "demo", tmp_path / "cache"
+    write_dataset(folder, 1, SIZE, 0, 0)
+    shutil.copytree(folder, cache, copy_function=os.link)
+    expected = file_hashes(cache)
+    write_dataset(folder, 1, SIZE, 1, 0)
+    assert file_hashes(cache) == expected
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {MARKER_NAME}
+
+
+def test_a_lock_that_the_caller_holds_in_the_folder_is_no_foreign_file(tmp_path):
+    for seed in (0, 1):
+        with locked_folder(tmp_path / "demo"):
+            write_dataset(tmp_path / "demo", 1, SIZE, seed, 0)
+            assert (tmp_path / "demo/.lock").exists()
 
 
 def test_the_stage_reports_counts_and_one_line_on_an_error(tmp_path):

@@ -1,0 +1,163 @@
+"""What all commands share: output in any encoding, signals, and workers that end with them."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from checkout import ROOT
+
+from partloc.cli import map_in_processes, print_json
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "is_escaped"),
+    [
+        ("ascii", "Stühle", True),
+        ("utf-8", "Stühle", False),
+        ("utf-8", "not UTF-8: \udcff", True),
+        ("latin-1", "椅子", True),
+        ("utf-16", "Stühle", False),
+    ],
+)
+def test_printed_json_can_be_read_in_every_encoding(monkeypatch, encoding, text, is_escaped):
+    stream = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding=encoding))
+    print_json([{"part": text}])
+    sys.stdout.flush()
+    line = stream.getvalue().decode(encoding)
+    assert json.loads(line) == [{"part": text}] and line.endswith("\n")
+    assert ("\\u" in line) == is_escaped
+
+
+# -- signals -----------------------------------------------------------------------------------
+
+
+def start(*arguments: object, **options) -> subprocess.Popen:
+    """Start the interpreter in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (("stages/index.py", "--help"), "numpy"),
+        (("stages/evaluate.py", "--help"), "torch"),
+        (("-m", "partloc", "train", "--help"), "torch.nn"),
+        (("stages/infer.py", "--whole", "a.png", "--part", "a.png"), "torch._C"),
+        (("stages/infer.py", "--data-dir", "a", "--output", "b"), "pandas"),
+    ],
+)
+def test_a_signal_during_imports_is_one_line_and_a_status(tmp_path, arguments, module, name):
+    (tmp_path / "a.png").touch()
+    script, *options = arguments
+    if script.startswith("stages/"):
+        script = ROOT / script
+    if options[0] in ("--whole", "--data-dir"):
+        options += ["--checkpoint", "a.png"]
+    command = [sys.executable, "-X", "importtime", script, *options]  # reports each import
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if line.split("|")[-1].strip().startswith(module):
+                break
+        process.send_signal(signal.Signals[name])
+        lines = [line for line in process.stderr if "import time" not in line]
+    assert lines == [f"{name}: stopped\n"]
+    assert process.returncode == 128 + signal.Signals[name]
+
+
+RUN = """
+import sys, time
+from partloc.cli import run_command
+def main():
+    print("begun", flush=True)
+    time.sleep(60)
+    print("ended")
+run_command(main, "stopped; resume it")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_a_command_is_one_line_that_says_how_to_resume(name):
+    with start("-c", RUN) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.Signals[name])
+        assert process.communicate()[1] == f"{name}: stopped; resume it\n"
+    assert process.returncode == 128 + signal.Signals[name]
+
+
+def test_a_command_under_nohup_ignores_the_end_of_its_terminal():
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    with start("-c", ignoring + RUN.replace("60", "1")) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate() == ("ended\n", "")
+    assert process.returncode == 0
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+WORKERS = """
+import time
+from partloc.cli import map_in_processes, run_command
+if __name__ == "__main__":
+    run_command(lambda: [*map_in_processes(time.sleep, [100] * 8, 2)])
+"""
+
+
+def test_results_are_in_order_in_any_number_of_processes():
+    items = list(range(-20, 20))
+    for workers in (0, 1, 2, 3):
+        assert [*map_in_processes(abs, items, workers)] == [abs(item) for item in items]
+
+
+@pytest.mark.parametrize(
+    ("name", "to_group"),
+    [("SIGKILL", False), ("SIGTERM", False), ("SIGHUP", True), ("SIGINT", True)],
+)
+def test_workers_end_with_their_parent(tmp_path, name, to_group):
+    (tmp_path / "main.py").write_text(WORKERS)
+    with start(tmp_path / "main.py") as process:
+        wait_until(lambda: len(psutil.Process(process.pid).children()) == 3)  # and a tracker
+        workers = psutil.Process(process.pid).children()
+        time.sleep(0.5)  # some are still importing
+        (os.killpg if to_group else os.kill)(process.pid, signal.Signals[name])
+        errors = process.communicate(timeout=30)[1]
+    if name != "SIGKILL":  # after it, Python's own tracker of resources reports what is left
+        assert errors == f"{name}: stopped\n"
+    number = signal.Signals[name]
+    assert process.returncode == (-number if name == "SIGKILL" else 128 + number)
+    wait_until(lambda: not any(map(is_alive, workers)))
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """An ended process whose new parent has not noticed it yet is a zombie."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition, timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
