@@ -43,12 +43,12 @@ class _Geometry(NamedTuple):
 def bicycle(builder: ObjectBuilder) -> None:
     """A frame with two equal wheels, cranks, a saddle and a handlebar, and some equipment."""
     geometry = _sample_geometry(builder)
-    builder.rotations_deg = (0, 30, 90, 180, 210, 270)
+    builder.rotations_deg = (0, 90, 135, 180, 270, 315)
     frame = _frame(geometry, step_through=builder.bernoulli(0.35))
     builder.add("frame", frame.with_color(builder.body))
     builder.add("fork", _fork(geometry).with_color(builder.choice(builder.body, builder.trim)))
     _add_wheels(builder, geometry)
-    _add_cranks(builder, geometry)
+    _add_cranks(builder, geometry, has_pedals=builder.bernoulli(0.8))
     _add_saddle(builder, geometry)
     _add_handlebar(builder, geometry)
     for add_equipment in builder.rng.permutation([_add_mudguards, _add_rack, _add_basket])[:2]:
@@ -119,8 +119,8 @@ def _add_wheels(builder: ObjectBuilder, geometry: _Geometry) -> None:
         builder.add("wheel", join(tyre, star), *axles)
 
 
-def _add_cranks(builder: ObjectBuilder, geometry: _Geometry) -> None:
-    """Add a chainring with two arms, sometimes behind a guard, and two equal pedals."""
+def _add_cranks(builder: ObjectBuilder, geometry: _Geometry, has_pedals: bool) -> None:
+    """Add a chainring with two arms, often behind a guard, and two equal pedals."""
     angle = np.radians(builder.uniform(0, 180))
     arm = builder.uniform(0.13, 0.19) * np.array([np.cos(angle), 0, np.sin(angle)])
     radius = builder.uniform(0.06, 0.11)
@@ -134,8 +134,9 @@ def _add_cranks(builder: ObjectBuilder, geometry: _Geometry) -> None:
     builder.add("crankset", cranks.with_color(builder.trim), geometry.crank)
     pedal = box(0.09, 0.1, 0.025).with_color(builder.dark)
     positions = [geometry.crank + hub * [1, 1.6, 1] - [0, 0, 0.012] for hub in hubs]
-    builder.add("pedal", pedal, *positions)
-    if builder.bernoulli(0.35):
+    if has_pedals:
+        builder.add("pedal", pedal, *positions)
+    if builder.bernoulli(0.45):
         length = geometry.crank[0] - geometry.rear[0]
         outline = np.array([(0, -0.03), (length, -0.8 * radius), (length, 0.8 * radius), (0, 0.03)])
         guard = prism(outline * [1, 1.4], 0.02).rotated("x", 90).with_color(builder.body)

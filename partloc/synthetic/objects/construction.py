@@ -25,7 +25,7 @@ def crane(builder: ObjectBuilder) -> None:
     """A tower crane: equal mast sections, a jib, a counter-jib with equal weights."""
     sections, section_h = builder.integer(2, 4), builder.uniform(0.3, 0.7)
     w, bar = builder.uniform(0.12, 0.24), builder.uniform(0.018, 0.03)
-    builder.rotations_deg = (0, 45, 90, 180, 270, 315)
+    builder.rotations_deg = (0, 0, 90, 90, 180, 270, 315)
     base = builder.choice(
         box(3 * w, 3 * w, 0.12),
         join(box(4 * w, 0.3 * w, 0.1), box(0.3 * w, 4 * w, 0.1), box(1.2 * w, 1.2 * w, 0.1)),
@@ -36,7 +36,8 @@ def crane(builder: ObjectBuilder) -> None:
     section = _lattice(section_h, w, bar, max(1, round(section_h / w))).with_color(builder.body)
     builder.add("section", section, *[(0, 0, base_h + i * section_h) for i in range(sections)])
     top = base_h + sections * section_h
-    builder.add("turntable", cylinder(0.75 * w, 0.06).with_color(builder.dark), (0, 0, top))
+    turntable = cylinder(0.75 * w, 0.06).with_color(builder.dark)
+    builder.add("turntable", turntable, (0, 0, top))
     cab_w = builder.uniform(0.8, 1.3) * w
     cab = _cab(builder, 1.2 * cab_w, cab_w, 1.3 * cab_w)
     side = builder.choice(-1, 1)
@@ -56,14 +57,14 @@ def _add_jibs(builder: ObjectBuilder, w: float, bar: float, z: float) -> None:
     counter_jib = join(floor, *rails).translated(-0.5 * counter_l + 0.4 * w)
     builder.add("counter-jib", counter_jib.with_color(builder.body), (0, 0, z))
     end = 0.4 * w - counter_l
-    weights, size = builder.integer(1, 3), builder.uniform(0.07, 0.11)
+    weights, size = builder.integer(1, 2), builder.uniform(0.07, 0.11)
     weight = box(0.8 * size, 1.1 * w, builder.uniform(0.2, 0.35)).with_color(builder.trim)
     xs = [end + size * (i + 0.5) for i in range(weights)]
     builder.add("weight", weight, *[(x, 0, z - 0.1) for x in xs])
     drum = cylinder(0.4 * jib_w, 0.8 * jib_w).translated(0, 0, -0.4 * jib_w).rotated("x", 90)
     drum_position = (end + size * weights + 0.5 * jib_w, 0, z + 0.4 * jib_w + bar)
     builder.add("winch", drum.with_color(builder.dark), drum_position)
-    if builder.bernoulli(0.6):
+    if builder.bernoulli(0.5):
         apex_h = builder.uniform(0.25, 0.55)
         feet = corner_positions(w, w)
         mast = join(*[beam(foot, (0, 0, apex_h), bar) for foot in feet], box(w, w, bar))
@@ -107,7 +108,7 @@ def excavator(builder: ObjectBuilder) -> None:
     """An undercarriage with two equal tracks, a house with an engine, and a jointed arm."""
     length, w = builder.uniform(1.2, 2.0), builder.uniform(0.9, 1.4)
     track_h, track_w = builder.uniform(0.22, 0.42), builder.uniform(0.18, 0.32)
-    builder.rotations_deg = (0, 45, 90, 315)
+    builder.rotations_deg = (0, 90, 135, 315)
     track = _track(builder, length, track_w, track_h)
     builder.add("track", track, *[(0, y * (w - track_w) / 2, 0) for y in (-1, 1)])
     frame = join(
@@ -118,7 +119,8 @@ def excavator(builder: ObjectBuilder) -> None:
     z = 1.2 * track_h + 0.1
     d = builder.uniform(0.8, 1.1) * length
     x = 0.5 * length - 0.5 * d - builder.uniform(0.0, 0.2)
-    builder.add("platform", rounded_box(d, 0.95 * w, 0.08, 0.1).with_color(builder.body), (x, 0, z))
+    platform = rounded_box(d, 0.95 * w, 0.08, 0.1).with_color(builder.body)
+    builder.add("platform", platform, (x, 0, z))
     z += 0.08
     cab_d, cab_h = builder.uniform(0.4, 0.5) * d, builder.uniform(0.55, 0.85)
     side = builder.choice(-1, 1)
@@ -170,10 +172,12 @@ def _add_engine(builder: ObjectBuilder, base: tuple[float, float], d: float, w: 
         cylinder(0.22 * hood_d, 0.25 * h).translated(0, y, 0.5 * h)
         for y in evenly_spaced(0.5 * w, 3)
     ]
-    builder.add("engine", join(block, *heads).with_color(builder.accent), (center, 0, z))
+    if builder.bernoulli(0.7):
+        builder.add("engine", join(block, *heads).with_color(builder.accent), (center, 0, z))
     weight = taper((0.16 * d, 0.98 * w), (0.1 * d, 0.9 * w), 0.8 * h)
     weight = weight.with_color(builder.choice(builder.dark, builder.body))
-    builder.add("counterweight", weight, (x - 0.5 * d - 0.02, 0, z - 0.08))
+    if builder.bernoulli(0.6):
+        builder.add("counterweight", weight, (x - 0.5 * d - 0.02, 0, z - 0.08))
 
 
 def _add_arm(builder: ObjectBuilder, foot: np.ndarray) -> None:
@@ -212,7 +216,10 @@ def _add_arm(builder: ObjectBuilder, foot: np.ndarray) -> None:
         rod(start, end, 0.022).with_color(builder.trim),
     )
     ys = [sign * (0.6 * thickness + 0.04) for sign in (-1, 1)]
-    builder.add("ram", ram, *[foot + [0, y, 0] for y in ys])
+    if builder.bernoulli(0.5):
+        builder.add("ram", ram, *[foot + [0, y, 0] for y in ys])
+    else:
+        builder.add("rams", join(*[ram.translated(0, y) for y in ys]), foot)
 
 
 def bridge(builder: ObjectBuilder) -> None:
@@ -221,7 +228,7 @@ def bridge(builder: ObjectBuilder) -> None:
     w, h = builder.uniform(0.35, 0.8), builder.uniform(0.3, 0.7)
     bar, pier_h = builder.uniform(0.025, 0.05), builder.uniform(0.2, 0.8)
     length = panels * panel_l
-    builder.rotations_deg = (0, 30, 60, 90)
+    builder.rotations_deg = (0, 90, 120, 330)
     z = pier_h + 0.05
     if panels <= 3:
         panel = _truss_panel(builder, panel_l, h, bar).with_color(builder.body)

@@ -66,12 +66,12 @@ def _add_clock_waist(builder: ObjectBuilder, w: float, d: float, h: float, z: fl
     ys = evenly_spaced(0.45 * w, builder.integer(2, 3))
     weight_z = z + 0.55 * h - weight_h
     builder.add("weight", weight.with_color(builder.trim), *[(-0.18 * d, y, weight_z) for y in ys])
-    if builder.bernoulli(0.6):
+    if builder.bernoulli(0.7):
         bar = builder.uniform(0.025, 0.05)
         frame = [box(0.02, bar, h).translated(0, y * (0.43 * w - bar / 2)) for y in (-1, 1)]
         frame += [box(0.02, 0.84 * w, bar).translated(0, 0, s * (h - bar)) for s in (0, 1)]
-        for y in evenly_spaced(0.4 * w, builder.integer(1, 4)):
-            frame.append(box(0.012, 0.4 * bar, h).translated(0, y))
+        for y in evenly_spaced(0.5 * w, builder.integer(2, 5)):
+            frame.append(box(0.012, 0.6 * bar, h).translated(0, y))
         builder.add("door", join(*frame).with_color(builder.body), (0.4 * d, 0, z))
 
 
@@ -115,14 +115,17 @@ def camera(builder: ObjectBuilder) -> None:
     upper = beam((0.04, 0, leg_h), (0.55 * reach, 0, 0.45 * leg_h), 2 * gauge)
     lower = rod((0.5 * reach, 0, 0.5 * leg_h), (reach, 0, 0.02), 0.7 * gauge)
     leg = join(upper.with_color(builder.trim), lower.with_color(builder.dark))
-    foot = sphere(1.5 * gauge, sides=12).translated(0, 0, 1.4 * gauge).with_color(builder.dark)
+    foot = builder.choice(cylinder(2.6 * gauge, 0.03, sides=14), sphere(2 * gauge, 0, 90, sides=14))
+    foot = foot.with_color(builder.dark)
     feet = []
     for i in range(3):
         builder.add("leg", leg.rotated("z", start_deg + 120 * i))
         feet.append((*(reach * circle(1, 3, start_deg)[i]), 0.0))
-    builder.add("foot", foot, *feet)
-    crotch = cylinder(0.07, 0.06, sides=12).with_color(builder.dark)
-    builder.add("crotch", crotch, (0, 0, leg_h - 0.03))
+    if builder.bernoulli(0.6):
+        builder.add("foot", foot, *feet)
+    crotch = cylinder(0.07, 0.08, sides=12).with_color(builder.dark)
+    if builder.bernoulli(0.5):
+        builder.add("crotch", crotch, (0, 0, leg_h - 0.04))
     column_h = builder.uniform(0.08, 0.3)
     column = cylinder(0.8 * gauge, column_h + 0.25).translated(0, 0, -0.25)
     builder.add("column", column.with_color(builder.accent), (0, 0, leg_h))
@@ -145,18 +148,18 @@ def _add_camera_body(builder: ObjectBuilder, z: float) -> None:
     rings = [(1.0, 0), (1.0, 0.3), (0.88, 0.32), (0.88, 0.6), (1.0, 0.62), (0.94, 1.0)]
     barrel = lathe([(r * lens_r, s * lens_l) for r, s in rings]).rotated("y", 90)
     center = np.array([d / 2, 0, z + h / 2])
-    builder.add("lens", barrel.with_color(builder.trim), center)
-    pupil = cylinder(0.7 * lens_r, 0.01).rotated("y", 90).with_color(GLASS)
-    builder.add("pupil", pupil, center + [lens_l, 0, 0])
-    if builder.bernoulli(0.6):
+    pupil = cylinder(0.7 * lens_r, 0.01).rotated("y", 90).translated(lens_l).with_color(GLASS)
+    builder.add("lens", join(barrel.with_color(builder.trim), pupil), center)
+    if builder.bernoulli(0.5):
         hood_l = builder.uniform(0.05, 0.12)
         hood = tube(1.25 * lens_r, 1.05 * lens_r, hood_l).rotated("y", 90)
         builder.add("lens-hood", hood.with_color(builder.dark), center + [lens_l - 0.03, 0, 0])
-    if builder.bernoulli(0.7):
+    if builder.bernoulli(0.6):
         finder = taper((0.9 * d, 0.35 * w), (0.7 * d, 0.22 * w), 0.35 * h)
         builder.add("finder", finder.with_color(builder.body), (0, 0, z + h))
-    dial = cylinder(0.12 * w, 0.035, sides=18).with_color(builder.accent)
-    builder.add("dial", dial, *[(0, y * 0.33 * w, z + h) for y in (-1, 1)])
+    if builder.bernoulli(0.7):
+        dial = cylinder(0.12 * w, 0.045, sides=18).with_color(builder.accent)
+        builder.add("dial", dial, *[(0, y * 0.33 * w, z + h) for y in (-1, 1)])
 
 
 def printer(builder: ObjectBuilder) -> None:
@@ -175,8 +178,12 @@ def printer(builder: ObjectBuilder) -> None:
     beam_z = z + builder.uniform(0.4, 0.75) * h
     span = 0.9 * w
     rail = cylinder(0.011, span).translated(0, 0, -span / 2).rotated("x", 90)
-    rails = [(x, 0, beam_z) for x in (-0.025, 0.025)]
-    builder.add("rail", rail.with_color(builder.trim), *rails)
+    rail = rail.with_color(builder.trim)
+    xs = (-0.025, 0.025)
+    if builder.bernoulli(0.5):
+        builder.add("rail", rail, *[(x, 0, beam_z) for x in xs])
+    else:
+        builder.add("gantry", join(*[rail.translated(x) for x in xs]), (0, 0, beam_z))
     y = builder.uniform(-0.2, 0.2) * w
     head = join(
         box(0.08, 0.07, 0.09).translated(0, 0, -0.03),
@@ -184,7 +191,7 @@ def printer(builder: ObjectBuilder) -> None:
     )
     builder.add("print-head", head.with_color(builder.dark), (0.03, y, beam_z))
     _add_printed_object(builder, bed_z + 0.015, beam_z - 0.08, y)
-    if builder.bernoulli(0.6):
+    if builder.bernoulli(0.5):
         knob = join(
             box(0.012, 0.12, 0.7 * base_h),
             cylinder(0.02, 0.03).rotated("y", 90).translated(0, 0.09, 0.35 * base_h),
@@ -231,11 +238,13 @@ def _add_housing(
             *[box(d, 0.12 * w, 0.025).translated(0, s * 0.44 * w) for s in (-1, 1)],
         ),
     )
-    builder.add("roof", roof.with_color(builder.body), (0, 0, z + h))
+    if builder.bernoulli(0.7):
+        builder.add("roof", roof.with_color(builder.body), (0, 0, z + h))
     fan = join(torus(0.05, 0.012), gear(0.045, 5, 0.015, hole=0.2, tooth=0.6))
     ys = evenly_spaced(0.35 * w, 2)
     fan = fan.rotated("y", 90).with_color(builder.dark)
-    builder.add("fan", fan, *[(-d / 2 + 0.035, y, z + 0.8 * h) for y in ys])
+    if builder.bernoulli(0.5):
+        builder.add("fan", fan, *[(-d / 2 + 0.035, y, z + 0.8 * h) for y in ys])
 
 
 def _add_printed_object(builder: ObjectBuilder, z: float, top: float, y: float) -> None:

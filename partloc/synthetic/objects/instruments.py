@@ -28,8 +28,8 @@ OCTAVE_WIDTH = 0.165
 
 
 def piano(builder: ObjectBuilder) -> None:
-    """An upright or a grand piano with two to five equal octaves of keys, and often a stool."""
-    octaves = builder.integer(2, 5)
+    """An upright or a grand piano with two to four equal octaves of keys, and maybe a stool."""
+    octaves = builder.integer(2, 4)
     w = octaves * OCTAVE_WIDTH + builder.uniform(0.06, 0.2)
     key_z = builder.uniform(0.55, 0.75)
     builder.rotations_deg = (0, 0, 30, 90)
@@ -38,7 +38,7 @@ def piano(builder: ObjectBuilder) -> None:
     octave = _octave(builder)
     ys = evenly_spaced((octaves - 1) * OCTAVE_WIDTH, octaves)
     builder.add("octave", octave, *[(x, y, key_z) for y in ys])
-    if builder.bernoulli(0.6):
+    if builder.bernoulli(0.5):
         stool_h, r = builder.uniform(0.35, 0.5), builder.uniform(0.15, 0.2)
         seat = builder.choice(cylinder(r, 0.07), rounded_box(1.6 * r, 3 * r, 0.07, 0.03))
         foot = builder.choice(
@@ -93,7 +93,9 @@ def _add_upright(builder: ObjectBuilder, w: float, key_z: float) -> float:
     else:
         upper = box(d, w, top_h)
     builder.add("upper-case", upper.with_color(builder.body), (0, 0, bottom_h))
-    builder.add("lid", box(1.1 * d, 1.04 * w, 0.03).with_color(builder.trim), (0, 0, h))
+    if builder.bernoulli(0.7):
+        lid = box(1.1 * d, 1.04 * w, 0.03).with_color(builder.trim)
+        builder.add("lid", lid, (0, 0, h))
     desk = box(0.025, builder.uniform(0.4, 0.8) * w, builder.uniform(0.4, 0.8) * (h - key_z))
     builder.add("desk", desk.with_color(builder.trim), (d / 2 + 0.015, 0, key_z + 0.05))
     leg = builder.choice(
@@ -104,7 +106,7 @@ def _add_upright(builder: ObjectBuilder, w: float, key_z: float) -> float:
     builder.add("leg", leg.with_color(builder.trim), *[(x_leg, y, 0) for y in ys])
     pedal = box(0.12, 0.04, 0.025).with_color(builder.accent)
     ys = evenly_spaced(0.18, builder.integer(2, 3))
-    if w > 0.6:
+    if builder.bernoulli(0.4):
         builder.add("pedal", pedal, *[(d / 2 + 0.05, y, 0.05) for y in ys])
     return x + 0.01
 
@@ -166,12 +168,12 @@ def _grand_outline(w: float, length: float) -> np.ndarray:
 
 def guitar(builder: ObjectBuilder) -> None:
     """A guitar that leans upright in a stand: a body with a waist, a neck, pegs and strings."""
-    body_h, body_d = builder.uniform(0.38, 0.52), builder.uniform(0.04, 0.12)
-    ratio = builder.uniform(0.7, 0.9)
-    neck_l, neck_w = builder.uniform(0.38, 0.62), builder.uniform(0.045, 0.065)
-    builder.rotations_deg = (0, 0, 30, 90)
-    lift = builder.uniform(0.12, 0.25)  # of the body above the floor
-    waist = builder.uniform(0.08, 0.26)
+    body_h, body_d = builder.uniform(0.36, 0.52), builder.uniform(0.04, 0.12)
+    ratio = builder.uniform(1.15, 1.6)
+    neck_l, neck_w = builder.uniform(0.25, 0.55), builder.uniform(0.05, 0.07)
+    builder.rotations_deg = (0, 30, 45, 60, 90)
+    lift = builder.uniform(0.1, 0.2)  # of the body above the floor
+    waist = builder.uniform(0.25, 0.45)
     angles = np.radians(np.arange(0, 360, 10))
     radius = 1 + waist * np.cos(2 * angles) - builder.uniform(0.05, 0.15) * np.cos(angles)
     outline = np.stack([radius * np.cos(angles), ratio * radius * np.sin(angles)], -1)
@@ -202,8 +204,8 @@ def _add_head(builder: ObjectBuilder, z: float, neck_w: float, strings: int) -> 
     h = builder.uniform(0.11, 0.18)
     head = taper((0.02, neck_w), (0.02, builder.uniform(1.2, 1.8) * neck_w), h)
     builder.add("head", head.with_color(builder.choice(builder.body, builder.trim)), (0, 0, z))
-    shaft = cylinder(0.004, 0.03, sides=8)
-    knob = rounded_box(0.018, 0.024, 0.024, 0.009).translated(0, 0, 0.02)
+    shaft = cylinder(0.008, 0.03, sides=8)
+    knob = rounded_box(0.03, 0.045, 0.045, 0.012).translated(0, 0, 0.025)
     peg = join(shaft, knob).rotated("x", -90).with_color(builder.dark)
     if builder.bernoulli(0.5):
         rows = [(1, z + h * (i + 0.7) / (strings + 0.5)) for i in range(strings)]

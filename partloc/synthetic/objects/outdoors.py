@@ -78,9 +78,11 @@ def windmill(builder: ObjectBuilder) -> None:
         builder.add("base", cylinder(0.6, 0.1, top=0.55).with_color(builder.dark), (0, 0, -0.1))
     if builder.bernoulli(0.7):
         slope = radius * (1 - shrink) / h
-        window = box(0.1, 0.5 * shrink * radius, 0.14).with_color(builder.trim)
+        window = box(0.16, 0.9 * shrink * radius, builder.uniform(0.08, 0.13) * h).with_color(
+            builder.trim
+        )
         levels = (0.2 * h, 0.5 * h, 0.75 * h)[: builder.integer(2, 3)]
-        builder.add("window", window, *[(radius - slope * z - 0.04, 0, z) for z in levels])
+        builder.add("window", window, *[(radius - slope * z - 0.06, 0, z) for z in levels])
 
 
 def swing(builder: ObjectBuilder) -> None:
@@ -263,7 +265,7 @@ def _add_gas_grill(builder: ObjectBuilder) -> None:
         cylinder(0.3 * r, 0.2 * bottle_h).translated(0, 0, 0.8 * bottle_h),
     )
     builder.add("bottle", bottle.with_color(builder.accent), (0, -0.15 * w, 0.09))
-    panel_w = builder.uniform(0.45, 0.9) * w
+    panel_w = builder.uniform(0.6, 1.0) * w
     panel = box(0.02, panel_w, 0.8 * cabinet_h).with_color(
         builder.choice(builder.body, builder.trim)
     )
