@@ -227,7 +227,7 @@ def bridge(builder: ObjectBuilder) -> None:
     panels, panel_l = builder.integer(3, 7), builder.uniform(0.3, 0.5)
     w, h = builder.uniform(0.35, 0.8), builder.uniform(0.3, 0.7)
     bar, pier_h = builder.uniform(0.025, 0.05), builder.uniform(0.2, 0.8)
-    length = panels * panel_l
+    length, curvature = panels * panel_l, builder.choice(0.0, 0.0, 0.6)
     builder.rotations_deg = (0, 90, 120, 330)
     z = pier_h + 0.05
     if panels <= 3:
@@ -235,20 +235,24 @@ def bridge(builder: ObjectBuilder) -> None:
         xs = evenly_spaced(length - panel_l, panels)
         builder.add("panel", panel, *[(x, y * w / 2, z) for y in (-1, 1) for x in xs])
     else:
-        truss = _truss(builder, panels, panel_l, h, bar).with_color(builder.body)
+        truss = _truss(panels, panel_l, h, bar, curvature).with_color(builder.body)
         builder.add("truss", truss, *[(0, y * w / 2, z) for y in (-1, 1)])
     deck = join(
         box(1.04 * length, w - bar, 0.05).with_color(builder.trim),
         box(1.04 * length, 0.7 * w, 0.01).translated(0, 0, 0.05).with_color(builder.dark),
     )
     builder.add("deck", deck, (0, 0, z - 0.03))
-    braces = builder.integer(1, 3)
+    braces = 1 if curvature else builder.integer(1, 3)  # an arch is high enough in its middle only
     brace = join(
         box(bar, w, bar),
         *[beam((0, s * w / 2, 0), (0.3, -s * w / 2, 0), 0.6 * bar) for s in (-1, 1)],
     ).translated(-0.15)
     xs = evenly_spaced(length - 4 * panel_l + 0.1, braces) if panels > 3 else [0.0]
     builder.add("brace", brace.with_color(builder.body), *[(x, 0, z + h - bar) for x in xs])
+    if len(builder.parts) < 9 and builder.bernoulli(0.7):  # mostly hidden by the deck
+        joist = box(1.6 * bar, 1.1 * w, 0.06).with_color(builder.choice(builder.body, builder.dark))
+        xs = evenly_spaced(0.6 * length, builder.integer(2, 3))
+        builder.add("joist", joist, *[(x, 0, z - 0.09) for x in xs])
     _add_piers(builder, length, w, pier_h)
 
 
@@ -264,10 +268,12 @@ def _truss_panel(builder: ObjectBuilder, length: float, height: float, bar: floa
     return join(*chords, *posts, *diagonals)
 
 
-def _truss(builder: ObjectBuilder, panels: int, panel_l: float, height: float, bar: float) -> Mesh:
-    """A truss whose upper chord is level or an arch, and whose diagonals meet in the middle."""
+def _truss(panels: int, panel_l: float, height: float, bar: float, curvature: float) -> Mesh:
+    """A truss whose diagonals meet in the middle.
+
+    curvature: of the upper chord, which is level for 0 and ends on the lower chord for 1.
+    """
     xs = np.linspace(-panels / 2, panels / 2, panels + 1) * panel_l
-    curvature = builder.choice(0.0, 0.0, 0.6)
     heights = height * (1 - curvature * (2 * xs / (panels * panel_l)) ** 2)
     heights[[0, -1]] = bar / 2  # the end posts are inclined
     lower, upper = (np.stack([xs, 0 * xs, z], -1) for z in (0 * xs + bar / 2, heights - bar / 2))

@@ -72,11 +72,13 @@ def _add_clock_waist(builder: ObjectBuilder, w: float, d: float, h: float, z: fl
         frame += [box(0.02, 0.84 * w, bar).translated(0, 0, s * (h - bar)) for s in (0, 1)]
         for y in evenly_spaced(0.5 * w, builder.integer(2, 5)):
             frame.append(box(0.012, 0.6 * bar, h).translated(0, y))
+        if builder.bernoulli(0.5):  # a panel that hides most of what swings behind it
+            frame.append(box(0.015, 0.8 * w, builder.uniform(0.4, 0.65) * h))
         builder.add("door", join(*frame).with_color(builder.body), (0.4 * d, 0, z))
 
 
 def _add_clock_hood(builder: ObjectBuilder, w: float, d: float, z: float) -> None:
-    """Add the hood with the dial, its hands, two equal columns, a crown and finials."""
+    """Add the hood with the dial, its hands, a crown and sometimes two equal columns."""
     h = builder.uniform(1.0, 1.3) * w
     hood = join(box(1.1 * d, 1.1 * w, h), box(1.2 * d, 1.2 * w, 0.03))
     builder.add("hood", hood.with_color(builder.body), (0, 0, z))
@@ -172,9 +174,11 @@ def printer(builder: ObjectBuilder) -> None:
     z = base_h + 0.02
     housed = builder.bernoulli(0.5)
     (_add_housing if housed else _add_portal)(builder, w, d, h, bar, z)
-    bed_z, bed_w = z + builder.uniform(0.02, 0.06), builder.uniform(0.6, 0.75) * w
-    bed = join(box(0.7 * d, bed_w, 0.015), box(0.3 * d, 0.1, bed_z - z).translated(0, 0, z - bed_z))
-    builder.add("bed", bed.with_color(builder.accent), (0, 0, bed_z))
+    bed_z, bed_w = z + builder.uniform(0.03, 0.09), builder.uniform(0.6, 0.75) * w
+    bed = box(0.7 * d, bed_w, 0.015).with_color(builder.accent)
+    builder.add("bed", bed, (0, 0, bed_z))
+    carriage = join(box(0.3 * d, 0.3 * w, bed_z - z), box(0.62 * d, 0.06, bed_z - z))
+    builder.add("carriage", carriage.with_color(builder.dark), (0, 0, z))  # below the bed
     beam_z = z + builder.uniform(0.4, 0.75) * h
     span = 0.9 * w
     rail = cylinder(0.011, span).translated(0, 0, -span / 2).rotated("x", 90)

@@ -97,7 +97,7 @@ def _add_upright(builder: ObjectBuilder, w: float, key_z: float) -> float:
         lid = box(1.1 * d, 1.04 * w, 0.03).with_color(builder.trim)
         builder.add("lid", lid, (0, 0, h))
     desk = box(0.025, builder.uniform(0.4, 0.8) * w, builder.uniform(0.4, 0.8) * (h - key_z))
-    builder.add("desk", desk.with_color(builder.trim), (d / 2 + 0.015, 0, key_z + 0.05))
+    builder.add("desk", desk.with_color(builder.trim), (d / 2 + 0.012, 0, key_z))
     leg = builder.choice(
         cylinder(0.03, bottom_h, top=0.045), box(0.06, 0.06, bottom_h), _turned_leg(bottom_h)
     )
@@ -137,7 +137,7 @@ def _add_grand(builder: ObjectBuilder, w: float, key_z: float) -> float:
     if builder.bernoulli(0.7):  # propped up, hinged along the straight side
         opening = builder.uniform(18, 40)
         lid = lid.rotated("x", opening)
-        tip = 0.8 * w * np.array([np.cos(np.radians(opening)), np.sin(np.radians(opening))])
+        tip = 0.83 * w * np.array([np.cos(np.radians(opening)), np.sin(np.radians(opening))])
         prop = rod((0, 0.82 * w - w / 2, 0), (0, tip[0] - w / 2, tip[1]), 0.012)
         builder.add("prop", prop.with_color(builder.dark), (-0.12, 0, hinge_z - 0.02))
     builder.add("lid", lid.with_color(builder.body), (0, -w / 2, hinge_z))
@@ -246,9 +246,12 @@ def _add_stand(builder: ObjectBuilder, lift: float, body_d: float) -> None:
     back = -body_d - 0.03
     feet = [(0.16, -0.2, 0), (0.16, 0.2, 0), (-0.22, 0, 0)]
     legs = [rod((back, 0, 0.8 * lift), (back + x, y, 0), 0.012) for x, y, _ in feet]
-    column = rod((back, 0, 0.7 * lift), (back, 0, lift + 0.3), 0.014)
-    stand = join(*legs, column).with_color(builder.dark)
-    builder.add("stand", stand)
+    builder.add("stand", join(*legs).with_color(builder.dark))
+    column = join(
+        rod((back, 0, 0.7 * lift), (back, 0, lift + 0.4), 0.014),
+        box(0.03, 0.2, 0.04).translated(back, 0, lift + 0.3),
+    )
+    builder.add("column", column.with_color(builder.trim))  # mostly hidden by the body
     fork = join(
         box(body_d + 0.06, 0.025, 0.02).translated(back + body_d / 2 + 0.03, 0, -0.02),
         box(0.015, 0.025, 0.05).translated(0.025, 0, -0.02),

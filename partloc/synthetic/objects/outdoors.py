@@ -20,6 +20,7 @@ from partloc.synthetic.mesh import (
     circle,
     cylinder,
     join,
+    lathe,
     prism,
     rod,
     rounded_box,
@@ -163,7 +164,7 @@ def _add_slide(builder: ObjectBuilder, y: float, top: float, gauge: float) -> No
     )
     board = board.translated(length / 2).rotated("y", slope).translated(0, 0, top)
     center = y + width / 2
-    builder.add("slide", board.with_color(builder.accent), (0.1, center, 0))
+    builder.add("slide", board.with_color(builder.accent), (0.05, center, 0))
     rails = [
         rod((-0.3, s * width / 2, 0), (0.1, s * width / 2, top + 0.15), 0.6 * gauge)
         for s in (-1, 1)
@@ -190,7 +191,7 @@ def _add_kettle(builder: ObjectBuilder) -> None:
     """Add a bowl on three or four legs with a lid, which is open or closed."""
     r, leg_h = builder.uniform(0.22, 0.36), builder.uniform(0.4, 0.7)
     depth = builder.uniform(0.5, 0.9) * r
-    bowl = sphere(r, -80, 0).scaled(1, 1, depth / r)
+    bowl = _shell(r, -depth)
     builder.add("bowl", bowl.with_color(builder.body), (0, 0, leg_h))
     legs, gauge = builder.integer(3, 4), builder.uniform(0.012, 0.022)
     start_deg = builder.uniform(0, 90)
@@ -200,7 +201,7 @@ def _add_kettle(builder: ObjectBuilder) -> None:
         builder.add("leg", leg.with_color(builder.trim))
     shelf = cylinder(0.85 * r, 0.02).with_color(builder.accent)
     builder.add("shelf", shelf, (0, 0, 0.35 * leg_h))
-    lid = sphere(1.02 * r, 0, 80).scaled(1, 1, builder.uniform(0.4, 0.8))
+    lid = _shell(1.02 * r, builder.uniform(0.4, 0.8) * r)
     handle = join(
         box(0.04, 0.16, 0.02).translated(0, 0, 0.06),
         *[box(0.02, 0.02, 0.06).translated(0, y) for y in (-0.06, 0.06)],
@@ -209,16 +210,26 @@ def _add_kettle(builder: ObjectBuilder) -> None:
     if builder.bernoulli(0.3):
         builder.add("lid", lid, (0, 0, leg_h))
     else:
+        hinge = box(0.08, 0.12, 0.04).translated(-r, 0, -0.02).with_color(builder.dark)
+        lid = join(lid, hinge)
         lid = lid.translated(r).rotated("y", -builder.uniform(60, 95)).translated(-r)
         builder.add("lid", lid, (0, 0, leg_h + 0.01))
         _add_food(builder, 0.95 * r, 0.95 * r, leg_h - 0.03, round_grate=True)
-        coal = cylinder(0.8 * r, 0.03, top=0.7 * r, sides=9).with_color(builder.dark)
-        builder.add("coal", coal, (0, 0, leg_h - 0.09))
+        coal = cylinder(0.68 * r, 0.25 * depth, top=0.6 * r, sides=9).with_color(builder.dark)
+        builder.add("coal", coal, (0, 0, leg_h - 0.6 * depth))
     handle = join(
         box(0.025, 0.25, 0.025).translated(0.1),
         *[box(0.1, 0.02, 0.02).translated(0.05, y) for y in (-0.09, 0.09)],
     )
-    builder.add("handle", handle.with_color(builder.trim), (0.97 * r, 0, leg_h - 0.05))
+    builder.add("handle", handle.with_color(builder.trim), (0.86 * r, 0, leg_h - 0.05))
+
+
+def _shell(radius: float, height: float) -> Mesh:
+    """Half an ellipsoid that is hollow and open at z = 0; below it for a negative height."""
+    angles = np.radians(np.linspace(0, 90, 7))
+    outer = [(radius * np.cos(a), height * np.sin(a)) for a in angles]
+    inner = [(0.93 * r, 0.93 * z) for r, z in reversed(outer)]
+    return lathe(outer + inner, closed=True)
 
 
 def _add_food(
