@@ -2,7 +2,7 @@
 
     $ python -m examples.draw
 
-A bench: the pretraining of the shipped weights has seen no object of its family.
+A bench: the pretraining of the shipped weights has seen none of its kind.
 """
 
 import json

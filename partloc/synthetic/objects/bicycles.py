@@ -51,9 +51,10 @@ def bicycle(builder: ObjectBuilder) -> None:
     _add_cranks(builder, geometry, has_pedals=builder.bernoulli(0.8))
     _add_saddle(builder, geometry)
     _add_handlebar(builder, geometry)
-    for add_equipment in builder.rng.permutation([_add_mudguards, _add_rack, _add_basket])[:2]:
+    equipment = (_add_mudguards, _add_rack, _add_basket)
+    for i in builder.rng.permutation(3)[:2]:
         if len(builder.parts) < 12 and builder.bernoulli(0.5):
-            add_equipment(builder, geometry)
+            equipment[i](builder, geometry)
 
 
 def _sample_geometry(builder: ObjectBuilder) -> _Geometry:
@@ -155,21 +156,21 @@ def _add_handlebar(builder: ObjectBuilder, geometry: _Geometry) -> None:
     """Add a straight, swept-back or dropped bar on a stem, with equal grips if there is room."""
     half, rise = builder.uniform(0.2, 0.34), builder.uniform(0.03, 0.2)
     x, z = builder.choice((0.0, 0.0), (-0.18, 0.06), (0.1, -0.14))
-    side = [(0, 0.4 * half, 0), (0.3 * x, 0.8 * half, 0.3 * z), (0.4 * x, half, 0.4 * z)]
-    end = (x - 0.08, half, z)
-    path = np.array([*([*side, end] if x else [*side[:1], (0, half, 0)])])
-    path = np.concatenate([path[::-1] * [1, -1, 1], path])
-    bar = pipe(path, 0.8 * geometry.tube) if not x else _segments(path, 0.8 * geometry.tube)
+    side = np.array([(0, 0.4 * half, 0), (0.4 * x, half, 0.4 * z), (x, half, z)])
+    grip = cylinder(1.7 * geometry.tube, 0.13)
+    if x:  # the grips are along x
+        side = np.concatenate([side, [(x - 0.1, half, z)]])
+        grip = grip.rotated("y", -90)
+    else:
+        side = side[:2]
+        grip = grip.translated(0, 0, -0.13).rotated("x", 90).translated(0, -0.065)
+    bar = _segments(np.concatenate([side[::-1] * [1, -1, 1], side]), 0.8 * geometry.tube)
     stem = rod((0, 0, -rise - 0.05), (0, 0, 0), geometry.tube)
     position = geometry.head_top + [0, 0, rise]
     builder.add("handlebar", join(stem, bar).with_color(builder.trim), position)
     if len(builder.parts) < 10 and builder.bernoulli(0.6):
-        grip = cylinder(1.7 * geometry.tube, 0.13).rotated("x", 90)
-        if x:
-            grip = cylinder(1.7 * geometry.tube, 0.13).rotated("y", -90)
-        end = np.array([x, half, z] if x else [0, half, 0])
-        offset = np.array([0.02, 0, 0] if x else [0, 0.065, 0])
-        positions = [position + end * [1, sign, 1] + offset for sign in (-1, 1)]
+        end = np.array([x, half, z])
+        positions = [position + end * [1, sign, 1] for sign in (-1, 1)]
         builder.add("grip", grip.with_color(builder.dark), *positions)
 
 

@@ -172,38 +172,47 @@ def printer(builder: ObjectBuilder) -> None:
     base = builder.choice(box(d, w, base_h), rounded_box(d, w, base_h, 0.04))
     builder.add("base", base.with_color(builder.body), (0, 0, 0.02))
     z = base_h + 0.02
-    housed = builder.bernoulli(0.5)
-    (_add_housing if housed else _add_portal)(builder, w, d, h, bar, z)
+    rail_h = builder.uniform(0.4, 0.75) * h
+    if builder.bernoulli(0.5):
+        _add_housing(builder, w, d, h, bar, z, rail_h)
+    else:
+        _add_portal(builder, w, h, bar, z)
     bed_z, bed_w = z + builder.uniform(0.03, 0.09), builder.uniform(0.6, 0.75) * w
     bed = box(0.7 * d, bed_w, 0.015).with_color(builder.accent)
     builder.add("bed", bed, (0, 0, bed_z))
     carriage = join(box(0.3 * d, 0.3 * w, bed_z - z), box(0.62 * d, 0.06, bed_z - z))
     builder.add("carriage", carriage.with_color(builder.dark), (0, 0, z))  # below the bed
-    beam_z = z + builder.uniform(0.4, 0.75) * h
-    span = 0.9 * w
+    _add_print_head(builder, w, z + rail_h, bed_z + 0.015)
+    if builder.bernoulli(0.5):
+        panel = join(
+            box(0.012, 0.12, 0.7 * base_h),
+            cylinder(0.02, 0.03).rotated("y", 90).translated(0, 0.09, 0.35 * base_h),
+        )
+        builder.add(
+            "panel", panel.with_color(builder.dark), (d / 2, -0.22 * w, 0.02 + 0.1 * base_h)
+        )
+
+
+def _add_print_head(builder: ObjectBuilder, w: float, z: float, bed_z: float) -> None:
+    """Add a print head on two rails at the height z, and what it has printed on the bed."""
+    span = w - 0.03
     rail = cylinder(0.011, span).translated(0, 0, -span / 2).rotated("x", 90)
     rail = rail.with_color(builder.trim)
     xs = (-0.025, 0.025)
     if builder.bernoulli(0.5):
-        builder.add("rail", rail, *[(x, 0, beam_z) for x in xs])
+        builder.add("rail", rail, *[(x, 0, z) for x in xs])
     else:
-        builder.add("gantry", join(*[rail.translated(x) for x in xs]), (0, 0, beam_z))
+        builder.add("gantry", join(*[rail.translated(x) for x in xs]), (0, 0, z))
     y = builder.uniform(-0.2, 0.2) * w
     head = join(
         box(0.08, 0.07, 0.09).translated(0, 0, -0.03),
         cylinder(0.005, 0.05, top=0.02).translated(0, 0, -0.08),
     )
-    builder.add("print-head", head.with_color(builder.dark), (0.03, y, beam_z))
-    _add_printed_object(builder, bed_z + 0.015, beam_z - 0.08, y)
-    if builder.bernoulli(0.5):
-        knob = join(
-            box(0.012, 0.12, 0.7 * base_h),
-            cylinder(0.02, 0.03).rotated("y", 90).translated(0, 0.09, 0.35 * base_h),
-        )
-        builder.add("panel", knob.with_color(builder.dark), (d / 2, -0.22 * w, 0.02 + 0.1 * base_h))
+    builder.add("print-head", head.with_color(builder.dark), (0.03, y, z))
+    _add_printed_object(builder, bed_z, z - 0.08, y)
 
 
-def _add_portal(builder: ObjectBuilder, w: float, d: float, h: float, bar: float, z: float) -> None:
+def _add_portal(builder: ObjectBuilder, w: float, h: float, bar: float, z: float) -> None:
     """Add two equal posts with motors below and threaded rods beside them, and a crossbar."""
     ys = [sign * (w / 2 - bar) for sign in (-1, 1)]
     post = box(bar, bar, h).with_color(builder.trim)
@@ -223,13 +232,17 @@ def _add_portal(builder: ObjectBuilder, w: float, d: float, h: float, bar: float
 
 
 def _add_housing(
-    builder: ObjectBuilder, w: float, d: float, h: float, bar: float, z: float
+    builder: ObjectBuilder, w: float, d: float, h: float, bar: float, z: float, rail_h: float
 ) -> None:
-    """Add walls with windows at the sides, an open front, a roof, and a motor behind the back."""
+    """Add side walls with windows, a back, sometimes a roof and fans; open at the front.
+
+    rail_h: height above z at which the walls carry the rails of the print head.
+    """
     thickness = 0.02
     wall = join(
         *[box(d, thickness, bar).translated(0, 0, s * (h - bar)) for s in (0, 1)],
         *[box(bar, thickness, h).translated(s * (d - bar) / 2) for s in (-1, 1)],
+        box(d, thickness, 0.03).translated(0, 0, rail_h - 0.015),
     )
     ys = [sign * (w - thickness) / 2 for sign in (-1, 1)]
     builder.add("wall", wall.with_color(builder.body), *[(0, y, z) for y in ys])

@@ -193,8 +193,10 @@ def guitar(builder: ObjectBuilder) -> None:
     bridge = box(0.03, 2.2 * neck_w, 0.04).with_color(builder.dark)
     builder.add("bridge", bridge, (0.01, 0, bridge_z))
     ys = evenly_spaced(0.75 * neck_w, strings)
-    wires = [box(0.005, 0.0045, top + neck_l - bridge_z).translated(0, y) for y in ys]
-    builder.add("strings", join(*wires).with_color(builder.accent), (0.03, 0, bridge_z))
+    wire_l = top + neck_l - bridge_z
+    wires = [box(0.005, 0.0045, wire_l).translated(0, y) for y in ys]
+    ends = [box(0.008, 0.95 * neck_w, 0.015).translated(0, 0, z) for z in (0, wire_l)]
+    builder.add("strings", join(*wires, *ends).with_color(builder.accent), (0.03, 0, bridge_z))
     _add_electrics(builder, z, body_h, neck_w, ratio)
     _add_stand(builder, lift, body_d)
 
