@@ -2,7 +2,7 @@
 
     $ python -m examples.draw
 
-A bench: the pretraining of the shipped weights has seen no object of its family.
+A bench: the pretraining of the shipped weights has seen none of its kind.
 """
 
 import json
@@ -12,14 +12,14 @@ from PIL import Image
 
 from partloc.cli import run_command
 from partloc.synthetic.dataset import sample_model
-from partloc.synthetic.families import FAMILIES, ObjectDistribution
+from partloc.synthetic.families import DEMO_FAMILIES, ObjectDistribution
 from partloc.synthetic.render import render_image
 from partloc.synthetic.scene import pose_label, render_part, scene_geometry
 
 NAME, IMAGE_SIZE_PX, SEED, NUMBER = "bench", 256, 0, 4
 PARTS = ("plank-1", "rail-1", "side-1", "side-2")  # the sides are twins
 # The stream is not one of those for demo and pretraining.
-OBJECTS = ObjectDistribution(stream=100, families={NAME: FAMILIES[NAME]})
+OBJECTS = ObjectDistribution(stream=100, families={NAME: DEMO_FAMILIES[NAME]})
 
 
 def draw(folder: Path) -> None:

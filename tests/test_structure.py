@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from partloc.synthetic.families import DEMO_OBJECTS, PRETRAINING_OBJECTS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only modules that precede it here; a package, therefore, only earlier packages.
@@ -17,6 +19,8 @@ ORDER = (
     *("synthetic/objects/furniture", "synthetic/objects/seats", "synthetic/objects/vehicles"),
     *("synthetic/objects/buildings", "synthetic/objects/machines", "synthetic/objects/robots"),
     *("synthetic/objects/composites", "synthetic/objects/linkages", "synthetic/objects/bricks"),
+    *("synthetic/objects/bicycles", "synthetic/objects/construction"),
+    *("synthetic/objects/devices", "synthetic/objects/instruments", "synthetic/objects/outdoors"),
     *("synthetic/families", "synthetic/dataset"),
     *(
         "data/images",
@@ -120,6 +124,18 @@ def test_the_modules_of_a_package_are_adjacent():
 def test_rendering_does_not_depend_on_the_model(module):
     others = imported_recursively(module) - {"partloc/cli.py"}
     assert all("/synthetic/" in other for other in others)
+
+
+def test_demo_and_pretraining_objects_share_no_drawing_code():
+    """The modules that draw the demo import none of those that draw for the pretraining."""
+    demo, pretraining = (
+        {f"{family.build.__module__.replace('.', '/')}.py" for family in families.values()}
+        for families in (DEMO_OBJECTS.families, PRETRAINING_OBJECTS.families)
+    )
+    objects = {name for name in MODULES if name.startswith("partloc/synthetic/objects/")}
+    assert not demo & pretraining and demo | pretraining == objects
+    for one, other in ((demo, pretraining), (pretraining, demo)):
+        assert not set().union(*map(imported_recursively, one)) & other
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def demo_samples(numbers: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def test_the_shipped_network_predicts_depth_and_its_error_on_demo_models():
-    images, crops, depths = demo_samples(range(26))  # one of each family
+    images, crops, depths = demo_samples(range(26))  # two of each family
     with torch.inference_mode():
         prediction = load_depth_net().eval()(images, crops)
     _, errors = depth_map_losses(prediction, depths)

@@ -1,30 +1,34 @@
 """The distributions of objects: families, names, twins, and pretraining apart from the demo."""
 
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from partloc.config import load_config
+from partloc.data.split import SPLITS, split_models
 from partloc.synthetic.builder import ObjectBuilder, Part
 from partloc.synthetic.dataset import (
+    IRREGULAR_NAME_INTERVAL,
     SyntheticModel,
+    family_and_name,
+    has_irregular_names,
     sample_model,
     sample_variants,
     write_dataset,
 )
 from partloc.synthetic.families import (
+    DEMO_FAMILIES,
     DEMO_OBJECTS,
-    FAMILIES,
     GENERIC_FAMILIES,
-    HELD_OUT_FAMILIES,
+    PRETRAINING_FAMILIES,
     PRETRAINING_OBJECTS,
 )
 from partloc.synthetic.objects.bricks import STUD_HEIGHT, brick_set
-from partloc.synthetic.scene import pose_label
+from partloc.synthetic.scene import count_visible_pixels, pose_label, scene_geometry
 
-
-def sorted_scales(model: SyntheticModel) -> list[float]:
-    return sorted(pose_label(part)["scale"][0] for part in model.parts)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def num_meshes(model: SyntheticModel) -> int:
@@ -39,14 +43,14 @@ def generic_models(kind: str, count: int) -> list[SyntheticModel]:
 
 
 def test_models_cycle_through_the_families(models):
-    assert [model.family for model in models] == list(FAMILIES)
-    assert len(FAMILIES) >= 10
+    assert [model.family for model in models] == list(DEMO_FAMILIES)
+    assert len(DEMO_FAMILIES) >= 10
 
 
-def test_a_model_has_2_to_12_samples_and_unique_part_names(models):
-    for model in models:
+def test_a_model_has_4_to_12_samples_and_unique_part_names(models_by_family):
+    for model in chain(*models_by_family.values()):
         names = [part.name for part in model.parts]
-        assert 2 <= len(model.sample_parts) <= 12
+        assert 4 <= len(model.sample_parts) <= 12
         assert len(set(names)) == len(names) and "whole" not in names
 
 
@@ -59,17 +63,85 @@ def test_some_names_contain_hyphens_dots_and_letters_beyond_ascii(models):
         assert any(not name.isascii() for name in names)
 
 
-def test_pretraining_has_its_own_models_and_excludes_held_out_families(models):
+def test_every_family_has_models_with_irregular_names():
+    numbers = range(IRREGULAR_NAME_INTERVAL * len(DEMO_FAMILIES))
+    irregular = {family_and_name(n, DEMO_OBJECTS)[0] for n in numbers if has_irregular_names(n)}
+    assert irregular == set(DEMO_FAMILIES)
+
+
+def test_every_family_is_in_each_split_of_the_demo():
+    config = load_config(ROOT / "params.yaml")
+    families = [family_and_name(n, DEMO_OBJECTS) for n in range(config.demo.num_models)]
+    ratios = (config.data.train_ratio, config.data.val_ratio, config.data.test_ratio)
+    split = split_models([name for _, name in families], ratios, config.seed)
+    found = {(family, split[name]) for family, name in families}
+    assert found == set(product(DEMO_FAMILIES, SPLITS))
+
+
+def test_every_family_has_twins(models_by_family):
+    for family, models in models_by_family.items():
+        twins = [
+            len(model.sample_parts) - len({id(part.mesh) for part in model.sample_parts})
+            for model in models
+        ]
+        assert sum(twins) >= 2, family
+
+
+def test_in_most_families_a_part_is_hidden_but_for_a_small_share(models_by_family):
+    """Less than 0.4 of the pixels that would be visible without the other parts."""
+    hidden = set()
+    for model in chain(*models_by_family.values()):
+        for part, visible_pixels in zip(model.parts, model.visible_pixels, strict=True):
+            if (
+                part in model.sample_parts
+                and visible_pixels < 0.4 * count_visible_pixels([part])[0]
+            ):
+                hidden.add(model.family)
+    assert len(hidden) > len(DEMO_FAMILIES) / 2
+
+
+def test_every_part_touches_another_one_or_the_ground(models_by_family):
+    """Their bounding boxes do, up to 1 % of the size of the model."""
+    for model in chain(*models_by_family.values()):
+        boxes = np.array([[c + part.position for c in part.mesh.bounds()] for part in model.parts])
+        low, high = boxes[:, 0], boxes[:, 1]  # (P, 3) each
+        touches = ((low[:, None] <= high + 0.01) & (low <= high[:, None] + 0.01)).all(-1)  # (P, P)
+        supported = low[:, 2] < low[:, 2].min() + 0.01
+        for _ in model.parts:
+            supported |= touches[supported].any(0)
+        assert supported.all(), [model.parts[i].name for i in np.flatnonzero(~supported)]
+
+
+def test_models_of_a_family_have_different_proportions(models_by_family):
+    for family, models in models_by_family.items():
+        largest = [
+            np.ptp(scene_geometry(model.parts)[0].reshape(-1, 3), axis=0) for model in models
+        ]
+        slenderness = [np.sort(size)[0] for size in largest]
+        assert max(slenderness) > 1.15 * min(slenderness), family
+
+
+def test_demo_and_pretraining_have_no_family_in_common():
+    demo, pretraining = DEMO_OBJECTS.families, PRETRAINING_OBJECTS.families
     assert PRETRAINING_OBJECTS.stream != DEMO_OBJECTS.stream
-    assert len(HELD_OUT_FAMILIES) >= 2 and set(HELD_OUT_FAMILIES) <= set(FAMILIES)
-    builders = {family.build for family in PRETRAINING_OBJECTS.families.values()}
-    held_out = {FAMILIES[name].build for name in HELD_OUT_FAMILIES}
-    assert not builders & held_out
-    assert builders > {family.build for family in FAMILIES.values()} - held_out
-    # The same family, seed and number still gives another model.
-    pretraining_model = sample_model(0, 0, PRETRAINING_OBJECTS)
-    assert pretraining_model.family == models[0].family
-    assert sorted_scales(pretraining_model) != sorted_scales(models[0])
+    assert not set(demo) & set(pretraining)
+    builders, pretraining_builders = (
+        {family.build for family in families.values()} for families in (demo, pretraining)
+    )
+    assert not builders & pretraining_builders
+    assert pretraining_builders == {
+        family.build for family in (PRETRAINING_FAMILIES | GENERIC_FAMILIES).values()
+    }
+
+
+def test_pretraining_models_have_the_proportions_that_the_shipped_weights_were_trained_on():
+    """A change of a family, of the order or of the random numbers would change them."""
+    scales = [
+        pose_label(part)["scale"][0]
+        for number in (0, 1, 2, 35, 71)
+        for part in sample_model(0, number, PRETRAINING_OBJECTS).sample_parts
+    ]
+    assert (len(scales), sum(scales)) == (51, pytest.approx(14.94694, abs=1e-5))
 
 
 def test_no_image_of_the_demo_is_in_the_pretraining_set(tmp_path):
@@ -86,7 +158,7 @@ def test_no_image_of_the_demo_is_in_the_pretraining_set(tmp_path):
 
 def test_two_thirds_of_the_pretraining_families_are_generic():
     families = list(PRETRAINING_OBJECTS.families)
-    assert 3 * sum(family in FAMILIES for family in families) == len(families)
+    assert 3 * sum(family in PRETRAINING_FAMILIES for family in families) == len(families)
     for kind in GENERIC_FAMILIES:
         assert all(num_meshes(model) >= 2 for model in generic_models(kind, 4))
 
