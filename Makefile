@@ -45,7 +45,7 @@ full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): tim
 
 clean:  ## remove .venv, caches and plots; images, models and trainings stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dvc_plots
-	find partloc stages tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find partloc stages tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt
 	@command -v "$(PYTHON)" > /dev/null || { \

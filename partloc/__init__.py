@@ -1,3 +1,35 @@
-"""partloc: predict the pose of a part in a whole 3-D model, from one image of each."""
+"""partloc: predict the pose of a part in a whole 3-D model, from one image of each.
+
+>>> from partloc import Locator
+>>> Locator.from_pretrained().locate("chair-whole.png", "chair-leg.png")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from partloc.data.images import ImageError
+    from partloc.files import CheckpointError
+    from partloc.inference.estimate import PoseEstimate
+    from partloc.inference.locator_api import Locator
 
 __version__ = "0.1.0"
+__all__ = ["CheckpointError", "ImageError", "Locator", "PoseEstimate"]
+
+# Imported on first use: torch takes a second, and most commands need only a part of the package.
+_MODULE_OF_NAME = {
+    "CheckpointError": "partloc.files",
+    "ImageError": "partloc.data.images",
+    "Locator": "partloc.inference.locator_api",
+    "PoseEstimate": "partloc.inference.estimate",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF_NAME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,13 +1,13 @@
 """Entry point of `python -m partloc COMMAND` and of the installed program `partloc COMMAND`."""
 
 import sys
-from importlib import import_module
 
 from partloc import __version__
-from partloc.cli import USER_ERROR_STATUS, run_command
+from partloc.cli import USER_ERROR_STATUS, load_command, run_command
 
 COMMANDS = {
     "infer": "predict the poses of parts",
+    "doctor": "check whether this machine and the data are ready for training",
     "index": "list the usable samples of a folder of images",
     "split": "divide the models into training, validation and test",
     "train": "train a model, or resume a training",
@@ -33,7 +33,7 @@ def main() -> None:
         sys.exit(USER_ERROR_STATUS)
     else:
         sys.argv[:2] = [f"partloc {name}"]
-        import_module(f"partloc.commands.{name}").main()
+        load_command(name)()
 
 
 if __name__ == "__main__":

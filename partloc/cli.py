@@ -9,13 +9,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 # Errors that a user can correct: one line, no traceback. All others are bugs.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 USER_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 128 + 13  # as a process that SIGPIPE, which Windows does not have, ends
+
+# Packages that prediction does not need, and the extra of partloc that installs each.
+EXTRA_OF_PACKAGE = {
+    **dict.fromkeys(("dvc", "filelock", "pandas", "ruamel", "tensorboard"), "train"),
+    **dict.fromkeys(("pyvista", "vtk"), "demo"),
+}
 
 # A signal to the process group may kill a worker before it reaches the main process.
 SIGNAL_TIMEOUT_S = 1.0
@@ -69,9 +77,34 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
     except BrokenPipeError:
         _discard_output()
         sys.exit(BROKEN_PIPE_STATUS)
+    except ModuleNotFoundError as error:
+        _exit_without_package(error)
     except USER_ERRORS as error:
         print(f"error: {error_message(error)}", file=sys.stderr)
         sys.exit(USER_ERROR_STATUS)
+
+
+def load_command(name: str) -> Callable[[], None]:
+    """The function that runs a command; exits with status 2 if the command's extra is missing."""
+    try:
+        command: Callable[[], None] = import_module(f"partloc.commands.{name}").main
+    except ModuleNotFoundError as error:
+        _exit_without_package(error)
+    return command
+
+
+def _exit_without_package(error: ModuleNotFoundError) -> NoReturn:
+    """Raises: the error if no extra installs the package, which is then a bug."""
+    package = str(error.name).partition(".")[0]
+    if package not in EXTRA_OF_PACKAGE:
+        raise error
+    extra = EXTRA_OF_PACKAGE[package]
+    print(
+        f"error: this needs the package {package}; install partloc[{extra}]: "
+        f"pip install '.[{extra}]' in a clone",
+        file=sys.stderr,
+    )
+    sys.exit(USER_ERROR_STATUS)
 
 
 def _discard_output() -> None:

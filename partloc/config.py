@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 from partloc.cli import make_parser, run_command
 from partloc.files import open_atomic
@@ -184,6 +183,8 @@ def load_config(path: Path | str = "params.yaml") -> Config:
 
     Raises: ConfigError naming the file and every invalid key.
     """
+    from ruamel.yaml import YAMLError  # not at the top: a model file needs no YAML
+
     path = Path(path)
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
@@ -202,6 +203,8 @@ def load_config(path: Path | str = "params.yaml") -> Config:
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML 1.2. Raises: YAMLError."""
+    from ruamel.yaml import YAML
+
     return YAML(typ="safe", pure=True).load(text)
 
 
@@ -262,6 +265,8 @@ def _key_paths(group: type[Group], prefix: str = "") -> list[str]:
 
 def set_full_size(path: Path) -> None:
     """Rewrite a params file with every key at its full-size default. Comments stay."""
+    from ruamel.yaml import YAML
+
     yaml = YAML()
     yaml.width = 100
     yaml.representer.add_representer(

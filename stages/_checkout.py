@@ -6,11 +6,12 @@ project, and the code of that copy has to run.
 """
 
 import sys
-from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def run_stage(name: str) -> None:
-    import_module(f"partloc.commands.{name}").main()
+    from partloc.cli import load_command
+
+    load_command(name)()

@@ -3,27 +3,31 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from answer_schema import require_valid
 from checkout import ROOT, copy_checkout
 from toys import noise_image
 
 import partloc
+from partloc.cli import EXTRA_OF_PACKAGE
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py"))
 # Versions from here on build a wheel without another package, so that no download is needed.
 MIN_SETUPTOOLS = 75
 
 
-def run_python(*arguments: str | Path, cwd: Path, import_path: Path | None = None) -> str:
+def run_python(*arguments: str | Path, cwd: Path, import_path: tuple[Path, ...] = ()) -> str:
     """Run the interpreter. Returns: its standard output."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment["OMP_NUM_THREADS"] = "1"
     if import_path:
-        environment["PYTHONPATH"] = str(import_path)
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, import_path))
     done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
     )
@@ -48,12 +52,41 @@ def assert_complete(installation: Path) -> None:
     expected = {
         path.relative_to(ROOT)
         for path in (ROOT / "partloc").rglob("*")
-        if path.suffix in (".py", ".pth", ".sha256", ".json", ".ttf", ".txt")
+        if path.suffix in (".py", ".pth", ".sha256", ".json", ".ttf", ".txt", ".typed")
     }
     installed = {path.relative_to(installation) for path in installation.glob("partloc/**/*.*")}
     assert {path for path in installed if path.suffix != ".pyc"} == expected
     (metadata,) = importlib.metadata.distributions(path=[str(installation)])
     assert metadata.version == partloc.__version__
+    light = [line for line in metadata.requires or [] if "extra ==" not in line]
+    assert {"torch", "torchvision", "timm"} <= {*map(requirement_name, light)}
+    needless = {"dvc", "pandas", "pyvista", "ruamel.yaml", "tensorboard"}
+    assert not needless & {*map(requirement_name, light)}
+
+
+def requirement_name(line: str) -> str:
+    """ "torch>=2.11,<2.12" -> "torch"."""
+    return re.split(r"[^\w.-]", line)[0].lower()
+
+
+def assert_answers_an_example_without_extras(installation: Path, folder: Path) -> None:
+    """With the shipped weights, in an environment where the packages of the extras are missing."""
+    blocked = folder / "blocked"
+    blocked.mkdir()
+    # An entry of None makes an import fail like that of a missing package.
+    code = f"import sys\nsys.modules |= dict.fromkeys({[*EXTRA_OF_PACKAGE]})\n"
+    code = code.replace("'filelock', ", "")  # huggingface_hub requires it
+    (blocked / "sitecustomize.py").write_text(code)
+    parts = [ROOT / f"examples/bench/bench-side-{number}.png" for number in (1, 2)]
+    images = ("--whole", ROOT / "examples/bench/bench-whole.png", "--part", parts[0])
+    output = run_python(
+        *(installation / "bin/partloc", "infer", *images, "--part", parts[1]),
+        cwd=folder,
+        import_path=(installation, blocked),
+    )
+    first, second = json.loads(output)
+    require_valid([first, second])
+    assert first["translation"] != second["translation"]
 
 
 def assert_distinct_positions_for_equal_parts(
@@ -64,23 +97,44 @@ def assert_distinct_positions_for_equal_parts(
     for name in ("a.png", "b.png"):
         noise_image(1).save(folder / name)
     code = "import partloc; print(partloc.__file__)"
-    location = run_python("-c", code, cwd=folder, import_path=installation)
+    location = run_python("-c", code, cwd=folder, import_path=(installation,))
     assert Path(location.strip()) == installation / "partloc/__init__.py"
     images = ("--whole", "whole.png", "--part", "a.png", "--part", "b.png")
     output = run_python(
         *(installation / "bin/partloc", "infer", *images, "--checkpoint", checkpoint),
         cwd=folder,
-        import_path=installation,
+        import_path=(installation,),
     )
     first, second = json.loads(output)
     assert first["translation"] != second["translation"]
 
 
 def test_the_wheel_is_complete_and_predicts_outside_a_checkout(checkpoint, tmp_path):
-    """One test for both claims, since each process that runs a test of the wheel builds it."""
+    """One test for all claims, since each process that runs a test of the wheel builds it."""
     installation = install_wheel(tmp_path)
     assert_complete(installation)
     assert_distinct_positions_for_equal_parts(installation, checkpoint, tmp_path)
+    assert_answers_an_example_without_extras(installation, tmp_path)
+
+
+def test_the_pinned_requirements_include_all_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = {requirement_name(line) for lines in lists for line in lines}
+    pinned = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    assert wanted <= {requirement_name(line) for line in pinned if "==" in line}
+
+
+def test_each_package_of_an_extra_is_declared_in_it():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    declared = {
+        extra: {requirement_name(line).partition(".")[0] for line in lines}
+        for extra, lines in extras.items()
+    }
+    for package, extra in EXTRA_OF_PACKAGE.items():
+        assert package in declared[extra] | {"vtk"}  # pyvista requires vtk
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -90,5 +144,5 @@ def test_a_stage_runs_the_code_of_its_own_checkout(stage, tmp_path):
     (copy / f"partloc/commands/{stage}.py").write_text(
         "from partloc import cli\n\ndef main():\n    print(__file__, cli.__file__)\n"
     )
-    output = run_python(copy / f"stages/{stage}.py", cwd=tmp_path, import_path=ROOT)
+    output = run_python(copy / f"stages/{stage}.py", cwd=tmp_path, import_path=(ROOT,))
     assert output.split() == [f"{copy}/partloc/commands/{stage}.py", f"{copy}/partloc/cli.py"]

@@ -20,6 +20,7 @@ ORDER = (
     *("synthetic/families", "synthetic/dataset"),
     *(
         "data/images",
+        "data/image_input",
         "data/background",
         "data/twins",
         "data/layout",
@@ -33,7 +34,9 @@ ORDER = (
     *("model/prediction", "model/locator", "model/regression", "model/proposals", "model/build"),
     "model/model_file",
     *("inference/hypotheses", "inference/prediction_files", "inference/assignment"),
+    *("inference/checkpoint", "inference/estimate"),
     *("inference/image_loader", "inference/predictor", "inference/table_predictor"),
+    "inference/locator_api",
     *("inference/jobs", "inference/joined_file", "inference/folder"),
     *("evaluation/metrics", "evaluation/calibration", "evaluation/accumulator"),
     *("evaluation/evaluate", "evaluation/report"),
@@ -44,8 +47,9 @@ ORDER = (
     "training/summary",
     *("pretraining/settings", "pretraining/depth_samples", "pretraining/depth"),
     "pretraining/encoder",
+    *("diagnosis/environment", "diagnosis/full_size"),
     *("commands/demo", "commands/index", "commands/split", "commands/train", "commands/infer"),
-    *("commands/evaluate", "commands/pretrain"),
+    *("commands/evaluate", "commands/pretrain", "commands/doctor"),
 )
 STAGES = {
     f"{file}:{name}": stage

@@ -20,7 +20,7 @@ def run() -> None:
     parser = make_parser(__doc__)
     config = load_config(parser.parse_args().config)
 
-    index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count())
+    index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count() or 1)
     print(format_summary(index), file=sys.stderr)
 
     output_dir = Path(config.data.output_dir)

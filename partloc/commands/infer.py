@@ -1,8 +1,12 @@
-"""Stage `infer`: predict the poses of parts from images. Needs a model file, but no labels.
+"""Stage `infer`: predict the poses of parts from images. Needs no labels.
+
+Without --checkpoint the model is models/best_model.pth or, if this does not exist, the one whose
+weights come with the package.
 
 One whole: prints {"translation": [x, y, z], "scale": s, "confidence": c}, or with several --part a
-list of such objects, each with its "part". The confidence is the probability that the translation
-error is below 0.05. Parts that look identical get distinct positions. Messages go to stderr.
+list of such objects, each with its "part"; partloc/inference/answer.schema.json describes them. The
+confidence is the probability that the translation error is below 0.05. Parts that look identical
+get distinct positions. Messages go to stderr.
 
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --part chair-seat.png
@@ -11,9 +15,10 @@ With --all also "hypotheses": all poses that were considered, the most probable 
 
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --all
 
-A folder of models: writes OUT/{model}/{model}-{part}.json for each part, in the format of the
-labels; OUT/predictions.csv, the same as a table; OUT/hypotheses.npy, all hypotheses of its rows;
-OUT/skipped.csv, the images that could not be used; and OUT/model.json, facts about the model.
+A folder of models: writes OUT/{model}/{model}-{part}.json for each part, such an object with the
+names of model and part; OUT/predictions.csv, the same as a table; OUT/hypotheses.npy, all
+hypotheses of its rows; OUT/skipped.csv, the images that could not be used; and OUT/model.json,
+facts about the model.
 
     $ python stages/infer.py --data-dir data/images --output predictions
 
@@ -33,10 +38,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from partloc.cli import gc_paused, make_parser, positive_int, run_command
+from partloc.inference.checkpoint import find_pretrained
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
 # reported at once.
 
+PIPELINE_MODEL = Path("models/best_model.pth")
 # How long a process waits for others that have more work.
 TIMEOUT = timedelta(days=7)
 
@@ -51,8 +58,7 @@ def make_infer_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="OUT", help="folder for the predictions of many models")
     add("--all", action="store_true", help="report all hypotheses")
     add("--config", type=Path, metavar="FILE", help="with --split only; default params.yaml")
-    model = Path("models/best_model.pth")
-    add("--checkpoint", type=Path, metavar="FILE", default=model, help=f"default {model}")
+    add("--checkpoint", type=Path, metavar="FILE", help=f"default {PIPELINE_MODEL}")
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
     pixels_help = "skip larger images; default 64,000,000"
     add("--max-image-pixels", type=positive_int, metavar="N", help=pixels_help)
@@ -75,37 +81,48 @@ def find_mistake(args: argparse.Namespace) -> str | None:
     return None
 
 
-def require_files(args: argparse.Namespace) -> None:
-    """Raises: FileNotFoundError for the first file that does not exist."""
-    if not args.checkpoint.is_file():
+def choose_checkpoint(args: argparse.Namespace) -> Path:
+    """The model file: the argument, that of the pipeline, or the shipped one.
+
+    A split table is predicted to measure a model, so no other model may take its place.
+    Raises: FileNotFoundError if it does not exist.
+    """
+    checkpoint = args.checkpoint or PIPELINE_MODEL
+    if not (checkpoint.is_file() or args.checkpoint or args.split):
+        checkpoint = find_pretrained()
+        print(f"no {PIPELINE_MODEL}: using the shipped model {checkpoint.name}", file=sys.stderr)
+    if not checkpoint.is_file():
         cure = "train it with `dvc repro`, or fetch it with `dvc pull`"
-        raise FileNotFoundError(f"{args.checkpoint}: no such file; {cure}")
+        raise FileNotFoundError(f"{checkpoint}: no such file; {cure}")
+    return checkpoint
+
+
+def require_images(args: argparse.Namespace) -> None:
+    """Raises: FileNotFoundError for the first input file that does not exist."""
     for path in [args.whole, *(args.part or []), args.split]:
         if path and not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
 
 
-def predict_one_whole(args: argparse.Namespace) -> None:
+def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
     with gc_paused():
         from partloc.data.background import NO_BACKGROUND_WARNING
-        from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError
-        from partloc.inference.predictor import Predictor
+        from partloc.data.images import DEFAULT_MAX_PIXELS
+        from partloc.inference.locator_api import Locator
 
         max_pixels = args.max_image_pixels or DEFAULT_MAX_PIXELS
-        predictor = Predictor(args.checkpoint, args.device or "auto", max_pixels)
+        locator = Locator(checkpoint, args.device or "auto", max_pixels)
     answers = []
-    for path, result in zip(args.part, predictor.predict(args.whole, args.part), strict=True):
-        if isinstance(result, ImageError):
-            raise result
-        if not result.on_plain:
+    for path, estimate in zip(args.part, locator.locate(args.whole, args.part), strict=True):
+        if not estimate.plain_background:
             print(f"warning: {path}: {NO_BACKGROUND_WARNING}", file=sys.stderr)
-        answers.append({"part": str(path)} | result.as_json(args.all))
+        answers.append({"part": str(path)} | estimate.to_dict(args.all))
     if len(answers) == 1:
         del answers[0]["part"]
     print(json.dumps(answers if len(answers) > 1 else answers[0], ensure_ascii=False))
 
 
-def predict_many(args: argparse.Namespace) -> None:
+def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
     from partloc.config import Config, load_config
     from partloc.distributed import distributed_context
     from partloc.inference.folder import (
@@ -116,8 +133,8 @@ def predict_many(args: argparse.Namespace) -> None:
         write_predictions,
     )
     from partloc.inference.jobs import find_jobs, local_jobs, read_jobs
+    from partloc.inference.locator_api import Locator
     from partloc.inference.prediction_files import write_model_info
-    from partloc.inference.predictor import Predictor
 
     config = load_config(args.config or "params.yaml") if args.split else Config()
     data_dir = args.data_dir or Path(config.data.data_dir)
@@ -126,13 +143,13 @@ def predict_many(args: argparse.Namespace) -> None:
     jobs = read_jobs(args.split) if args.split else find_jobs(data_dir)
 
     with distributed_context(args.device or config.machine.device, TIMEOUT) as context:
-        predictor = Predictor(args.checkpoint, str(context.device), max_pixels)
+        predictor = Locator(checkpoint, str(context.device), max_pixels).predictor
         outcomes = predict_jobs(predictor, local_jobs(jobs, context), data_dir, context.is_main)
         num_hypotheses = predictor.model.num_hypotheses
         summary = write_predictions(args.output, outcomes, num_hypotheses, context, args.all)
         summaries = context.gather(summary)
         if context.is_main:
-            write_model_info(args.output, make_model_info(predictor.model, args.checkpoint))
+            write_model_info(args.output, make_model_info(predictor.model, checkpoint))
             print(sum(summaries, start=Summary()), file=sys.stderr)
             print(f"written: {args.output}", file=sys.stderr)
 
@@ -143,11 +160,12 @@ def run() -> None:
     mistake = find_mistake(args)
     if mistake:
         parser.error(mistake)
-    require_files(args)
+    require_images(args)
+    checkpoint = choose_checkpoint(args)
     if args.whole:
-        predict_one_whole(args)
+        predict_one_whole(args, checkpoint)
     else:
-        predict_many(args)
+        predict_many(args, checkpoint)
 
 
 def main() -> None:

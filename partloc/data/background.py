@@ -44,12 +44,15 @@ MAX_SIDE_PX = 1024  # larger images are reduced first
 NO_BACKGROUND_WARNING = "no plain background was found here or in the whole; confidence is lower"
 
 
+Color = tuple[float, float, float]  # RGB, levels
+
+
 class Background(NamedTuple):
     """What was found: whether the background is plain, its colour in the middle of the image (RGB,
     levels), and the fraction of the border band that shows it."""
 
     is_plain: bool
-    color: tuple[float, float, float]
+    color: Color
     border_fraction: float
 
 
@@ -82,7 +85,7 @@ def _make_square(image: Image.Image, background: Background) -> Image.Image:
     side = max(width, height)
     if background.is_plain and width > height:
         left = (width - height) // 2
-        content = (np.asarray(image) < WHITE).any((0, 2))  # (W,)
+        content = (np.asarray(image).min(-1) < WHITE).any(0)  # (W,)
         if not (content[:left].any() or content[left + height :].any()):
             return image.crop((left, 0, left + height, height))
     color = "white" if background.is_plain else tuple(round(value) for value in background.color)
@@ -140,8 +143,7 @@ def fit_background(pixels: np.ndarray) -> tuple[np.ndarray, Background]:
     start = _most_frequent_color(colors)
     residuals = _largest_channel(np.abs(colors - start))
     if residuals.max() <= CONSTANT_LEVELS:  # as most renderers draw it
-        color = tuple(float(value) for value in start)
-        return np.broadcast_to(start, pixels.shape), Background(True, color, 1.0)
+        return np.broadcast_to(start, pixels.shape), Background(True, _to_color(start), 1.0)
     terms = _quadratic_terms(height, width)  # (H, W, 6)
     inliers = residuals < START_LEVELS
     coefficients = None
@@ -155,8 +157,13 @@ def fit_background(pixels: np.ndarray) -> tuple[np.ndarray, Background]:
         inliers = selected
     model = (terms @ coefficients).clip(0, WHITE)
     fraction = float((residuals < INLIER_LEVELS).mean())
-    color = tuple(float(value) for value in model[height // 2, width // 2])
+    color = _to_color(model[height // 2, width // 2])
     return model, Background(fraction >= MIN_INLIER_FRACTION, color, fraction)
+
+
+def _to_color(values: np.ndarray) -> Color:
+    red, green, blue = values.tolist()
+    return red, green, blue
 
 
 def _border_band(height: int, width: int) -> np.ndarray:
@@ -248,9 +255,11 @@ def _bounding_box(objects: np.ndarray, margin: int) -> tuple[slice, slice] | Non
     rows, columns = (np.flatnonzero(objects.any(axis)) for axis in (1, 0))
     if not len(rows):
         return None
-    return tuple(
-        slice(max(0, found[0] - margin), found[-1] + 1 + margin) for found in (rows, columns)
-    )
+    return _slice_with_margin(rows, margin), _slice_with_margin(columns, margin)
+
+
+def _slice_with_margin(found: np.ndarray, margin: int) -> slice:
+    return slice(max(0, found[0] - margin), found[-1] + 1 + margin)
 
 
 def _frame_and_patches(objects: np.ndarray) -> np.ndarray:

@@ -134,8 +134,8 @@ class PairDataset(Dataset):
         """Load, augment and normalise images, (len(requests), 3, H, W)."""
         images = torch.stack([self._read(request.path) for request in requests])
         if self.augmentation is not None:
-            color_seeds = [request.color_seed for request in requests]
-            noise_seeds = [request.noise_seed for request in requests]
+            color_seeds = [request.color_seed or 0 for request in requests]
+            noise_seeds = [request.noise_seed or 0 for request in requests]
             images = self.augmentation(images, color_seeds, noise_seeds)
         return self.preprocessing.normalize(images)
 
@@ -189,7 +189,7 @@ def make_loader(
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=dataset.collate,
+        collate_fn=dataset.collate,  # type: ignore[attr-defined]
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=device.type == "cuda",

@@ -73,10 +73,7 @@ def open_rgb(data: bytes, name: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS
         raise ImageError(f"{name}: the file is empty")
     try:
         image = _open(data)
-        width, height = image.size
-        if width * height > max_pixels:
-            pixels = f"{width} x {height} = {width * height:,} pixels"
-            raise ImageError(f"{name}: {pixels}, the limit is {max_pixels:,}", OVERSIZED)
+        _require_size(image, name, max_pixels)
         if image.format == "PNG":
             _open(data).verify()  # decoding does not verify the checksum of every chunk
         image.load()
@@ -92,8 +89,29 @@ def open_rgb(data: bytes, name: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS
         truncated = (
             _is_truncated_png(data) or isinstance(error, EOFError) or "truncated" in str(error)
         )
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: {detail}", TRUNCATED if truncated else UNREADABLE) from None
+        reason = TRUNCATED if truncated else UNREADABLE
+        raise ImageError(f"{name}: {_one_line(error)}", reason) from None
+
+
+def convert_to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """Like `load_rgb`, from an image in memory, which is left as it is."""
+    _require_size(image, name, max_pixels)
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except _DECODER_ERRORS as error:  # also of a file that Pillow has opened but not read
+        raise ImageError(f"{name}: {_one_line(error)}") from None
+
+
+def _require_size(image: Image.Image, name: Path | str, max_pixels: int) -> None:
+    """Raises: ImageError if an image is too large."""
+    width, height = image.size
+    if width * height > max_pixels:
+        pixels = f"{width} x {height} = {width * height:,} pixels"
+        raise ImageError(f"{name}: {pixels}, the limit is {max_pixels:,}", OVERSIZED)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _open(data: bytes) -> Image.Image:

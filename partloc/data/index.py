@@ -167,6 +167,8 @@ def _scan_model(root: Path, settings: DataConfig, folder: str) -> tuple[list, li
 def _manifest_rows(
     model: str, whole: IndexedImage | None, samples: dict[str, tuple[IndexedImage, Label]]
 ) -> list[tuple]:
+    if whole is None:  # then there are no samples either
+        return []
     twin_groups = group_twins({part: image.thumbnail for part, (image, _) in samples.items()})
     rows = []
     for part, (image, label) in samples.items():

@@ -46,7 +46,8 @@ def read_label(path: Path, model: str, part: str) -> tuple[Label, list[tuple[str
     if max(map(abs, translation)) > 0.5 + RANGE_TOLERANCE:
         expected = f"expected within [-0.5, 0.5], tolerance {RANGE_TOLERANCE:g}"
         raise SampleError("translation out of range", f"translation {translation}, {expected}")
-    return (*translation, scale), list(_find_warnings(fields, model, part))
+    x, y, z = translation
+    return (x, y, z, scale), list(_find_warnings(fields, model, part))
 
 
 def _read_json(path: Path) -> dict:

@@ -1,8 +1,7 @@
 """Split the models into training, validation and test data; a model is never divided.
 
-The split of a model follows from a hash of (seed, model name), so it does not change when other
-models are added or removed. The only exception: a split that would be empty takes a model from
-another one. This happens only with few models; afterwards adding models moves none.
+The models are sorted by a hash of (seed, model name) and cut into consecutive splits, whose sizes
+are those of the ratios. Adding a model therefore moves at most two others.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -18,6 +17,8 @@ from partloc.data.index import MANIFEST_COLUMNS
 from partloc.data.layout import normalize_name
 
 SPLITS = ("train", "val", "test")
+# With fewer validation models, a loss differs more between models than between epochs.
+MIN_VAL_MODELS = 8
 MAX_EXAMPLES = 3  # pairs of models in the warning about shared images
 _INT_COLUMNS = ["whole_width", "whole_height", "part_width", "part_height"]
 _FLOAT_COLUMNS = ["tx", "ty", "tz", "scale"]
@@ -45,31 +46,40 @@ def split_models(
 ) -> dict[str, str]:
     """Map each model to "train", "val" or "test".
 
-    The sizes of the splits approximate the ratios: exact sizes would move models whenever one is
-    added. Each split with a ratio above 0 gets at least one model.
+    The sizes of the splits are the ratios of the number of models, rounded by the method of the
+    largest remainder. Each split with a ratio above 0 gets at least one model.
     Args:
         ratios: fractions of train, val and test, with sum 1.
     Raises: SplitError if there are fewer models than splits.
     """
-    names = sorted(set(models))
+    names = sorted(set(models), key=lambda name: (_unit_hash(seed, name), name))
     splits = [split for split, ratio in zip(SPLITS, ratios, strict=True) if ratio > 0]
     if len(names) < len(splits):
         raise SplitError(
-            f"found {len(names)} models {names}, expected at least one for each "
+            f"found {len(names)} models {sorted(names)}, expected at least one for each "
             f"of the {len(splits)} splits with a ratio above 0 ({', '.join(splits)})"
         )
-    intervals = _split_intervals(ratios)
-    hashes = {name: _unit_hash(seed, name) for name in names}
-    split_of_model = {name: _find_interval(value, intervals) for name, value in hashes.items()}
-    for empty in [split for split in splits if split not in split_of_model.values()]:
-        low, high = intervals[empty]
-        sizes = Counter(split_of_model.values())
-        movable = [name for name in names if sizes[split_of_model[name]] > 1]
-        nearest = min(
-            movable, key=lambda name: (max(low - hashes[name], hashes[name] - high), name)
-        )
-        split_of_model[nearest] = empty
-    return split_of_model
+    sizes = _split_sizes(len(names), ratios)
+    ordered = (split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size))
+    return dict(zip(names, ordered, strict=True))
+
+
+def _split_sizes(count: int, ratios: Sequence[float]) -> list[int]:
+    """Sizes of the splits, with sum `count`.
+
+    Source: Hamilton's method of apportionment.
+    """
+    quotas = [count * ratio / sum(ratios) for ratio in ratios]
+    # Rounding errors must not decide: 0.1 * 30 is 3.0000000000000004.
+    sizes = [int(quota + 1e-9) for quota in quotas]
+    by_remainder = sorted(range(len(quotas)), key=lambda i: sizes[i] - round(quotas[i], 9))
+    for i in by_remainder[: count - sum(sizes)]:
+        sizes[i] += 1
+    for i, ratio in enumerate(ratios):
+        if ratio > 0 and sizes[i] == 0:
+            sizes[sizes.index(max(sizes))] -= 1
+            sizes[i] = 1
+    return sizes
 
 
 def limit_training_models(
@@ -86,22 +96,6 @@ def limit_training_models(
     )
     removed = set(train[max_models:]) if max_models else set()
     return {name: split for name, split in split_of_model.items() if name not in removed}
-
-
-def _split_intervals(ratios: tuple[float, float, float]) -> dict[str, tuple[float, float]]:
-    """Divide [0, 1) into one interval [low, high) for each split with a ratio above 0."""
-    intervals, low = {}, 0.0
-    for split, ratio in zip(SPLITS, ratios, strict=True):
-        if ratio > 0:
-            intervals[split] = low, low + ratio
-            low += ratio
-    last = list(intervals)[-1]
-    intervals[last] = intervals[last][0], 1.0  # the sum of the ratios may be 0.9999999
-    return intervals
-
-
-def _find_interval(value: float, intervals: dict[str, tuple[float, float]]) -> str:
-    return next(split for split, (low, high) in intervals.items() if low <= value < high)
 
 
 def _unit_hash(seed: int, model: str) -> float:
@@ -131,7 +125,7 @@ def find_shared_images(manifest: pd.DataFrame, split_of_model: dict[str, str]) -
 
 def count_split(
     manifest: pd.DataFrame, split_of_model: dict[str, str], shared: SharedImages
-) -> dict:
+) -> dict[str, Any]:
     """The counts for metrics/split.json."""
     models = Counter(split_of_model.values())
     samples = Counter(manifest.model.map(split_of_model))
@@ -146,7 +140,7 @@ def count_split(
     }
 
 
-def format_summary(counts: dict, shared: SharedImages) -> str:
+def format_summary(counts: dict[str, Any], shared: SharedImages) -> str:
     """A table for the terminal: the size of each split, and a warning about shared images."""
     lines = [
         f"{counts['models'][split]:7d} models, {counts['samples'][split]:7d} samples in {split}"
@@ -158,7 +152,22 @@ def format_summary(counts: dict, shared: SharedImages) -> str:
             f"warning: {shared.models} models share {shared.images} identical part images with a "
             f"model of another split, so the test error is too optimistic; e.g. {examples}"
         )
+    if warning := few_validation_models_warning(counts["models"]["val"]):
+        lines.append(f"warning: {warning}")
     return "\n".join(lines)
+
+
+def few_validation_models_warning(num_models: int) -> str | None:
+    """What the choice of the epoch is worth with so few validation models; None with enough."""
+    if num_models == 0:
+        return "no validation models: the last epoch is saved, whether or not it is the best"
+    if num_models < MIN_VAL_MODELS:
+        return (
+            f"only {num_models} validation models: the losses of so few hardly distinguish two "
+            "epochs, so the saved epoch may be no better than the last one, and its validation "
+            f"error is too optimistic; {MIN_VAL_MODELS} or more are needed"
+        )
+    return None
 
 
 def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -> pd.DataFrame:

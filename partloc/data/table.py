@@ -62,12 +62,12 @@ class PairTable:
 
         Groups smaller than K are padded with the row's own pose, so a minimum over K is unchanged.
         """
-        rows = np.asarray(rows)
-        sizes = self.twin_group_sizes[rows, None]  # (P, 1)
+        row = np.asarray(rows)[:, None]  # (P, 1)
+        sizes = self.twin_group_sizes[row]  # (P, 1)
         member = np.arange(sizes.max())  # (K,)
-        starts = self._group_starts[rows, None]  # (P, 1)
+        starts = self._group_starts[row]  # (P, 1)
         twins = self._grouped_rows[starts + np.minimum(member, sizes - 1)]  # (P, K)
-        index = np.where(member < sizes, twins, rows[:, None])
+        index = np.where(member < sizes, twins, row)
         return PartPose(self.translation[index], self.scale[index])
 
 

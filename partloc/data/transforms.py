@@ -52,8 +52,8 @@ class Preprocessing:
 
     def resize(self, image: Image.Image) -> Tensor:
         """Resize an RGB image of any size to (3, read_size, read_size) uint8."""
-        side = (self.read_size, self.read_size)
-        resized = image.resize(side, Image.Resampling.BILINEAR, reducing_gap=3.0)
+        side = self.read_size or self.image_size
+        resized = image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
         return tvf.pil_to_tensor(resized)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -91,10 +91,10 @@ class Augmentation:
 
     def _change_colors(self, pixels: Tensor, color_seeds: Sequence[int]) -> Tensor:
         transforms = {seed: self._sample_color_transform(seed) for seed in set(color_seeds)}
-        matrix, gain, offset = zip(*(transforms[seed] for seed in color_seeds), strict=True)
-        matrix = torch.stack(matrix).to(pixels)  # (I, 3, 3)
+        matrices, gains, offsets = zip(*(transforms[seed] for seed in color_seeds), strict=True)
+        matrix = torch.stack(matrices).to(pixels)  # (I, 3, 3)
         gain, offset = (
-            torch.tensor(values).to(pixels)[:, None, None, None] for values in (gain, offset)
+            torch.tensor(values).to(pixels)[:, None, None, None] for values in (gains, offsets)
         )
         pixels = (gain * pixels + offset).clamp_(0, 1)
         return (matrix @ pixels.flatten(2)).view_as(pixels).clamp_(0, 1)

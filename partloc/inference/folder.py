@@ -156,7 +156,7 @@ def write_predictions(
 ) -> Summary:
     """Write the files that `prediction_files` describes, but for model.json.
 
-    num_hypotheses: K. with_hypotheses: list them in the label files, too.
+    num_hypotheses: K. with_hypotheses: list them in the JSON files, too.
     Returns: what this process has predicted.
     """
     summary = Summary()
@@ -175,7 +175,7 @@ def write_predictions(
             append_skipped(_csv_bytes(outcome.skipped))
             for prediction in outcome.predictions:
                 path = output / Path(prediction.part_path).with_suffix(".json")
-                write_json(path, _label(prediction, with_hypotheses))
+                write_json(path, _answer(prediction, with_hypotheses))
             summary.update(outcome)
     return summary
 
@@ -216,8 +216,7 @@ def _table_row(prediction: PartPrediction) -> list[str | float]:
     return [*prediction[:4], *best.translation, best.scale, best.confidence]
 
 
-def _label(prediction: PartPrediction, with_hypotheses: bool) -> dict[str, Any]:
-    """The content of a prediction file: that of a label, but the scale is one number."""
-    label = {"model_name": prediction.model, "part_name": prediction.part}
-    label |= prediction.result.as_json(with_hypotheses)
-    return label | {"rotation": [1.0, 0.0, 0.0, 0.0]}
+def _answer(prediction: PartPrediction, with_hypotheses: bool) -> dict[str, Any]:
+    """The content of a prediction file: what the command prints for one part, with its names."""
+    names = {"model": prediction.model, "part": prediction.part}
+    return names | prediction.result.to_estimate().to_dict(with_hypotheses)

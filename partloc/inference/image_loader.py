@@ -5,7 +5,7 @@ T = `twins.THUMBNAIL_PX`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +18,8 @@ from partloc.data.twins import group_twins
 READER_THREADS = 2  # decoding releases Python's global lock
 IMAGES_AHEAD = 16  # the most images that are read before they are used
 
-Source, Result = TypeVar("Source"), TypeVar("Result")
+Source = TypeVar("Source")
+Result = TypeVar("Result")
 
 
 class LoadedImage(NamedTuple):
@@ -33,7 +34,7 @@ class LoadedImage(NamedTuple):
 
 def read_ahead(
     read: Callable[[Source], Result], sources: Iterable[Source]
-) -> Iterator[tuple[Source, Result]]:
+) -> Generator[tuple[Source, Result]]:
     """Yield each source with what `read` returns for it, in order; threads read the next ones.
 
     Errors of `read` are raised when their turn comes.

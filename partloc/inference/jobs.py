@@ -21,7 +21,6 @@ from partloc.data.layout import (
     single_file,
     whole_file,
 )
-from partloc.data.split import read_manifest
 from partloc.distributed import DistributedContext
 
 
@@ -93,6 +92,8 @@ def _skipped_file(finding: Finding) -> SkippedFile:
 
 def read_jobs(split_table: Path) -> list[ModelJob]:
     """The models of a split table, sorted. Raises: ValueError if it is unusable or empty."""
+    from partloc.data.split import read_manifest  # needs pandas, which a folder of images does not
+
     table = read_manifest(split_table)
     if table.empty:
         raise ValueError(f"{split_table}: no samples; raise the ratio of this set in params.yaml")

@@ -4,7 +4,7 @@ predictions.csv  PREDICTION_COLUMNS, one row per part, sorted by (model, part)
 hypotheses.npy   (N, K, F) float32, all hypotheses, in the order of predictions.csv
 skipped.csv      SKIPPED_COLUMNS, the images without a prediction
 model.json       what `ModelInfo` holds; written last
-{model}/         a label file per part
+{model}/         a JSON file per part, see answer.schema.json
 
 Shapes: N parts; n parts of a chunk; K hypotheses per part; F = hypotheses.NUM_FIELDS.
 """

@@ -7,12 +7,14 @@ hypothesis, see `hypotheses.HYPOTHESIS_FIELDS`.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from partloc.data.background import prepare_image
@@ -20,6 +22,7 @@ from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError, load_rgb
 from partloc.data.twins import make_thumbnail
 from partloc.distributed import choose_device, inference_dtype
 from partloc.inference.assignment import assign
+from partloc.inference.estimate import PoseEstimate
 from partloc.inference.hypotheses import HYPOTHESIS_FIELDS, Hypotheses
 from partloc.inference.image_loader import LoadedImage, PartDeduplicator, read_ahead
 from partloc.model.encoder import EncodedImages
@@ -33,31 +36,23 @@ NO_BACKGROUND_PENALTY = 2.0
 MIN_SCALE = 1e-6  # of a rounded pose, so that it stays above 0
 
 
-class ModelImages(NamedTuple):
-    """Paths of the images of one model."""
+# The path of an image, or an upright RGB image.
+PathOrImage = Path | str | Image.Image
 
-    whole: Path | str
-    parts: Sequence[Path | str]
+
+class ModelImages(NamedTuple):
+    """The images of one model."""
+
+    whole: PathOrImage
+    parts: Iterable[PathOrImage]
 
 
 class ImageSource(NamedTuple):
     """One image of a model, in the order in which they are used: the whole, then its parts."""
 
-    path: Path | str
+    image: PathOrImage
     is_whole: bool
     is_last: bool  # of its model
-
-
-class PoseEstimate(NamedTuple):
-    """A pose, rounded to 6 decimals, and its confidence.
-
-    translation: [x, y, z] and scale in whole-model units. confidence: probability that the
-    translation error is below `pose.RIGHT_TOLERANCE`.
-    """
-
-    translation: list[float]
-    scale: float
-    confidence: float
 
 
 class PartResult(NamedTuple):
@@ -79,12 +74,10 @@ class PartResult(NamedTuple):
         poses = torch.cat(self.hypotheses.poses, 1)  # (K, 4)
         return [round_estimate(poses[k], self.confidence[k]) for k in order]
 
-    def as_json(self, with_hypotheses: bool) -> dict[str, Any]:
-        """The values that the command `infer` prints."""
-        values = self.best._asdict()
-        if with_hypotheses:
-            values["hypotheses"] = [pose._asdict() for pose in self.sorted_hypotheses()]
-        return values
+    def to_estimate(self) -> PoseEstimate:
+        """The best pose with all hypotheses, in plain numbers."""
+        hypotheses = tuple(self.sorted_hypotheses())
+        return replace(self.best, hypotheses=hypotheses, plain_background=self.on_plain)
 
 
 # For each part its prediction, or why its image cannot be read; or why that of the whole cannot.
@@ -93,8 +86,8 @@ ModelResult = list[PartResult | ImageError] | ImageError
 
 def round_estimate(pose: Tensor, confidence: Tensor) -> PoseEstimate:
     """pose: (4,), confidence: ()."""
-    *translation, scale = (round(value, 6) + 0.0 for value in pose.tolist())  # no -0.0
-    return PoseEstimate(translation, max(scale, MIN_SCALE), round(confidence.item(), 6))
+    x, y, z, scale = (round(value, 6) + 0.0 for value in pose.tolist())  # no -0.0
+    return PoseEstimate((x, y, z), max(scale, MIN_SCALE), round(confidence.item(), 6))
 
 
 class Predictor:
@@ -118,19 +111,21 @@ class Predictor:
         self.model = model.to(self.device).eval()
 
     def predict(
-        self, whole: Path | str, parts: Sequence[Path | str]
+        self, whole: PathOrImage, parts: Iterable[PathOrImage], distinct: bool = True
     ) -> list[PartResult | ImageError]:
         """Predict the poses of the parts of one whole; ImageError for a part that is unreadable.
 
-        Parts that look identical get distinct poses.
+        distinct: give parts that look identical distinct poses.
         Raises: ImageError if the whole cannot be read.
         """
-        (result,) = self.predict_models([ModelImages(whole, parts)])
+        (result,) = self.predict_models([ModelImages(whole, parts)], distinct)
         if isinstance(result, ImageError):
             raise result
         return result
 
-    def predict_models(self, models: Iterable[ModelImages]) -> Iterator[ModelResult]:
+    def predict_models(
+        self, models: Iterable[ModelImages], distinct: bool = True
+    ) -> Iterator[ModelResult]:
         """Predict model by model, as `predict` does; ImageError for a whole that is unreadable.
 
         Threads read the next images during the prediction, at most `image_loader.IMAGES_AHEAD`.
@@ -139,17 +134,20 @@ class Predictor:
         with closing(read_ahead(self._read, image_sources(models))) as images:
             for source, image in images:
                 if source.is_whole:
-                    prediction = _ModelPrediction(self, image)
+                    prediction = _ModelPrediction(self, image, distinct)
                 else:
                     prediction.add_part(image)
                 if source.is_last:
                     yield prediction.finish()
 
     def _read(self, source: ImageSource) -> LoadedImage | ImageError:
+        image = source.image
         try:
-            image, background = prepare_image(load_rgb(source.path, self.max_pixels))
+            if not isinstance(image, Image.Image):
+                image = load_rgb(image, self.max_pixels)
         except ImageError as error:
             return error
+        image, background = prepare_image(image)
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
         pixels, thumbnail = self.model.preprocessing.resize(image), make_thumbnail(image)
         return LoadedImage(pixels, thumbnail, digest, background.is_plain)
@@ -190,9 +188,11 @@ class Predictor:
 def image_sources(models: Iterable[ModelImages]) -> Iterator[ImageSource]:
     """All images in the order in which they are used."""
     for model in models:
-        yield ImageSource(model.whole, is_whole=True, is_last=not model.parts)
-        for number, path in enumerate(model.parts, 1):
-            yield ImageSource(path, is_whole=False, is_last=number == len(model.parts))
+        image, is_whole = model.whole, True
+        for part in model.parts:
+            yield ImageSource(image, is_whole, is_last=False)
+            image, is_whole = part, False
+        yield ImageSource(image, is_whole, is_last=True)
 
 
 class _ModelPrediction:
@@ -201,17 +201,19 @@ class _ModelPrediction:
     The whole is encoded once, together with the first parts; so is each distinct image of a part.
     """
 
-    def __init__(self, predictor: Predictor, whole: LoadedImage | ImageError) -> None:
-        self.predictor, self.whole = predictor, whole
+    def __init__(
+        self, predictor: Predictor, whole: LoadedImage | ImageError, distinct: bool
+    ) -> None:
+        self.predictor, self.whole, self.distinct = predictor, whole, distinct
         self.parts = PartDeduplicator()
         self.whole_encoding: EncodedImages | None = None
-        self.batch = [] if isinstance(whole, ImageError) else [whole.pixels]
+        self.batch: list[Tensor] = [] if isinstance(whole, ImageError) else [whole.pixels]
         self.outputs: list[Tensor] = []  # (U, K, F) of each batch
 
     def add_part(self, part: LoadedImage | ImageError) -> None:
         if isinstance(self.whole, ImageError):
             return
-        if self.parts.add(part):
+        if self.parts.add(part) and not isinstance(part, ImageError):
             self.batch.append(part.pixels)
         if len(self.batch) == IMAGES_PER_BATCH:
             self._predict_batch()
@@ -224,12 +226,13 @@ class _ModelPrediction:
         if len(self.batch) > num_wholes:
             self._predict_batch()
         if not self.outputs:
-            return list(self.parts.errors)
+            return [error for error in self.parts.errors if error]
         outputs = torch.cat(self.outputs)[self.parts.image_index]  # (P, K, F)
         on_plain = torch.tensor(self.parts.on_plain) & self.whole.on_plain  # (P,)
         logit = HYPOTHESIS_FIELDS.index("confidence_logit")
         outputs[..., logit] -= NO_BACKGROUND_PENALTY * ~on_plain[:, None]
-        groups = self.parts.twin_groups()
+        single_parts = [[part] for part in range(len(outputs))]
+        groups = self.parts.twin_groups() if self.distinct else single_parts
         values = Hypotheses.from_tensor(outputs)
         results = iter(self.predictor._make_results(values, groups, on_plain.tolist()))
         return [error or next(results) for error in self.parts.errors]

@@ -126,6 +126,9 @@ class ConfidenceHead(nn.Module):
     Calibration on validation models turns the log odds into probabilities. Source: Platt (1999).
     """
 
+    slope: Tensor
+    offset: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width + 1, 1)

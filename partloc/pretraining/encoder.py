@@ -1,7 +1,7 @@
 """Pretraining of the small encoder together with the rest of the model.
 
-The training objects are procedural and differ from those of the demo: other proportions and
-colours, objects of no particular kind, and without the HELD_OUT_FAMILIES.
+The training objects are procedural. They are of other kinds than those of the demo, or of no
+particular kind.
 """
 
 import sys
@@ -14,7 +14,11 @@ from partloc.files import write_json, write_table
 from partloc.model.model_file import save_model
 from partloc.pretraining.settings import PretrainingConfig
 from partloc.synthetic.dataset import write_dataset
-from partloc.synthetic.families import HELD_OUT_FAMILIES, PRETRAINING_OBJECTS
+from partloc.synthetic.families import (
+    GENERIC_FAMILIES,
+    PRETRAINING_FAMILIES,
+    PRETRAINING_OBJECTS,
+)
 from partloc.training.history import trained_epochs
 from partloc.training.trainer import Trainer
 
@@ -70,7 +74,7 @@ def write_weights(config: PretrainingConfig, path: Path, trainer: Trainer) -> No
         "seed": config.seed,
         "models": config.pretrain.num_models,
         "pairs": {"train": len(trainer.train_table), "val": len(trainer.val_table)},
-        "families_left_out": list(HELD_OUT_FAMILIES),
+        "families": [*PRETRAINING_FAMILIES, *GENERIC_FAMILIES],
         "history": trained_epochs(trainer.history),
     }
     write_json(path.with_suffix(".json"), summary)

@@ -50,6 +50,18 @@ IRREGULAR_PART_NAMES = {
     "wing": "flügel",
     "block": "klötze",
     "tower": "türme",
+    "spokes": "rayons.d-été",
+    "pedal": "pédale",
+    "section": "mast-stück.ø",
+    "track": "kette.für-bagger",
+    "pier": "brückenpfeiler",
+    "octave": "touches.été-7",
+    "peg": "clé.d-accord",
+    "pendulum": "péndulo",
+    "dial": "zifferblatt.größe-1",
+    "plank": "lattenstück.ü",
+    "knob": "drehknöpfe",
+    "rope": "seil-länge.2",
 }
 
 

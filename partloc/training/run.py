@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from partloc.config import Config, ConfigError
-from partloc.data.split import read_manifest
+from partloc.data.split import few_validation_models_warning, read_manifest
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, seed_everything
@@ -67,6 +67,9 @@ def run_training(
     Raises: ValueError, OSError, FloatingPointError, MemoryError for what a user can correct.
     """
     tables = read_tables(split_dir, Path(config.data.data_dir))
+    warning = few_validation_models_warning(len(set(tables[1].models)))
+    if context.is_main and warning:
+        print(f"warning: {warning}", file=sys.stderr)
     folder = RunFolder(root, run_fingerprint(config, split_dir))
     with context.on_main(folder.locked()):
         state = load_or_reset(folder, context, resume)

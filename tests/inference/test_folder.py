@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from answer_schema import require_valid
 from toys import PARTS, SINGLE_PROCESS, noise_image
 
+from partloc.inference.estimate import PoseEstimate
 from partloc.inference.folder import (
     ModelOutcome,
     PartPrediction,
@@ -24,10 +26,10 @@ from partloc.inference.folder import (
 from partloc.inference.hypotheses import HYPOTHESIS_FIELDS, Hypotheses
 from partloc.inference.image_loader import IMAGES_AHEAD
 from partloc.inference.jobs import SkippedFile, find_jobs
-from partloc.inference.predictor import PartResult, PoseEstimate
+from partloc.inference.predictor import PartResult
 from partloc.model.encoder import EncodedImages
 
-POSE = PoseEstimate([0.1, -0.5, 0.5], 0.5, 0.9)
+POSE = PoseEstimate((0.1, -0.5, 0.5), 0.5, 0.9)
 NUM_HYPOTHESES = 1
 # One hypothesis, the pose above.
 RESULT = PartResult(
@@ -189,12 +191,13 @@ def test_the_files_hold_the_poses_that_single_predictions_give(
         assert written == pytest.approx(best_values(result), abs=2e-5)
         single = result.hypotheses.to_tensor().numpy()
         np.testing.assert_allclose(hypotheses[number], single, atol=1e-3)
-        label = json.loads((tmp_path / f"out/{row.model}/{row.model}-{row.part}.json").read_text())
+        answer = json.loads((tmp_path / f"out/{row.model}/{row.model}-{row.part}.json").read_text())
         # JSON has six significant digits, the table six decimals.
-        assert label["translation"] == pytest.approx([row.tx, row.ty, row.tz], rel=1e-5)
-        assert label["scale"] == pytest.approx(row.scale, rel=1e-5)
-        assert label["rotation"] == [1, 0, 0, 0]
-        assert label["confidence"] == pytest.approx(row.confidence, rel=1e-5)
+        assert answer["translation"] == pytest.approx([row.tx, row.ty, row.tz], rel=1e-5)
+        assert answer["scale"] == pytest.approx(row.scale, rel=1e-5)
+        require_valid(answer)
+        assert (answer["model"], answer["part"]) == (row.model, row.part)
+        assert answer["confidence"] == pytest.approx(row.confidence, rel=1e-5)
 
 
 def test_predictions_are_written_one_by_one_and_not_kept(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from answer_schema import require_valid
 from PIL import Image
 from toys import PARTS, ROOT, noise_image, run_python, set_constant_confidence
 
@@ -21,13 +22,14 @@ from partloc.data.images import ImageError
 from partloc.data.index import build_index
 from partloc.distributed import inference_dtype, training_dtype
 from partloc.files import CheckpointError, write_table
+from partloc.inference.checkpoint import SHIPPED_MODELS
 from partloc.inference.predictor import NO_BACKGROUND_PENALTY, PartResult, Predictor
 from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import MODEL_FORMAT
 
 # What a prediction for one part does not need.
 UNNEEDED_MODULES = (
-    *("dvc", "pandas", "pyvista", "tensorboard", "vtk"),
+    *("dvc", "pandas", "pyvista", "ruamel", "tensorboard", "vtk"),
     *("partloc.inference.folder", "partloc.data.index", "partloc.data.split"),
     *("partloc.evaluation.evaluate", "partloc.evaluation.metrics", "partloc.evaluation.report"),
     *("partloc.training.run", "partloc.training.trainer"),
@@ -211,8 +213,11 @@ def test_stdout_is_one_json_object_or_a_list_of_them(run_infer, checkpoint, data
     assert both[1]["scale"] == pytest.approx(pose["scale"], abs=2e-5)
     assert both[0]["translation"] != pytest.approx(pose["translation"], abs=1e-4)
 
+    require_valid(pose)
+    require_valid(both)
     detailed = json.loads(run_infer(*arguments, "--part", first, "--all").out)
     assert {key: detailed[key] for key in pose} == pose
+    require_valid(detailed)
     assert detailed["hypotheses"][0] == pose and len(detailed["hypotheses"]) > 1
 
 
@@ -244,7 +249,7 @@ def test_the_stage_predicts_the_rows_of_a_split_table(run_infer, checkpoint, dat
         (["--split", "t.csv"], "--output is missing"),
         (["--data-dir", "d", "--output", "o", "--config", "c.yaml"], "--config is for --split"),
         (["--max-image-pixels", "-5"], "invalid positive_int value: '-5'"),
-        (["--whole", "w.png", "--part", "p.png"], "models/best_model.pth: no such file; train it"),
+        (["--whole", "w.png", "--part", "p.png"], "w.png: no such file"),
     ],
 )
 def test_wrong_arguments_are_explained(run_infer, arguments, message):
@@ -252,6 +257,30 @@ def test_wrong_arguments_are_explained(run_infer, arguments, message):
     assert run.status == 2 and run.out == ""
     assert message in run.err
     assert "Traceback" not in run.err
+
+
+def test_without_a_model_file_the_shipped_one_answers_and_says_so(run_infer, data_dir):
+    lamp = data_dir / "lamp"
+    images = ["--whole", lamp / "lamp-whole.png", "--part", lamp / "lamp-foot.png"]
+    run = run_infer(*images, "--device", "cpu")
+    assert run.status == 0
+    message, *warnings = run.err.splitlines()
+    assert message == "no models/best_model.pth: using the shipped model dinov2_vitt14.pth"
+    assert all(warning.startswith("warning: ") for warning in warnings)
+    require_valid(json.loads(run.out))
+    shipped = SHIPPED_MODELS["dinov2_vitt14"]
+    explicit = run_infer(*images, "--device", "cpu", "--checkpoint", shipped)
+    assert explicit.out == run.out and "shipped" not in explicit.err
+
+
+def test_no_model_stands_in_for_one_that_is_named_or_measured(run_infer, data_dir, tmp_path):
+    lamp = data_dir / "lamp"
+    images = ["--whole", lamp / "lamp-whole.png", "--part", lamp / "lamp-foot.png"]
+    run = run_infer(*images, "--checkpoint", "models/best_model.pth")
+    assert run.status == 2 and "models/best_model.pth: no such file; train it" in run.err
+    (tmp_path / "test.csv").write_text("")
+    run = run_infer("--split", "test.csv", "--output", "out")
+    assert run.status == 2 and "models/best_model.pth: no such file; train it" in run.err
 
 
 def test_a_prediction_for_one_part_loads_no_module_that_it_does_not_need(checkpoint, data_dir):

@@ -3,9 +3,9 @@
 import pytest
 
 from partloc.synthetic.dataset import SyntheticModel, sample_model
-from partloc.synthetic.families import FAMILIES
+from partloc.synthetic.families import DEMO_FAMILIES
 
 
 @pytest.fixture(scope="session")
 def models() -> list[SyntheticModel]:
-    return [sample_model(0, number) for number in range(len(FAMILIES))]
+    return [sample_model(0, number) for number in range(len(DEMO_FAMILIES))]

@@ -24,7 +24,7 @@ from partloc.synthetic.dataset import (
     write_dataset,
     write_model,
 )
-from partloc.synthetic.families import DEMO_OBJECTS, FAMILIES, PRETRAINING_OBJECTS
+from partloc.synthetic.families import DEMO_FAMILIES, DEMO_OBJECTS, PRETRAINING_OBJECTS
 from partloc.synthetic.render import render_image
 from partloc.synthetic.scene import (
     VISIBILITY_IMAGE_SIZE,
@@ -36,7 +36,7 @@ from partloc.synthetic.scene import (
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64  # pixels
-NUM_MODELS = len(FAMILIES)  # one model of each family
+NUM_MODELS = len(DEMO_FAMILIES)  # one model of each family
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -220,7 +220,7 @@ def test_an_earlier_data_set_is_replaced_and_another_folder_is_refused(tmp_path)
     folder = tmp_path / "demo"
     write_dataset(folder, 2, SIZE, seed=0, workers=0)
     write_dataset(folder, 1, SIZE, seed=0, workers=0)
-    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["table-0000"]
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["bench-0000"]
 
 
 def test_the_stage_reports_counts_and_one_line_on_an_error(tmp_path):

@@ -148,7 +148,7 @@ def test_without_opengl_the_error_names_packages_and_nothing_is_removed(
     check_opengl.cache_clear()
     with pytest.raises(RenderError, match="status -11.*libegl1 libgl1-mesa-dri .or libosmesa6"):
         write_dataset(folder, 1, 32, seed=0, workers=0)
-    assert (folder / "table-0000").is_dir()
+    assert (folder / "bench-0000").is_dir()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="hides the EGL drivers")

@@ -70,6 +70,7 @@ def test_two_processes_train_the_same_model_as_one(tmp_path):
     assert not torch.equal(*(states["torch"] for states in distributed["rng_states"]))
     # Only the main process reports and writes.
     assert two.stderr.count("starting a new training") == 1
+    assert two.stderr.count("validation models: the losses of so few") == 1
     assert two.stderr.count("epoch   2/2") == 1
     for name in ("models", "metrics", "runs/train"):
         assert len(list((tmp_path / "two" / name).iterdir())) == 1, name

@@ -16,8 +16,6 @@ from partloc.synthetic.mesh import (
     join,
     loft,
     prism,
-    rod,
-    rounded_box,
     sphere,
     taper,
 )
@@ -89,30 +87,6 @@ def tower(builder: ObjectBuilder) -> None:
             cylinder(0.17, 0.3, top=0).translated(0, 0, 0.6).with_color(builder.accent),
         )
         builder.add("tower", turret, *corner_positions(1.6 * plinth_radius, 1.6 * plinth_radius))
-
-
-def windmill(builder: ObjectBuilder) -> None:
-    """A tower with a cap, and a hub with three to five blades."""
-    h, blades = builder.uniform(1.2, 2.6), builder.choice(3, 4, 4, 5)
-    radius, shrink = builder.uniform(0.12, 0.45), builder.uniform(0.4, 0.8)
-    body = _frustum(radius, h, shrink, builder.choice(8, 20))
-    builder.rotations_deg = (0, 90, 45)
-    builder.add("tower", body.with_color(builder.body))
-    cap = builder.choice(
-        sphere(0.28, 0, 90), box(0.6, 0.3, 0.25), rounded_box(0.7, 0.25, 0.25, 0.1)
-    )
-    builder.add("cap", cap.with_color(builder.trim), (0, 0, h))
-    hub_position = (0.45, 0, h + 0.13)
-    hub = join(sphere(0.1), rod((-0.3, 0, 0), (0, 0, 0), 0.05))
-    builder.add("hub", hub.with_color(builder.dark), hub_position)
-    length, width = builder.uniform(0.5, 0.95) * h, builder.uniform(0.08, 0.25)
-    start_deg = builder.uniform(0, 90)
-    blade = taper((0.04, 0.4 * width), (0.02, width), length).translated(0, 0, 0.08)
-    for i in range(blades):
-        rotated = blade.rotated("x", start_deg + i * 360 / blades)
-        builder.add("blade", rotated.with_color(builder.accent), hub_position)
-    if builder.bernoulli(0.6):
-        builder.add("base", cylinder(0.6, 0.1, top=0.55).with_color(builder.dark), (0, 0, -0.1))
 
 
 def _house_roof(

@@ -15,7 +15,6 @@ from partloc.synthetic.builder import (
 )
 from partloc.synthetic.components import add_corner_legs, board, leg
 from partloc.synthetic.mesh import (
-    beam,
     box,
     circle,
     cylinder,
@@ -147,29 +146,6 @@ def sofa(builder: ObjectBuilder) -> None:
         pillow = rounded_box(size, size, 0.1, 0.05).rotated("y", 70).with_color(builder.accent)
         position = (-0.3 * d, builder.uniform(-0.3, 0.3) * total_w, seat_z + 0.3)
         builder.add("throw", pillow, position)
-
-
-def bench(builder: ObjectBuilder) -> None:
-    """A garden bench with several equal planks and rails."""
-    w, d = builder.uniform(0.8, 2.0), builder.uniform(0.35, 0.5)
-    h = builder.uniform(0.35, 0.5)
-    builder.rotations_deg = FRONT_VIEWS_DEG
-    back_h = builder.uniform(0.3, 0.6)
-    side = join(
-        *[beam((x, 0, 0), (0.8 * x, 0, h), 0.06) for x in (-d / 2, d / 2)],
-        box(d, 0.06, 0.06).translated(0, 0, h - 0.06),
-        beam((-0.4 * d, 0, h), (-0.65 * d, 0, h + back_h), 0.06),
-    )
-    builder.add("side", side.with_color(builder.trim), *[(0, y * 0.42 * w, 0) for y in (-1, 1)])
-    planks = builder.integer(2, 4)
-    plank = box(0.85 * d / planks, w, 0.03).with_color(builder.body)
-    builder.add("plank", plank, *[(x, 0, h) for x in evenly_spaced(d - d / planks, planks)])
-    rails = builder.integer(1, 3)
-    rail = box(0.03, w, 0.6 * back_h / rails)
-    rail = rail.with_color(builder.choice(builder.body, builder.accent))
-    steps = [(i + 0.6) / (rails + 0.4) for i in range(rails)]
-    positions = [(-(0.36 + 0.25 * step) * d, 0, h + 0.8 * step * back_h) for step in steps]
-    builder.add("rail", rail, *positions)
 
 
 def _horizontal_rectangle(x: float, depth: float, width: float, z: float) -> np.ndarray:

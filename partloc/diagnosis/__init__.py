@@ -1,0 +1,1 @@
+"""Whether this machine, the installation and the data are ready for a training at full size."""
