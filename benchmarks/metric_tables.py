@@ -163,3 +163,32 @@ def breakdown_table(breakdowns: dict[str, dict[str, Any]]) -> str:
     ]
     rows = [sum(cells, []) for cells in zip_longest(*columns, fillvalue=["", ""])]
     return markdown_table([text for heading in BREAKDOWNS for text in (heading, "")], rows)
+
+
+def demo_training_table(rows: list[dict[str, Any]]) -> str:
+    """Errors of the starting weights and of the kept epoch, for each seed and number of threads."""
+    head = ["seed", "threads", "kept epoch", "translation error before", "after", "change"]
+    head += ["relative scale error before", "after"]
+    cells = []
+    for row in rows:
+        before, after = row["before"], row["after"]
+        change = after["translation_error"]["mean"] / before["translation_error"]["mean"] - 1
+        cells.append(
+            [
+                *(row[name] for name in ("seed", "threads", "kept_epoch")),
+                *(_with_interval(errors["translation_error"], ".3f") for errors in (before, after)),
+                f"{change:+.0%}".replace("%", " %"),
+                *(
+                    _with_interval(errors["relative_scale_error"], ".1%")
+                    for errors in (before, after)
+                ),
+            ]
+        )
+    return markdown_table(head, cells)
+
+
+def _with_interval(error: dict[str, Any], form: str) -> str:
+    mean, low, high = (
+        format_value(error, path, form) for path in ("mean", "interval_95/low", "interval_95/high")
+    )
+    return f"{mean} ({low.removesuffix(' %')} to {high})"

@@ -29,6 +29,7 @@ MIN_INLIER_FRACTION = 0.5  # of the border band; with less there is no plain bac
 TOLERANCE_LEVELS = (6, 16)  # smallest and largest difference that counts as background
 SHADOW_LEVELS = 4  # steps between neighbours in a soft shadow or a vignette
 MIN_SHADOW_FRACTION = 0.002  # of the image: fewer pixels are no shadow
+SHADOW_WINDOW_PX = 9  # the larger window in which a shadow's slope is compared
 SHADOW_DEPTH = 0.55  # a soft shadow leaves at least this share of the background's intensity
 CORNER_FRACTION = 0.3  # of a side: a patch that lies in such a corner may be a logo
 PATCH_AREA_FRACTION = 0.03  # of the image: larger patches are objects
@@ -84,7 +85,7 @@ def _make_square(image: Image.Image, background: Background) -> Image.Image:
     side = max(width, height)
     if background.is_plain and width > height:
         left = (width - height) // 2
-        content = (np.asarray(image).min(-1) < WHITE).any(0)  # (W,)
+        content = (_smallest_channel(np.asarray(image)) < WHITE).any(0)  # (W,)
         if not (content[:left].any() or content[left + height :].any()):
             return image.crop((left, 0, left + height, height))
     color = "white" if background.is_plain else tuple(round(value) for value in background.color)
@@ -123,7 +124,7 @@ def paint_white(image: np.ndarray) -> tuple[np.ndarray, Background]:
 def _is_on_white(image: np.ndarray) -> bool:
     """A quick test that leaves most renders alone: a white border, nothing in a corner, and hardly
     a pixel that could be a shadow."""
-    darkest, lightest = image.min(-1), image.max(-1)  # (H, W)
+    darkest, lightest = _smallest_channel(image), _largest_channel(image)  # (H, W)
     if (darkest[_border_band(*darkest.shape)] < WHITE).any():
         return False
     objects = darkest < WHITE - TOLERANCE_LEVELS[0]
@@ -194,7 +195,10 @@ def _background_mask(
 ) -> np.ndarray:
     """(H, W) bool: connected to the border and like the model, or enclosed and equal to it."""
     like = difference < tolerance
-    candidates = like | _soft_shadow(pixels, model)
+    candidates = like.copy()
+    window = _bounding_box(~like, SHADOW_WINDOW_PX)  # all else is background
+    if window is not None:
+        candidates[window] |= _soft_shadow(pixels[window], model[window])
     labels, _ = ndimage.label(candidates)
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     # A thin frame hides the border, so the labels behind it count as well.
@@ -214,7 +218,7 @@ def _soft_shadow(pixels: np.ndarray, model: np.ndarray) -> np.ndarray:
     hue = _largest_channel(np.abs(pixels - ratio[..., None] * model)) < SHADOW_LEVELS
     candidates = hue & (ratio > SHADOW_DEPTH) & (ratio < 1.02)
     intensity = pixels.mean(-1)
-    near, far = (_local_range(intensity, size) for size in (3, 9))
+    near, far = (_local_range(intensity, size) for size in (3, SHADOW_WINDOW_PX))
     edges = (near > SHADOW_LEVELS) & (near > 0.5 * far) | (near > 4 * SHADOW_LEVELS)
     return candidates & ~edges
 
@@ -316,5 +320,10 @@ def _coverage(
 
 
 def _largest_channel(values: np.ndarray) -> np.ndarray:
-    """(..., 3) -> (...); faster than numpy's maximum over so short an axis."""
+    """(..., 3) -> (...); many times faster than numpy's maximum over so short an axis."""
     return np.maximum(np.maximum(values[..., 0], values[..., 1]), values[..., 2])
+
+
+def _smallest_channel(values: np.ndarray) -> np.ndarray:
+    """(..., 3) -> (...), see `_largest_channel`."""
+    return np.minimum(np.minimum(values[..., 0], values[..., 1]), values[..., 2])

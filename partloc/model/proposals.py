@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the network also runs where pydantic is not installed
     from partloc.config import ModelConfig, TrainConfig
 
 CORRECTION_SCALE = 0.3  # of a position and depth, for a head output of 1
-TRAINING_HYPOTHESES = 8  # maximum per pair in training, to save time
+TRAINING_HYPOTHESES = 4  # maximum per pair in training, to save time
 # Outputs of the head per proposal: an affine map of position and depth, a score, and a shift.
 AFFINE_OUTPUTS, SCORE_OUTPUTS, SHIFT_OUTPUTS = 4 * (4 + 1), 1, 4
 POSITION_FEATURES = 4  # right, down, log size, depth

@@ -35,8 +35,7 @@ def make_optimizer(model: nn.Module, config: "TrainConfig") -> torch.optim.AdamW
             }
             for (is_pretrained, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
         ],
-        # A single kernel updates all weights, without intermediate copies.
-        fused=all(parameter.is_cuda for parameter in model.parameters()),
+        fused=True,  # a single kernel updates all weights, without intermediate copies
     )
 
 
