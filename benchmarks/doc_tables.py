@@ -17,6 +17,7 @@ from benchmarks.metric_tables import (
     baselines_table,
     breakdown_table,
     cross_validation_table,
+    demo_training_table,
     evaluation_table,
     experiment_table,
     kinds_table,
@@ -47,6 +48,9 @@ def make_tables() -> dict[str, dict[str, str]]:
             ),
             "real": cross_validation_table(real),
             "real-breakdown": breakdown_table(as_shipped["by"]),
+        },
+        "docs/training.md": {
+            "demo-training": demo_training_table(read_metrics("demo_training")["rows"])
         },
         "docs/ablations.md": {
             "ablations": experiment_table(

@@ -58,12 +58,12 @@ ABLATIONS = {
     "depth_maps: false": (*SCRATCH, "model.depth_maps=false"),
     "hypotheses: 1": (*SCRATCH, "model.hypotheses=1"),
     "w_rank: 0": (*SCRATCH, "train.w_rank=0.0"),
-    "w_depth: 0.1": (*SCRATCH, "train.w_depth=0.1"),
+    "w_depth: 0": (*SCRATCH, "train.w_depth=0.0"),
     "from the shipped weights": SMALL,
     "shipped, freeze_backbone: true": (*SMALL, "train.freeze_backbone=true"),
     "shipped, hypotheses: 1": (*SMALL, "model.hypotheses=1"),
     "shipped, w_rank: 0": (*SMALL, "train.w_rank=0.0"),
-    "shipped, w_depth: 0.1": (*SMALL, "train.w_depth=0.1"),
+    "shipped, w_depth: 0": (*SMALL, "train.w_depth=0.0"),
     "shipped, accumulation_steps: 4": (*SMALL, "train.accumulation_steps=4"),
     "shipped, batch_size: 2": (*SMALL, "train.batch_size=2"),
     "448 px, downsample_size: 8": FINE,
@@ -74,7 +74,7 @@ SMALL_DATA = {
     f"{count} models": (f"data.max_train_models={count}",) for count in (5, 10, 20, 50, 100)
 } | {
     "all models": (),
-    "all models, w_depth: 0.1": ("train.w_depth=0.1",),
+    "all models, w_depth: 0": ("train.w_depth=0.0",),
     "all models, from random weights": RANDOM_WEIGHTS,
     "all models, from random weights, w_rank: 0": (*RANDOM_WEIGHTS, "train.w_rank=0.0"),
 }

@@ -85,7 +85,7 @@ def _make_square(image: Image.Image, background: Background) -> Image.Image:
     side = max(width, height)
     if background.is_plain and width > height:
         left = (width - height) // 2
-        content = (_smallest_channel(np.asarray(image)) < WHITE).any(0)  # (W,)
+        content = _smallest_channel(np.asarray(image)).min(0) < WHITE  # (W,)
         if not (content[:left].any() or content[left + height :].any()):
             return image.crop((left, 0, left + height, height))
     color = "white" if background.is_plain else tuple(round(value) for value in background.color)
