@@ -1,7 +1,7 @@
 """Stage `index`: find all usable samples, and report why others are not usable.
 
 Reads   the folder data.data_dir, params.yaml
-Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.json
+Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, {output_dir}/index_counts.json
 
     $ python stages/index.py --config params.yaml
 """
@@ -26,7 +26,7 @@ def run() -> None:
     output_dir = Path(config.data.output_dir)
     write_table(output_dir / "manifest.csv", index.manifest)
     write_table(output_dir / "index_report.csv", index.report)
-    write_json(Path("metrics/index.json"), count_findings(index))
+    write_json(output_dir / "index_counts.json", count_findings(index))
 
 
 def main() -> None:

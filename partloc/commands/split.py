@@ -1,7 +1,7 @@
 """Stage `split`: divide the models into training, validation and test data.
 
 Reads   {output_dir}/manifest.csv, params.yaml
-Writes  {output_dir}/split/{train,val,test}.csv, metrics/split.json
+Writes  {output_dir}/split/{train,val,test}.csv, {output_dir}/split/counts.json
 
     $ python stages/split.py --config params.yaml
 """
@@ -40,7 +40,7 @@ def run() -> None:
     row_splits = manifest.model.map(split_of_model)
     for split in SPLITS:
         write_table(output_dir / "split" / f"{split}.csv", manifest[row_splits == split])
-    write_json(Path("metrics/split.json"), counts)
+    write_json(output_dir / "split" / "counts.json", counts)
 
 
 def main() -> None:

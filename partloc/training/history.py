@@ -64,9 +64,17 @@ def describe_best(history: list[Record]) -> str:
     )
 
 
-def trained_epochs(history: list[Record]) -> list[Record]:
-    """Return the records without that of epoch 0."""
-    return [record for record in history if record["epoch"]]
+def loss_records(history: list[Record]) -> list[dict[str, float | str]]:
+    """Return one entry for each epoch and set of samples that has a loss.
+
+    DVC rejects records with different keys, and epoch 0 has no training loss.
+    """
+    return [
+        {"epoch": record["epoch"], "samples": samples, "loss": record[f"{key}_loss"]}
+        for key, samples in (("train", "training"), ("val", "validation"))
+        for record in history
+        if f"{key}_loss" in record
+    ]
 
 
 def format_record(record: Record, num_epochs: int) -> str:
