@@ -1,14 +1,11 @@
-"""The metrics of each epoch: records, choice of the best epoch, progress line, TensorBoard.
+"""The metrics of each epoch: records, choice of the best epoch, progress line.
 
 A record is a flat dictionary: the epoch, training and validation metrics with the prefixes train_
 and val_, and the learning rate. The record of epoch 0, before any training, has validation metrics
 only.
 """
 
-from typing import TYPE_CHECKING, TypedDict
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from typing import TypedDict
 
 Record = dict[str, float]
 BEST_METRIC = "val_pose_loss"
@@ -90,16 +87,3 @@ def format_record(record: Record, num_epochs: int) -> str:
             f"scale error {record['val_relative_scale_error']:.1%}",
         ]
     return "  ".join(texts)
-
-
-def write_scalars(writer: "SummaryWriter", record: Record, **machine_metrics: float) -> None:
-    """Write a record to TensorBoard as train/..., val/... and run/....
-
-    machine_metrics: speed and memory, which are not part of the reproducible record.
-    """
-    for key, value in (record | machine_metrics).items():
-        if key != "epoch":
-            group, _, name = key.partition("_")
-            tag = f"{group}/{name}" if group in ("train", "val") else f"run/{key}"
-            writer.add_scalar(tag, value, record["epoch"])
-    writer.flush()
