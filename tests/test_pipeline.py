@@ -155,6 +155,21 @@ def test_a_fresh_clone_runs_from_rendering_to_predictions(finished):
     assert all(len(prediction["translation"]) == 3 for prediction in predictions)
 
 
+def test_each_stage_ends_with_a_short_table_of_what_it_did(finished):
+    """On stderr, like all messages; its last line names the results."""
+    outputs = {
+        "index": "outputs/manifest.csv, outputs/index_report.csv",
+        "split": "outputs/split",
+        "train": "models/best_model.pth, outputs/train",
+        "infer": "outputs/infer",
+        "evaluate": "metrics.json, outputs/evaluate",
+    }
+    for stage, log in zip(STAGES, finished[1].split("Running stage '")[2:], strict=True):
+        assert log.startswith(stage)
+        lines = log.splitlines()
+        assert f"written: {outputs[stage]}" in lines, log
+
+
 def test_git_tracks_the_record_and_the_metrics_of_a_run(finished):
     """But no images, weights or tables."""
     changes = ("git", "diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD")
@@ -205,6 +220,15 @@ def test_an_experiment_reruns_training_and_later_stages_and_can_be_compared(proj
     html = (page / "index.html").read_text(encoding="utf-8")
     assert all(f'"rev": "{revision}"' in html for revision in ("HEAD", "accumulated"))
     require_offline(html)
+
+
+def test_a_mistyped_key_ends_in_one_line_before_any_training(project):
+    log = dvc("exp", "run", "-S", "train.learning_rat=0.1", cwd=project, fails=True)
+    assert "Could not override 'train.learning_rat'" in log and executed_stages(log) == []
+    log = dvc("exp", "run", "-S", "+train.learning_rat=0.1", cwd=project, fails=True)
+    assert executed_stages(log) == ["train"]
+    message = "unknown key train.learning_rat; did you mean train.learning_rate?"
+    assert f"error: params.yaml: {message}" in log.splitlines() and "Traceback" not in log
 
 
 def test_an_experiment_in_a_copy_runs_the_code_of_the_copy(project):

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import partloc
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.data.split import SPLITS
 from partloc.data.table import PairTable
@@ -84,8 +84,7 @@ def run() -> None:
         write_json(paths.folder / "plots" / f"{name}.json", {name: records})
     write_json(paths.folder / "report.json", report)
     write_json(paths.metrics, select_figures(report))
-    print(format_comparison(report, args.split), file=sys.stderr)
-    print(f"written: {paths.metrics}, {paths.folder}", file=sys.stderr)
+    print_summary(format_comparison(report, args.split), paths.metrics, paths.folder)
 
 
 def run_infer(args: argparse.Namespace, split_table: Path, output: Path) -> None:

@@ -37,7 +37,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from partloc.cli import gc_paused, make_parser, positive_int, run_command
+from partloc.cli import gc_paused, make_parser, positive_int, print_summary, run_command
 from partloc.inference.checkpoint import find_pretrained
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
@@ -150,8 +150,7 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         summaries = context.gather(summary)
         if context.is_main:
             write_model_info(args.output, make_model_info(predictor.model, checkpoint))
-            print(sum(summaries, start=Summary()), file=sys.stderr)
-            print(f"written: {args.output}", file=sys.stderr)
+            print_summary(sum(summaries, start=Summary()), args.output)
 
 
 def run() -> None:

@@ -6,10 +6,9 @@ Writes  {output_dir}/split/{train,val,test}.csv, {output_dir}/split/counts.json
     $ python stages/split.py --config params.yaml
 """
 
-import sys
 from pathlib import Path
 
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.data.split import (
     SPLITS,
@@ -35,12 +34,12 @@ def run() -> None:
     manifest = manifest[manifest.model.isin(split_of_model)]
     shared = find_shared_images(manifest, split_of_model)
     counts = count_split(manifest, split_of_model, shared)
-    print(format_summary(counts, shared), file=sys.stderr)
 
     row_splits = manifest.model.map(split_of_model)
     for split in SPLITS:
         write_table(output_dir / "split" / f"{split}.csv", manifest[row_splits == split])
     write_json(output_dir / "split" / "counts.json", counts)
+    print_summary(format_summary(counts, shared), output_dir / "split")
 
 
 def main() -> None:

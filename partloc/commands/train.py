@@ -11,9 +11,10 @@ Writes  models/best_model.pth, {output_dir}/train/report.json and loss.json; the
 import argparse
 from pathlib import Path
 
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.distributed import distributed_context
+from partloc.training.history import format_training
 from partloc.training.run import (
     require_unedited_parameters,
     run_training,
@@ -40,7 +41,9 @@ def run() -> None:
 
     def finish(trainer: Trainer) -> None:
         require_unedited_parameters(config, load_config(args.config))
-        write_outputs(trainer, Path("models"), Path(config.data.output_dir, "train"))
+        reports = Path(config.data.output_dir, "train")
+        model_file = write_outputs(trainer, Path("models"), reports)
+        print_summary(format_training(trainer.history), model_file, reports)
 
     split_dir = Path(config.data.output_dir, "split")
     with distributed_context(config.machine.device) as context:

@@ -180,7 +180,6 @@ def format_comparison(metrics: dict[str, Any], split: str) -> str:
         ("assigned error, mean", "assigned_error/mean", ".3f"),
         ("relative scale error, mean", "relative_scale_error/mean", ".1%"),
         ("  median", "relative_scale_error/median", ".1%"),
-        ("  below 15 %", "relative_scale_error/within_0.15", ".1%"),
     ):
         model, baseline = (nested_value(m, path) for m in (metrics, metrics["baseline"]))
         if model is not None:  # without a camera, errors are not split

@@ -9,6 +9,14 @@ from typing import TypedDict
 
 Record = dict[str, float]
 BEST_METRIC = "val_pose_loss"
+SHOWN_METRICS = (
+    ("training loss", "train_loss", ".3f"),
+    ("validation loss", "val_loss", ".3f"),
+    ("validation pose loss", BEST_METRIC, ".3f"),
+    ("translation error", "val_translation_error", ".3f"),
+    ("labelled error", "val_labelled_error", ".3f"),
+    ("relative scale error", "val_relative_scale_error", ".1%"),
+)
 
 
 class BestMetric(TypedDict):
@@ -59,6 +67,19 @@ def describe_best(history: list[Record]) -> str:
         f"{min(losses, key=losses.get)}, has {min(losses.values()):.3f}). Try a lower "
         "train.learning_rate, more epochs (train.num_epochs), or more training models"
     )
+
+
+def format_training(history: list[Record]) -> str:
+    """For the terminal: metrics at the start, in the kept and in the last epoch; what was kept."""
+    kept = best_metric(history)["epoch"]
+    shown = [record for record in history if record["epoch"] in (0, kept, history[-1]["epoch"])]
+    heads = [f"epoch {record['epoch']}" if record["epoch"] else "start" for record in shown]
+    lines = [f"{'':28}" + "".join(f"{head:>10}" for head in heads)]
+    for label, key, form in SHOWN_METRICS:
+        cells = [format(record[key], form) if key in record else "" for record in shown]
+        if any(cells):
+            lines.append(f"{label:28}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join([*lines, describe_best(history)])
 
 
 def loss_records(history: list[Record]) -> list[dict[str, float | str]]:

@@ -6,6 +6,7 @@ from partloc.training.history import (
     best_metric,
     describe_best,
     format_record,
+    format_training,
     loss_records,
     make_record,
 )
@@ -54,6 +55,17 @@ def test_the_last_line_says_which_epoch_was_kept_and_why(losses, message):
 def test_the_last_line_says_that_there_was_no_validation():
     history = [make_record(epoch, {"loss": 0.2}, {}) for epoch in (1, 2)]
     assert describe_best(history) == "kept epoch 2, the last one: there are no validation models"
+
+
+def test_the_table_of_a_training_shows_the_start_the_kept_and_the_last_epoch():
+    losses = {0: 0.078, 1: 0.06, 2: 0.052, 3: 0.07}
+    history = [make_record(epoch, {}, {"pose_loss": loss}) for epoch, loss in losses.items()]
+    head, row, kept = format_training(history).splitlines()
+    assert head.split() == ["start", "epoch", "2", "epoch", "3"]
+    assert row.split() == ["validation", "pose", "loss", "0.078", "0.052", "0.070"]
+    assert kept == describe_best(history)
+    (head, *_) = format_training(history[1:3]).splitlines()
+    assert head.split() == ["epoch", "2"]
 
 
 def test_the_loss_chart_starts_at_epoch_0_and_its_records_have_equal_keys():

@@ -132,8 +132,9 @@ def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outp
     with Stage(root) as stage:
         assert stage.finish() == 0, stage.read_log()
     assert "resuming after epoch" in stage.read_log()
-    last_line = stage.read_log().splitlines()[-1]
-    assert last_line.startswith("kept epoch ") and "validation pose loss" in last_line
+    kept, written = stage.read_log().splitlines()[-2:]
+    assert kept.startswith("kept epoch ") and "validation pose loss" in kept
+    assert written == "written: models/best_model.pth, outputs/train"
     assert read_outputs(root) == expected_outputs
     (best_model,) = root.glob("runs/train/*/best_model.pth")
     assert best_model.read_bytes() == expected_outputs[0]
