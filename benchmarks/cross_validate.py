@@ -168,8 +168,6 @@ def evaluate_variant(
     accumulator = ErrorAccumulator(PairTable(manifest, Path(config.data.data_dir)))
     rows, cameras = predict_folds(config, variant, manifest, num_folds, accumulator)
     metrics = compute_metrics(accumulator, config.seed)
-    for series in ("points", "errors"):
-        del metrics[series]
     errors = accumulator.errors
     extra = {"baseline_error": accumulator.baseline_errors["translation_error"]}
     extra |= {name: errors[name] for name in CAMERA_ERRORS if name in errors}

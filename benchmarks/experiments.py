@@ -80,15 +80,15 @@ SMALL_DATA = {
 }
 TABLES = {"ablations": ABLATIONS, "small-data": SMALL_DATA}
 
-# Metric -> (metrics file, path in it). Lower is better.
+# Metric -> (report, path in it). Lower is better.
 METRICS = {
-    "val_translation_error": ("metrics/train.json", "best_val_translation_error"),
-    "translation_error_mean": ("metrics/evaluate.json", "translation_error/mean"),
-    "translation_error_median": ("metrics/evaluate.json", "translation_error/median"),
-    "labelled_error_mean": ("metrics/evaluate.json", "labelled_error/mean"),
-    "assigned_error_mean": ("metrics/evaluate.json", "assigned_error/mean"),
-    "relative_scale_error_mean": ("metrics/evaluate.json", "relative_scale_error/mean"),
-    "relative_scale_error_median": ("metrics/evaluate.json", "relative_scale_error/median"),
+    "val_translation_error": ("outputs/train/report.json", "best/val_translation_error"),
+    "translation_error_mean": ("outputs/evaluate/report.json", "translation_error/mean"),
+    "translation_error_median": ("outputs/evaluate/report.json", "translation_error/median"),
+    "labelled_error_mean": ("outputs/evaluate/report.json", "labelled_error/mean"),
+    "assigned_error_mean": ("outputs/evaluate/report.json", "assigned_error/mean"),
+    "relative_scale_error_mean": ("outputs/evaluate/report.json", "relative_scale_error/mean"),
+    "relative_scale_error_median": ("outputs/evaluate/report.json", "relative_scale_error/median"),
 }
 COMPARED = "translation_error_mean"
 DIFFERENCE = f"{COMPARED}_difference"

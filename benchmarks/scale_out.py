@@ -126,7 +126,7 @@ def compare_weights(root: Path) -> dict[str, float]:
     difference = torch.cat([(one[name] - two[name]).flatten() for name in names])
     change = torch.cat([(one[name] - start[name]).flatten() for name in names])
     losses = [
-        json.loads((folder / "metrics/train.json").read_text())["best_val_loss"]
+        json.loads((folder / "outputs/train/report.json").read_text())["best"]["val_loss"]
         for folder in folders
     ]
     return {

@@ -29,6 +29,7 @@ EXTRA_OF_PACKAGE = {
     **dict.fromkeys(("pyvista", "vtk"), "demo"),
 }
 
+MAX_SUMMARY_LINES = 12
 # A signal to the process group may kill a worker before it reaches the main process.
 SIGNAL_TIMEOUT_S = 1.0
 
@@ -124,6 +125,19 @@ def _exit_without_package(error: ModuleNotFoundError) -> NoReturn:
         file=sys.stderr,
     )
     sys.exit(USER_ERROR_STATUS)
+
+
+def print_summary(summary: object, *written: Path) -> None:
+    """End a command: print what it did, and where the results are, to stderr.
+
+    A longer summary is cut to MAX_SUMMARY_LINES, so that it fits the screen.
+    """
+    lines = str(summary).splitlines()
+    room = MAX_SUMMARY_LINES - 1
+    if len(lines) > room:
+        lines[room - 1 :] = [f"... and {len(lines) - room + 1} more lines"]
+    lines.append(f"written: {', '.join(map(str, written))}")
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _discard_output() -> None:

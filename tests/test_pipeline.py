@@ -1,8 +1,10 @@
 """The whole pipeline on tiny data: a clone of the project, run by DVC."""
 
+import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,17 @@ import pytest
 from checkout import ROOT, copy_checkout
 from ruamel.yaml import YAML
 
+from partloc.evaluation.evaluate import select_figures
+
 STAGES = ("index", "split", "train", "infer", "evaluate")
+# The commands that docs/training.md names; they fit a terminal of this size.
+DVC_TABLES = (
+    "metrics show",
+    "metrics diff HEAD",
+    "exp diff HEAD accumulated",
+    "exp show --only-changed --no-pager --drop '.*/|Created|below|labelled|baseline|.*median'",
+)
+TERMINAL_COLUMNS, TERMINAL_LINES = 120, 40
 TINY = {
     "demo": {"num_models": 10, "image_size": 64},
     "data": {"data_dir": "data/demo", "image_size": 42, "read_size": 48},
@@ -87,8 +99,22 @@ def commit(project: Path) -> None:
     run_program("git", "commit", "--quiet", "--message", "a state", cwd=project)
 
 
-def read_metrics(project: Path, stage: str) -> dict:
-    return json.loads((project / f"metrics/{stage}.json").read_text(encoding="utf-8"))
+def read_report(project: Path, stage: str) -> dict:
+    return json.loads((project / f"outputs/{stage}/report.json").read_text(encoding="utf-8"))
+
+
+def without_script_bodies(html: str) -> str:
+    return re.sub(r"(<script\b[^>]*>).*?(?=</script>)", r"\1", html, flags=re.DOTALL)
+
+
+def require_offline(html: str) -> None:
+    """The page loads nothing from a network and contains the library that draws its charts."""
+    tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", without_script_bodies(html))
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'\s>]+)", " ".join(tags))
+    assert sources  # the images
+    assert not [source for source in sources if source.startswith(("http:", "https:", "//"))]
+    assert 'id="vega-embed"' in html and html.count("vegaEmbed('#") >= 4
+    assert "@import" not in html
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +123,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     project = copy_checkout(tmp_path_factory.mktemp("pipeline") / "project")
     for name in ("dvc.lock", "data/dvc.lock"):  # they record the run at the project's own size
         (project / name).unlink()
-    shutil.rmtree(project / "metrics")
+    (project / "metrics.json").unlink()
     set_params(project, TINY)
     run_program("git", "init", "--quiet", cwd=project)
     commit(project)
@@ -118,8 +144,8 @@ def test_a_fresh_clone_runs_from_rendering_to_predictions(finished):
     project, log = finished
     assert executed_stages(log) == ["data/dvc.yaml:demo", *STAGES]
     assert (project / "models/best_model.pth").is_file()
-    assert read_metrics(project, "train")["history"][-1]["epoch"] == 2
-    evaluation = read_metrics(project, "evaluate")
+    assert read_report(project, "train")["history"][-1]["epoch"] == 2
+    evaluation = read_report(project, "evaluate")
     assert evaluation["baseline"]["translation_error"]["mean"] > 0
     tables = [project / f"outputs/split/{name}.csv" for name in ("train", "val", "test")]
     num_samples = sum(len(table.read_text(encoding="utf-8").splitlines()) - 1 for table in tables)
@@ -129,12 +155,26 @@ def test_a_fresh_clone_runs_from_rendering_to_predictions(finished):
     assert all(len(prediction["translation"]) == 3 for prediction in predictions)
 
 
+def test_each_stage_ends_with_a_short_table_of_what_it_did(finished):
+    """On stderr, like all messages; its last line names the results."""
+    outputs = {
+        "index": "outputs/manifest.csv, outputs/index_report.csv",
+        "split": "outputs/split",
+        "train": "models/best_model.pth, outputs/train",
+        "infer": "outputs/infer",
+        "evaluate": "metrics.json, outputs/evaluate",
+    }
+    for stage, log in zip(STAGES, finished[1].split("Running stage '")[2:], strict=True):
+        assert log.startswith(stage)
+        lines = log.splitlines()
+        assert f"written: {outputs[stage]}" in lines, log
+
+
 def test_git_tracks_the_record_and_the_metrics_of_a_run(finished):
     """But no images, weights or tables."""
     changes = ("git", "diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD")
     added = run_program(*changes, cwd=finished[0]).split()
-    metrics = [f"metrics/{name}.json" for name in ("evaluate", "index", "split", "train")]
-    assert added == ["data/dvc.lock", "dvc.lock", *metrics]
+    assert added == ["data/dvc.lock", "dvc.lock", "metrics.json"]
 
 
 def test_a_second_run_does_nothing(finished):
@@ -168,9 +208,27 @@ def test_an_experiment_reruns_training_and_later_stages_and_can_be_compared(proj
     difference = json.loads(dvc("exp", "diff", "HEAD", "accumulated", "--json", cwd=project))
     changed = difference["params"]["params.yaml"]
     assert changed == {"train.accumulation_steps": {"old": 1, "new": 4, "diff": 3}}
-    assert "translation_error.mean" in difference["metrics"]["metrics/evaluate.json"]
-    table = dvc("exp", "show", "--only-changed", "--md", cwd=project)
-    assert "accumulated" in table and "train.accumulation_steps" in table
+    assert "translation_error" in difference["metrics"]["metrics.json"]
+    for command in DVC_TABLES:
+        table = dvc(*shlex.split(command), cwd=project, COLUMNS=str(TERMINAL_COLUMNS))
+        lines = table.splitlines()
+        assert max(map(len, lines)) <= TERMINAL_COLUMNS, f"{command}\n{table}"
+        assert len(lines) <= TERMINAL_LINES, f"{command}\n{table}"
+        assert "translation_error" in table and "…" not in table, f"{command}\n{table}"
+    page = project.parent / "comparison"
+    dvc("plots", "diff", "HEAD", "accumulated", "--out", str(page), cwd=project)
+    html = (page / "index.html").read_text(encoding="utf-8")
+    assert all(f'"rev": "{revision}"' in html for revision in ("HEAD", "accumulated"))
+    require_offline(html)
+
+
+def test_a_mistyped_key_ends_in_one_line_before_any_training(project):
+    log = dvc("exp", "run", "-S", "train.learning_rat=0.1", cwd=project, fails=True)
+    assert "Could not override 'train.learning_rat'" in log and executed_stages(log) == []
+    log = dvc("exp", "run", "-S", "+train.learning_rat=0.1", cwd=project, fails=True)
+    assert executed_stages(log) == ["train"]
+    message = "unknown key train.learning_rat; did you mean train.learning_rate?"
+    assert f"error: params.yaml: {message}" in log.splitlines() and "Traceback" not in log
 
 
 def test_an_experiment_in_a_copy_runs_the_code_of_the_copy(project):
@@ -198,11 +256,26 @@ def test_a_clone_pulls_the_model_instead_of_training(project):
     assert (clone / model).read_bytes() == (project / model).read_bytes()
 
 
-def test_dvc_shows_the_metrics_without_the_series(finished):
+def test_dvc_shows_at_most_nine_figures_of_one_file(finished):
     shown = json.loads(dvc("metrics", "show", "--json", cwd=finished[0]))[""]["data"]
-    assert set(shown) == {f"metrics/{n}.json" for n in ("index", "split", "train", "evaluate")}
-    table = dvc("metrics", "show", "--md", cwd=finished[0])
-    assert "translation_error.mean" in table and "history" not in table
+    assert set(shown) == {"metrics.json"}
+    report = read_report(finished[0], "evaluate")
+    assert shown["metrics.json"]["data"] == select_figures(report)
+    assert len(shown["metrics.json"]["data"]) <= 9
+
+
+def test_the_library_of_the_charts_is_the_pinned_one_and_has_its_licence():
+    folder = ROOT / ".dvc/plots_page"
+    page, readme, licences = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("page.html", "README.md", "LICENSES.txt")
+    )
+    pinned = re.findall(r"^    (vega\S*) +(\S+) +([0-9a-f]{64})$", readme, re.MULTILINE)
+    assert [name for name, _, _ in pinned] == ["vega", "vega-lite", "vega-embed"]
+    for name, version, digest in pinned:
+        (script,) = re.findall(rf'<script id="{name}">\n(.*?)\n</script>', page, re.DOTALL)
+        assert hashlib.sha256(script.encode()).hexdigest() == digest
+        assert f"{name} {version}" in licences
 
 
 def test_dvc_draws_the_plots(finished):
@@ -212,7 +285,10 @@ def test_dvc_draws_the_plots(finished):
     for title in ("Loss", "Predicted against true", "Translation error"):
         assert f'"text": "{title}"' in html
     assert "training_median" in html and "DVC_METRIC" not in html
-    assert [*page.glob("static/*.png")] or [*page.rglob("*.png")]
+    assert '"samples": "training"' in html and '"samples": "validation"' in html
+    images = re.findall(r'<img\s[^>]*src="([^"]+)"', without_script_bodies(html))
+    assert images and all((page / image).is_file() for image in images)
+    require_offline(html)
 
 
 def test_the_model_is_declared_as_an_artifact(finished):

@@ -46,7 +46,13 @@ ORDER = (
     *("evaluation/evaluate", "evaluation/report"),
     *("training/losses", "training/objective", "training/calibration", "training/validation"),
     *("training/optim", "training/activation_memory", "training/token_cache"),
-    *("training/finite_check", "training/run_folder", "training/history", "training/trainer"),
+    *(
+        "training/finite_check",
+        "training/run_folder",
+        "training/history",
+        "training/tensorboard",
+        "training/trainer",
+    ),
     *("training/fingerprint", "training/camera_fit", "training/initialization", "training/run"),
     "training/summary",
     *("pretraining/settings", "pretraining/depth_samples", "pretraining/depth"),
@@ -65,7 +71,7 @@ MODULES = sorted(
     for path in (ROOT / "partloc").rglob("*.py")
     if path.name not in ("__init__.py", "__main__.py")
 )
-MAX_DEPENDENCIES = 55
+MAX_DEPENDENCIES = 57
 
 
 def stage_name(title: str) -> str:

@@ -1,7 +1,8 @@
 """Stage `evaluate`: measure the errors of the predictions of the stage `infer`.
 
 Reads   {output_dir}/infer, {output_dir}/split/{test,train}.csv, the images of the samples drawn
-Writes  metrics/evaluate.json, {output_dir}/evaluate/predictions.csv and samples/
+Writes  metrics.json, the main figures; into {output_dir}/evaluate: report.json, predictions.csv,
+        the images in samples/, the data of the charts in plots/
 
 Another split or model file does not change these. Its results go to a folder of their own, e.g.
 {output_dir}/evaluate-val or, for models/other.pth, {output_dir}/evaluate-test-models-other; the
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 import partloc
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import Config, load_config
 from partloc.data.layout import SPLITS
 from partloc.data.table import PairTable
@@ -29,7 +30,9 @@ from partloc.evaluation.evaluate import (
     compute_metrics,
     evaluation_paths,
     format_comparison,
+    plot_records,
     read_split,
+    select_figures,
     split_path,
     training_median_pose,
 )
@@ -80,12 +83,14 @@ def evaluate(args: argparse.Namespace, config: Config, paths: EvaluationPaths) -
     predictions = read_predictions(paths.predictions, table, info)
     rows = accumulator.iter_rows(samples, predictions, baseline, info.camera)
     write_table_chunks(paths.folder / "predictions.csv", rows)
-    metrics = compute_metrics(accumulator, config.seed)
+    report = compute_metrics(accumulator, config.seed)
     table_file, max_pixels = paths.folder / "predictions.csv", config.data.max_image_pixels
     write_samples(paths.folder / "samples", table_file, data_dir, info.camera, max_pixels)
-    write_json(paths.metrics, metrics)
-    print(format_comparison(metrics, args.split), file=sys.stderr)
-    print(f"written: {paths.metrics}, {paths.folder}", file=sys.stderr)
+    for name, records in plot_records(accumulator, report).items():
+        write_json(paths.folder / "plots" / f"{name}.json", {name: records})
+    write_json(paths.folder / "report.json", report)
+    write_json(paths.metrics, select_figures(report))
+    print_summary(format_comparison(report, args.split), paths.metrics, paths.folder)
 
 
 def run_infer(args: argparse.Namespace, split_table: Path, output: Path) -> None:

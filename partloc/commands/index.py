@@ -1,16 +1,15 @@
 """Stage `index`: find all usable samples, and report why others are not usable.
 
 Reads   the folder data.data_dir, params.yaml
-Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, metrics/index.json
+Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, {output_dir}/index_counts.json
 
     $ python stages/index.py --config params.yaml
 """
 
 import os
-import sys
 from pathlib import Path
 
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.data.index import build_index, count_findings, format_summary
 from partloc.files import locked_folder, write_json, write_table
@@ -21,13 +20,14 @@ def run() -> None:
     config = load_config(parser.parse_args().config)
 
     index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count() or 1)
-    print(format_summary(index), file=sys.stderr)
-
     output_dir = Path(config.data.output_dir)
     with locked_folder(output_dir):
         write_table(output_dir / "manifest.csv", index.manifest)
         write_table(output_dir / "index_report.csv", index.report)
-        write_json(Path("metrics/index.json"), count_findings(index))
+        write_json(output_dir / "index_counts.json", count_findings(index))
+    print_summary(
+        format_summary(index), output_dir / "manifest.csv", output_dir / "index_report.csv"
+    )
 
 
 def main() -> None:

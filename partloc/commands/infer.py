@@ -38,7 +38,15 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from partloc.cli import gc_paused, importing, make_parser, positive_int, print_json, run_command
+from partloc.cli import (
+    gc_paused,
+    importing,
+    make_parser,
+    positive_int,
+    print_json,
+    print_summary,
+    run_command,
+)
 from partloc.inference.checkpoint import find_pretrained
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
@@ -166,8 +174,7 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         summaries = context.gather(summary)
         if context.is_main:
             write_model_info(output, make_model_info(predictor.model, checkpoint))
-            print(sum(summaries, start=Summary()), file=sys.stderr)
-            print(f"written: {output}", file=sys.stderr)
+            print_summary(sum(summaries, start=Summary()), output)
 
 
 def run() -> None:

@@ -1,15 +1,14 @@
 """Stage `split`: divide the models into training, validation and test data.
 
 Reads   {output_dir}/manifest.csv, params.yaml
-Writes  {output_dir}/split/{train,val,test}.csv, metrics/split.json
+Writes  {output_dir}/split/{train,val,test}.csv, {output_dir}/split/counts.json
 
     $ python stages/split.py --config params.yaml
 """
 
-import sys
 from pathlib import Path
 
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.data.split import (
     SPLITS,
@@ -35,13 +34,13 @@ def run() -> None:
     manifest = manifest[manifest.model.isin(split_of_model)]
     shared = find_shared_images(manifest, split_of_model)
     counts = count_split(manifest, split_of_model, shared)
-    print(format_summary(counts, shared), file=sys.stderr)
 
     row_splits = manifest.model.map(split_of_model)
     with locked_folder(output_dir / "split"):
         for split in SPLITS:
             write_table(output_dir / "split" / f"{split}.csv", manifest[row_splits == split])
-        write_json(Path("metrics/split.json"), counts)
+        write_json(output_dir / "split" / "counts.json", counts)
+    print_summary(format_summary(counts, shared), output_dir / "split")
 
 
 def main() -> None:

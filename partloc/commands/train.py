@@ -1,8 +1,8 @@
 """Stage `train`: train the model, or resume an interrupted training.
 
 Reads   {output_dir}/split/train.csv and val.csv, the images that they name, params.yaml
-Writes  models/best_model.pth, metrics/train.json; the resumable state, the best model so far and
-        TensorBoard's files are in runs/train, which is not an output of DVC
+Writes  models/best_model.pth, {output_dir}/train/report.json and loss.json; the resumable state,
+        the best model so far and TensorBoard's files are in runs/train, which is no output of DVC
 
     $ python stages/train.py --resume
     $ torchrun --nproc-per-node 2 stages/train.py
@@ -11,9 +11,10 @@ Writes  models/best_model.pth, metrics/train.json; the resumable state, the best
 import argparse
 from pathlib import Path
 
-from partloc.cli import make_parser, run_command
+from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.distributed import distributed_context
+from partloc.training.history import format_training
 from partloc.training.run import (
     require_unedited_parameters,
     run_training,
@@ -40,7 +41,9 @@ def run() -> None:
 
     def finish(trainer: Trainer) -> None:
         require_unedited_parameters(config, load_config(args.config))
-        write_outputs(trainer, Path("models"), Path("metrics"))
+        reports = Path(config.data.output_dir, "train")
+        model_file = write_outputs(trainer, Path("models"), reports)
+        print_summary(format_training(trainer.history), model_file, reports)
 
     split_dir = Path(config.data.output_dir, "split")
     with distributed_context(config.machine.device) as context:

@@ -213,7 +213,7 @@ def _read_image(
 
 
 def count_findings(index: Index) -> dict:
-    """The counts for metrics/index.json; only reasons that occur are listed."""
+    """The counts for index_counts.json; only reasons that occur are listed."""
     counts = Counter(index.report.reason)
     manifest = index.manifest
     group_sizes = manifest.groupby(["model", "twin_group"]).part.transform("size")

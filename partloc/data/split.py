@@ -126,7 +126,7 @@ def find_shared_images(manifest: pd.DataFrame, split_of_model: dict[str, str]) -
 def count_split(
     manifest: pd.DataFrame, split_of_model: dict[str, str], shared: SharedImages
 ) -> dict[str, Any]:
-    """The counts for metrics/split.json."""
+    """The counts for split/counts.json."""
     models = Counter(split_of_model.values())
     samples = Counter(manifest.model.map(split_of_model))
     return {

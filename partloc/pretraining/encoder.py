@@ -19,7 +19,6 @@ from partloc.synthetic.families import (
     PRETRAINING_FAMILIES,
     PRETRAINING_OBJECTS,
 )
-from partloc.training.history import trained_epochs
 from partloc.training.trainer import Trainer
 
 SPLIT_RATIOS = (0.98, 0.02, 0.0)  # training, validation, test
@@ -75,7 +74,7 @@ def write_weights(config: PretrainingConfig, path: Path, trainer: Trainer) -> No
         "models": config.pretrain.num_models,
         "pairs": {"train": len(trainer.train_table), "val": len(trainer.val_table)},
         "families": [*PRETRAINING_FAMILIES, *GENERIC_FAMILIES],
-        "history": trained_epochs(trainer.history),
+        "history": trainer.history,
     }
     write_json(path.with_suffix(".json"), summary)
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)

@@ -1,17 +1,22 @@
-"""The metrics of each epoch: records, choice of the best epoch, progress line, TensorBoard.
+"""The metrics of each epoch: records, choice of the best epoch, progress line.
 
 A record is a flat dictionary: the epoch, training and validation metrics with the prefixes train_
 and val_, and the learning rate. The record of epoch 0, before any training, has validation metrics
 only.
 """
 
-from typing import TYPE_CHECKING, TypedDict
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from typing import TypedDict
 
 Record = dict[str, float]
 BEST_METRIC = "val_pose_loss"
+SHOWN_METRICS = (
+    ("training loss", "train_loss", ".3f"),
+    ("validation loss", "val_loss", ".3f"),
+    ("validation pose loss", BEST_METRIC, ".3f"),
+    ("translation error", "val_translation_error", ".3f"),
+    ("labelled error", "val_labelled_error", ".3f"),
+    ("relative scale error", "val_relative_scale_error", ".1%"),
+)
 
 
 class BestMetric(TypedDict):
@@ -65,9 +70,30 @@ def describe_best(history: list[Record]) -> str:
     )
 
 
-def trained_epochs(history: list[Record]) -> list[Record]:
-    """Return the records without that of epoch 0."""
-    return [record for record in history if record["epoch"]]
+def format_training(history: list[Record]) -> str:
+    """For the terminal: metrics at the start, in the kept and in the last epoch; what was kept."""
+    kept = best_metric(history)["epoch"]
+    shown = [record for record in history if record["epoch"] in (0, kept, history[-1]["epoch"])]
+    heads = [f"epoch {record['epoch']}" if record["epoch"] else "start" for record in shown]
+    lines = [f"{'':28}" + "".join(f"{head:>10}" for head in heads)]
+    for label, key, form in SHOWN_METRICS:
+        cells = [format(record[key], form) if key in record else "" for record in shown]
+        if any(cells):
+            lines.append(f"{label:28}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join([*lines, describe_best(history)])
+
+
+def loss_records(history: list[Record]) -> list[dict[str, float | str]]:
+    """Return one entry for each epoch and set of samples that has a loss.
+
+    DVC rejects records with different keys, and epoch 0 has no training loss.
+    """
+    return [
+        {"epoch": record["epoch"], "samples": samples, "loss": record[f"{key}_loss"]}
+        for key, samples in (("train", "training"), ("val", "validation"))
+        for record in history
+        if f"{key}_loss" in record
+    ]
 
 
 def format_record(record: Record, num_epochs: int) -> str:
@@ -83,16 +109,3 @@ def format_record(record: Record, num_epochs: int) -> str:
             f"scale error {record['val_relative_scale_error']:.1%}",
         ]
     return "  ".join(texts)
-
-
-def write_scalars(writer: "SummaryWriter", record: Record, **machine_metrics: float) -> None:
-    """Write a record to TensorBoard as train/..., val/... and run/....
-
-    machine_metrics: speed and memory, which are not part of the reproducible record.
-    """
-    for key, value in (record | machine_metrics).items():
-        if key != "epoch":
-            group, _, name = key.partition("_")
-            tag = f"{group}/{name}" if group in ("train", "val") else f"run/{key}"
-            writer.add_scalar(tag, value, record["epoch"])
-    writer.flush()

@@ -22,7 +22,7 @@ from partloc.files import write_json
 from partloc.model.build import build_locator
 from partloc.model.model_file import save_model
 from partloc.training.fingerprint import run_fingerprint, source_hash, training_parameters
-from partloc.training.history import describe_best, trained_epochs
+from partloc.training.history import loss_records
 from partloc.training.initialization import initialize_model
 from partloc.training.run_folder import RunFolder
 from partloc.training.trainer import Trainer
@@ -88,7 +88,6 @@ def run_training(
             trainer.load_best(folder)
             finish(trainer)
             folder.mark_finished()
-            print(describe_best(trainer.history), file=sys.stderr)
 
 
 def make_trainer(
@@ -168,12 +167,17 @@ def require_unedited_parameters(at_start: Config, at_end: Config) -> None:
         )
 
 
-def write_outputs(trainer: Trainer, models: Path, metrics: Path) -> None:
-    """Write `models`/best_model.pth and `metrics`/train.json, without any time or speed."""
-    # DVC omits a curve if a record has no value for it, so epoch 0 is not part of the history.
-    epochs = trained_epochs(trainer.history)
-    initial = {} if epochs == trainer.history else {"initial": trainer.history[0]}
+def write_outputs(trainer: Trainer, models: Path, reports: Path) -> Path:
+    """Write `models`/best_model.pth, and `reports`/report.json and loss.json.
+
+    The report has the records of the best epoch and of all epochs, without any time or speed;
+    loss.json has the losses for DVC's chart.
+
+    Returns: the model file.
+    """
+    model_file = models / "best_model.pth"
     best = next(record for record in trainer.history if record["epoch"] == trainer.best_epoch)
-    save_model(models / "best_model.pth", trainer.model, trainer.info)
-    best_metrics = {f"best_{key}": value for key, value in best.items()}
-    write_json(metrics / "train.json", {**best_metrics, **initial, "history": epochs})
+    save_model(model_file, trainer.model, trainer.info)
+    write_json(reports / "report.json", {"best": best, "history": trainer.history})
+    write_json(reports / "loss.json", {"loss": loss_records(trainer.history)})
+    return model_file

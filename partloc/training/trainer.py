@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from partloc.config import Config
@@ -39,13 +38,15 @@ from partloc.model.locator import PartLocator
 from partloc.model.model_file import save_model
 from partloc.training.activation_memory import MemoryPlanner
 from partloc.training.finite_check import MAX_SKIPPED_STEPS, DeferredFiniteCheck, require_finite
-from partloc.training.history import Record, best_metric, format_record, make_record, write_scalars
+from partloc.training.history import Record, best_metric, format_record, make_record
 from partloc.training.losses import LossTerms
 from partloc.training.objective import Objective
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer, make_schedule
 from partloc.training.run_folder import RunFolder
+from partloc.training.tensorboard import TensorBoardLog
 from partloc.training.token_cache import CachedPairDataset, TokenCache
 from partloc.training.validation import (
+    ValidationResults,
     calibrate_confidence,
     predict_validation_set,
     summarize_results,
@@ -58,7 +59,8 @@ STATE_FORMAT = 10
 class Trainer:
     """Trains a model on a split; `state` and `restore` hold all that a resumed run needs.
 
-    epoch: number of finished epochs. history: a record per epoch, see `history`.
+    epoch: number of finished epochs. history: a record per epoch. val_results: of the last
+    validation, None without one.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Trainer:
         self.config, self.context = config, context
         self.train_table, self.val_table = train_table, val_table
         self.epoch, self.history = 0, list[Record]()
+        self.val_results: ValidationResults | None = None
         self.model = model.to(context.device)
         model.set_trainable(config.train, model.has_camera)
         self.optimizer = make_optimizer(model, config.train)
@@ -245,7 +248,7 @@ class Trainer:
         if not len(self.val_table):
             return {}
         self.val_batches.set_plan(0, plan_sequential(self.val_table, self.config.train.batch_size))
-        results = predict_validation_set(
+        results = self.val_results = predict_validation_set(
             self.objective, self.val_batches, self.val_loader, self.context
         )
         calibrate_confidence(self.model, results)
@@ -257,12 +260,12 @@ class Trainer:
 
     def fit(self, folder: RunFolder) -> None:
         """Train the remaining epochs; after each one the state is saved to `folder`."""
-        writer = None
+        log, first_epoch = None, self.epoch + 1 if self.history else 0
         if self.context.is_main:
-            writer = SummaryWriter(folder.tensorboard, purge_step=self.epoch + 1)
+            log = TensorBoardLog(folder.tensorboard, first_epoch, self.config, self.val_table)
         if self.config.model.start_from and not self.history and len(self.val_table):
             # The starting weights solve the task already; training on few models may not help.
-            self._finish_epoch(folder, writer, make_record(0, {}, self.validate()))
+            self._finish_epoch(folder, log, make_record(0, {}, self.validate()))
         while self.epoch < self.config.train.num_epochs:
             start = time.perf_counter()
             train = self.train_epoch()
@@ -271,38 +274,39 @@ class Trainer:
             self.epoch += 1
             learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
             record = make_record(self.epoch, train, val, learning_rate=learning_rate)
-            self._finish_epoch(folder, writer, record, pairs_per_s)
-        if writer:
-            writer.close()
+            self._finish_epoch(folder, log, record, pairs_per_s)
+        if log:
+            log.close()
 
     def _finish_epoch(
         self,
         folder: RunFolder,
-        writer: SummaryWriter | None,
+        log: TensorBoardLog | None,
         record: Record,
         pairs_per_s: float | None = None,
     ) -> None:
-        """Add the record to the history, save the state, then report; every process calls this.
+        """Add the record to the history, log it, save the state; every process calls this.
 
-        The report comes last, so that whatever has been reported is safe on the disk.
+        The line on stderr comes last, so that whatever it has reported is safe on the disk.
         pairs_per_s: training speed; None for epoch 0.
         """
         self.history.append(record)
         state = self.state()
-        if writer is None:
+        if log is None:
             return
+        line, machine_metrics = format_record(record, self.config.train.num_epochs), {}
+        if pairs_per_s is not None:
+            memory_gb = peak_memory_gb(self.context.device)
+            line += f"  {pairs_per_s:.1f} pairs/s  {memory_gb:.1f} GB"
+            machine_metrics = {"pairs_per_s": pairs_per_s, "peak_memory_gb": memory_gb}
+        camera = self.model.pinhole_camera
+        log.write_epoch(self.history, self.val_results, camera, **machine_metrics)
         is_best = self.best_epoch == self.epoch
         if is_best:
             folder.save_best(self.epoch, partial(save_model, model=self.model, info=self.info))
         folder.save_state(self.epoch, state)
         if is_best:
             folder.publish_best(self.epoch)
-        line, machine_metrics = format_record(record, self.config.train.num_epochs), {}
-        if pairs_per_s is not None:
-            memory_gb = peak_memory_gb(self.context.device)
-            line += f"  {pairs_per_s:.1f} pairs/s  {memory_gb:.1f} GB"
-            machine_metrics = {"pairs_per_s": pairs_per_s, "peak_memory_gb": memory_gb}
-        write_scalars(writer, record, **machine_metrics)
         tqdm.write(line, file=sys.stderr)
 
     @property

@@ -30,7 +30,8 @@ class ValidationResults(NamedTuple):
 
     rows: (N,). losses: (N, L), fields of LossTerms. labelled_errors, translation_errors: (N,),
     whole-model units, to the labelled pose and to the nearest twin. relative_scale_errors: (N,).
-    confidence_logits: (N,), uncalibrated, of the returned hypothesis.
+    poses: (N, 4), predicted translation and scale. confidence_logits: (N,), uncalibrated, of the
+    returned hypothesis.
     """
 
     rows: Tensor
@@ -38,6 +39,7 @@ class ValidationResults(NamedTuple):
     labelled_errors: Tensor
     translation_errors: Tensor
     relative_scale_errors: Tensor
+    poses: Tensor
     confidence_logits: Tensor
 
 
@@ -74,6 +76,7 @@ def predict_batch(objective: Objective, batch: Batch) -> ValidationResults:
         labelled_errors(prediction.pose, batch.pose),
         nearest_twin_errors(prediction.pose, batch.twin_poses),
         relative_scale_errors(prediction.pose, batch.pose),
+        torch.cat(prediction.pose, 1),
         prediction.best_confidence_logit,
     )
     return ValidationResults(*(values.cpu() for values in results))

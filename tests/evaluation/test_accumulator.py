@@ -9,7 +9,7 @@ from samples import FRONT_CAMERA, labels_of, make_samples, predict_hypotheses, p
 
 from partloc.data.table import PairTable
 from partloc.evaluation.accumulator import MAX_PLOT_RECORDS, ErrorAccumulator
-from partloc.evaluation.evaluate import compute_metrics
+from partloc.evaluation.evaluate import compute_metrics, plot_records
 from partloc.evaluation.metrics import median_pose
 from partloc.files import write_table_chunks
 from partloc.inference.hypotheses import Hypotheses
@@ -129,9 +129,9 @@ def test_series_for_the_plots_are_short_and_span_the_table():
     accumulator = ErrorAccumulator(table)
     labelled = labels_of(table)
     accumulator.update(predict_poses(labelled), median_pose(labelled), None)
-    metrics = compute_metrics(accumulator, seed=0)
-    points = metrics["points"]
-    assert len(points) == len(metrics["errors"]) == MAX_PLOT_RECORDS
+    plots = plot_records(accumulator, compute_metrics(accumulator, seed=0))
+    points = plots["parity"]
+    assert len(points) == len(plots["errors"]) == MAX_PLOT_RECORDS
     assert {point["axis"] for point in points} == {"x", "y", "z", "scale"}
     assert all(point["true"] == point["predicted"] for point in points)
     first, last = points[0], points[MAX_PLOT_RECORDS // 4 - 1]

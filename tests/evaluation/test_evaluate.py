@@ -27,6 +27,7 @@ from partloc.evaluation.evaluate import (
     evaluation_paths,
     format_comparison,
     read_split,
+    select_figures,
     training_median_pose,
 )
 from partloc.evaluation.metrics import median_pose
@@ -196,7 +197,7 @@ def test_the_error_for_an_empty_split_names_the_ratio_to_raise(tmp_path):
 def test_only_the_test_split_and_the_pipelines_model_have_the_pipelines_paths():
     model, output = Path("models/best_model.pth"), Path("outputs")
     pipeline = evaluation_paths(output, "test", model)
-    assert pipeline == (Path("metrics/evaluate.json"), output / "evaluate", output / "infer")
+    assert pipeline == (Path("metrics.json"), output / "evaluate", output / "infer")
     paths = ("other.pth", "runs/a/model.pth", "runs/b/model.pth", "/mnt/models/other.pth")
     others = [evaluation_paths(output, "test", Path(path)) for path in paths]
     others += [evaluation_paths(output, "val", model)]
@@ -252,7 +253,7 @@ def run_evaluate(project, monkeypatch, capfd):
 def read_results(project: Path) -> dict[str, bytes]:
     """The outputs of the pipeline's stage, by path."""
     folder = project / "outputs/evaluate"
-    files = [project / "metrics/evaluate.json", *sorted(folder.rglob("*.*"))]
+    files = [project / "metrics.json", *sorted(folder.rglob("*.*"))]
     return {str(file.relative_to(project)): file.read_bytes() for file in files}
 
 
@@ -264,16 +265,17 @@ def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(proje
     images = [name for name in before if name.endswith(".png")]
     assert len(images) == 9  # of 12 samples, 3 are twins of another
     assert NUM_WORST <= len(images) <= NUM_WORST + NUM_TYPICAL
-    metrics = json.loads(before["metrics/evaluate.json"])
+    report = json.loads(before["outputs/evaluate/report.json"])
     rows = pd.read_csv(project / "outputs/evaluate/predictions.csv")
     for name in ERROR_COLUMNS:
-        assert rows[name].mean() == pytest.approx(metrics[name]["mean"], rel=5e-6)
+        assert rows[name].mean() == pytest.approx(report[name]["mean"], rel=5e-6)
+    assert json.loads(before["metrics.json"]) == select_figures(report)
 
     assert run_evaluate().status == 0
     assert read_results(project) == before
     assert run_evaluate("--split", "val").status == 0
     assert read_results(project) == before
-    assert (project / "outputs/evaluate-val/evaluate.json").is_file()
+    assert (project / "outputs/evaluate-val/metrics.json").is_file()
     assert (project / "outputs/evaluate-val/infer/predictions.csv").is_file()
 
 

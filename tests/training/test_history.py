@@ -6,8 +6,9 @@ from partloc.training.history import (
     best_metric,
     describe_best,
     format_record,
+    format_training,
+    loss_records,
     make_record,
-    trained_epochs,
 )
 
 
@@ -56,9 +57,26 @@ def test_the_last_line_says_that_there_was_no_validation():
     assert describe_best(history) == "kept epoch 2, the last one: there are no validation models"
 
 
-def test_epoch_0_is_not_a_trained_epoch():
-    history = [make_record(epoch, {}, {"loss": 0.2}) for epoch in range(3)]
-    assert trained_epochs(history) == history[1:] == trained_epochs(history[1:])
+def test_the_table_of_a_training_shows_the_start_the_kept_and_the_last_epoch():
+    losses = {0: 0.078, 1: 0.06, 2: 0.052, 3: 0.07}
+    history = [make_record(epoch, {}, {"pose_loss": loss}) for epoch, loss in losses.items()]
+    head, row, kept = format_training(history).splitlines()
+    assert head.split() == ["start", "epoch", "2", "epoch", "3"]
+    assert row.split() == ["validation", "pose", "loss", "0.078", "0.052", "0.070"]
+    assert kept == describe_best(history)
+    (head, *_) = format_training(history[1:3]).splitlines()
+    assert head.split() == ["epoch", "2"]
+
+
+def test_the_loss_chart_starts_at_epoch_0_and_its_records_have_equal_keys():
+    """DVC draws no record whose keys differ from those of the first one."""
+    start = make_record(0, {}, {"loss": 0.9, "pose_loss": 0.2})
+    history = [start, make_record(1, {"loss": 0.8}, {"loss": 0.7, "pose_loss": 0.1})]
+    assert loss_records(history) == [
+        {"epoch": 1, "samples": "training", "loss": 0.8},
+        {"epoch": 0, "samples": "validation", "loss": 0.9},
+        {"epoch": 1, "samples": "validation", "loss": 0.7},
+    ]
 
 
 def test_the_progress_line_has_the_metrics_that_exist():

@@ -23,7 +23,7 @@ CHANGES = {
     "machine": {"num_workers": 2},
 }
 CONFIG = tiny_config(**CHANGES)
-OUTPUTS = ("models/best_model.pth", "metrics/train.json")
+OUTPUTS = ("models/best_model.pth", "outputs/train/report.json", "outputs/train/loss.json")
 
 
 class Stage:
@@ -132,20 +132,21 @@ def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outp
     with Stage(root) as stage:
         assert stage.finish() == 0, stage.read_log()
     assert "resuming after epoch" in stage.read_log()
-    last_line = stage.read_log().splitlines()[-1]
-    assert last_line.startswith("kept epoch ") and "validation pose loss" in last_line
+    kept, written = stage.read_log().splitlines()[-2:]
+    assert kept.startswith("kept epoch ") and "validation pose loss" in kept
+    assert written == "written: models/best_model.pth, outputs/train"
     assert read_outputs(root) == expected_outputs
     (best_model,) = root.glob("runs/train/*/best_model.pth")
     assert best_model.read_bytes() == expected_outputs[0]
 
 
-def test_the_metrics_have_every_epoch_but_no_time_or_memory(root, expected_outputs):
-    metrics = json.loads(expected_outputs[1])
-    assert [record["epoch"] for record in metrics["history"]] == list(range(1, EPOCHS + 1))
-    assert_every_term_is_used(metrics["history"][-1], prefix="train_")
-    losses = [record["val_pose_loss"] for record in metrics["history"]]
-    assert metrics["best_val_pose_loss"] == min(losses)
-    names = {*metrics, *(key for record in metrics["history"] for key in record)}
+def test_the_report_has_every_epoch_but_no_time_or_memory(root, expected_outputs):
+    report = json.loads(expected_outputs[1])
+    assert [record["epoch"] for record in report["history"]] == list(range(1, EPOCHS + 1))
+    assert_every_term_is_used(report["history"][-1], prefix="train_")
+    losses = [record["val_pose_loss"] for record in report["history"]]
+    assert report["best"]["val_pose_loss"] == min(losses)
+    names = {*report, *(key for record in report["history"] for key in record)}
     assert not [name for name in names if "time" in name or "per_s" in name or "memory" in name]
 
 

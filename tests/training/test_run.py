@@ -44,7 +44,7 @@ def set_pose_losses(trainer, *values):
 
 
 def write_and_reload(trainer, root) -> None:
-    write_outputs(trainer, root / "models", root / "metrics")
+    write_outputs(trainer, root / "models", root / "reports")
     trainer.objective.model = trainer.model = load_model(root / "models" / "best_model.pth")
 
 
@@ -104,12 +104,14 @@ def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
     resumed.restore(folder.load_state())
     assert resumed.best_epoch == 0
     resumed.load_best(folder)
-    write_outputs(resumed, tmp_path / "models", tmp_path / "metrics")
-    metrics = json.loads((tmp_path / "metrics" / "train.json").read_text())
-    assert metrics["best_epoch"] == 0 and metrics["best_val_pose_loss"] == 0.1
-    assert metrics["initial"]["val_pose_loss"] == 0.1 and "train_loss" not in metrics["initial"]
-    assert [record["epoch"] for record in metrics["history"]] == [1, 2, 3]
-    assert all("train_loss" in record for record in metrics["history"])  # or DVC draws no curve
+    write_outputs(resumed, tmp_path / "models", tmp_path / "reports")
+    report = json.loads((tmp_path / "reports/report.json").read_text())
+    assert report["best"] == report["history"][0]
+    assert (report["best"]["epoch"], report["best"]["val_pose_loss"]) == (0, 0.1)
+    losses = json.loads((tmp_path / "reports/loss.json").read_text())["loss"]
+    drawn = [(record["samples"], record["epoch"]) for record in losses]
+    validated = [("validation", epoch) for epoch in range(4)]
+    assert drawn == [("training", epoch) for epoch in (1, 2, 3)] + validated
     trainer.objective.model = load_model(tmp_path / "models" / "best_model.pth")
     error = trainer.history[0]["val_labelled_error"]
     assert validate()["labelled_error"] == pytest.approx(error)

@@ -288,7 +288,7 @@ def test_the_last_epoch_is_the_best_without_a_validation_set(tables, tmp_path):
     trainer.fit(folder)
     assert trainer.best_epoch == 2
     trainer.load_best(folder)
-    write_outputs(trainer, tmp_path / "models", tmp_path / "metrics")
+    write_outputs(trainer, tmp_path / "models", tmp_path / "reports")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

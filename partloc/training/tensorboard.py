@@ -1,0 +1,142 @@
+"""TensorBoard's files of a run: scalars and drawn validation cases by epoch, and hyper-parameters.
+
+All of an epoch is written before its state is saved, and a resumed run purges the epochs after the
+state that it loads. Every series therefore has each epoch once.
+
+Shapes: N validation samples.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from partloc.config import Config
+from partloc.data.background import load_image
+from partloc.data.table import PairTable
+from partloc.evaluation.report import draw_case
+from partloc.inference.prediction_files import POSE_COLUMNS
+from partloc.model.camera import PinholeCamera
+from partloc.training.history import Record, best_metric
+from partloc.training.validation import ValidationResults
+
+NUM_CASES = 8  # validation samples that are drawn in each epoch
+HPARAM_GROUPS = ("data", "model", "train", "augment")  # of the configuration
+PATH_KEYS = ("data.data_dir", "data.output_dir")
+# Of the kept epoch; the columns of TensorBoard's table of hyper-parameters.
+FINAL_METRICS = (
+    *("val_translation_error", "val_labelled_error", "val_relative_scale_error"),
+    *("val_pose_loss", "train_loss"),
+)
+
+
+class TensorBoardLog:
+    """Writes the files of one run into a folder; only the main process has one."""
+
+    def __init__(self, folder: Path, first_epoch: int, config: Config, val_table: PairTable):
+        """first_epoch: what was logged from this epoch on is discarded, it will be repeated."""
+        self.writer = SummaryWriter(folder, purge_step=first_epoch)
+        self.config, self.val_table = config, val_table
+        self.rows = choose_rows(len(val_table), NUM_CASES)
+
+    def write_epoch(
+        self,
+        history: list[Record],
+        results: ValidationResults | None,
+        camera: PinholeCamera | None,
+        **machine_metrics: float,
+    ) -> None:
+        """Write the last epoch of the history; after the last one also the hyper-parameters.
+
+        results: of the validation set, None without one. camera: None if it was not fitted.
+        machine_metrics: speed and memory, which are not part of the reproducible record.
+        """
+        record = history[-1]
+        write_scalars(self.writer, record, **machine_metrics)
+        if results is not None:
+            for row in self.rows:
+                sheet = draw_validation_case(self.val_table, row, results, camera, self.config)
+                tag = f"validation cases/{self.val_table.part_paths[row]}"
+                self.writer.add_image(tag, np.asarray(sheet), record["epoch"], dataformats="HWC")
+        if record["epoch"] == self.config.train.num_epochs:
+            write_hparams(self.writer, self.config, history)
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def choose_rows(num_samples: int, maximum: int) -> list[int]:
+    """At most `maximum` rows, evenly spaced; the same in each epoch."""
+    return np.linspace(0, num_samples - 1, min(num_samples, maximum)).round().astype(int).tolist()
+
+
+def write_scalars(writer: SummaryWriter, record: Record, **machine_metrics: float) -> None:
+    """Write a record as train/..., val/... and run/...."""
+    for key, value in (record | machine_metrics).items():
+        if key != "epoch":
+            group, _, name = key.partition("_")
+            tag = f"{group}/{name}" if group in ("train", "val") else f"run/{key}"
+            writer.add_scalar(tag, value, record["epoch"])
+
+
+def draw_validation_case(
+    table: PairTable,
+    row: int,
+    results: ValidationResults,
+    camera: PinholeCamera | None,
+    config: Config,
+) -> Image.Image:
+    """Draw labelled and predicted pose of a row, as the stage `evaluate` draws its samples."""
+    model, part_path = table.models[row], table.part_paths[row]
+    labelled = torch.cat([table.translation[row], table.scale[row]])  # (4,)
+    twin_poses = torch.cat(table.twin_poses([row]), -1)[0]  # (K, 4), with the row itself
+    twins = twin_poses[(twin_poses != labelled).any(1)]
+    case = {
+        "model": model,
+        "part": Path(part_path).stem.removeprefix(f"{model}-"),
+        **dict(zip(POSE_COLUMNS, labelled.tolist(), strict=True)),
+        **{
+            f"predicted_{name}": value
+            for name, value in zip(POSE_COLUMNS, results.poses[row].tolist(), strict=True)
+        },
+        "translation_error": results.translation_errors[row].item(),
+        "labelled_error": results.labelled_errors[row].item(),
+        "relative_scale_error": results.relative_scale_errors[row].item(),
+    }
+    whole, part = (
+        load_image(table.data_dir / path, config.data.max_image_pixels)
+        for path in (table.whole_paths[row], part_path)
+    )
+    twin_rows = pd.DataFrame(twins.numpy(), columns=list(POSE_COLUMNS))
+    return draw_case("validation", pd.Series(case), twin_rows, whole, part, camera)
+
+
+def flat_parameters(config: Config) -> dict[str, Any]:
+    """Name -> value of all settings that affect the training, in the types of TensorBoard."""
+    values: dict[str, Any] = {"seed": config.seed}
+    for group in HPARAM_GROUPS:
+        for key, value in getattr(config, group).model_dump().items():
+            if f"{group}.{key}" not in PATH_KEYS:
+                values[f"{group}.{key}"] = "null" if value is None else value
+    return values
+
+
+def write_hparams(writer: SummaryWriter, config: Config, history: list[Record]) -> None:
+    """Write the hyper-parameters with the metrics of the kept epoch, as kept/....
+
+    Source: `SummaryWriter.add_hparams`, which would write them as a run of its own.
+    """
+    kept = next(r for r in history if r["epoch"] == best_metric(history)["epoch"])
+    metrics = {f"kept/{name}": kept[name] for name in FINAL_METRICS if name in kept}
+    metrics["kept/epoch"] = kept["epoch"]
+    assert writer.file_writer is not None  # only of a closed writer
+    for summary in hparams(flat_parameters(config), metrics):
+        writer.file_writer.add_summary(summary, history[-1]["epoch"])
+    for tag, value in metrics.items():
+        writer.add_scalar(tag, value, history[-1]["epoch"])

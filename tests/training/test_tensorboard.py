@@ -1,0 +1,120 @@
+"""What TensorBoard shows of a run: scalars, validation cases, hyper-parameters."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from toys import make_trainer, tiny_config
+
+from partloc.evaluation.report import LABEL_COLOR, PREDICTION_COLOR
+from partloc.training.run_folder import RunFolder
+from partloc.training.tensorboard import NUM_CASES, choose_rows
+
+NUM_EPOCHS = 3
+CONFIG = tiny_config(train={"num_epochs": NUM_EPOCHS})
+
+
+def read_events(folder: RunFolder) -> EventAccumulator:
+    sizes = {"images": 0, "scalars": 0, "tensors": 0}
+    return EventAccumulator(str(folder.tensorboard), sizes).Reload()
+
+
+def train(tables, folder: RunFolder, config=CONFIG):
+    trainer = make_trainer(config, *tables)
+    trainer.fit(folder)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def finished(tables, tmp_path_factory):
+    """A trainer and what it logged."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs"), "f" * 16)
+    return train(tables, folder), read_events(folder)
+
+
+def test_scalars_are_grouped_by_training_validation_and_run(finished):
+    trainer, events = finished
+    tags = events.Tags()["scalars"]
+    assert {tag.partition("/")[0] for tag in tags} == {"train", "val", "run", "kept"}
+    losses = [event.value for event in events.Scalars("val/loss")]
+    assert losses == pytest.approx([record["val_loss"] for record in trainer.history])
+
+
+def test_the_same_validation_cases_are_drawn_each_epoch_with_both_poses(finished):
+    trainer, events = finished
+    tags, table = events.Tags()["images"], trainer.val_table
+    rows = choose_rows(len(table), NUM_CASES)
+    assert sorted(tags) == sorted(f"validation cases/{table.part_paths[row]}" for row in rows)
+    assert 0 < len(tags) <= NUM_CASES
+    shown = set()
+    for tag in tags:
+        images = events.Images(tag)
+        assert [image.step for image in images] == list(range(1, NUM_EPOCHS + 1))
+        pixels = np.asarray(Image.open(io.BytesIO(images[-1].encoded_image_string)))
+        shown |= {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in pixels.reshape(-1, 3)}
+    assert {LABEL_COLOR, PREDICTION_COLOR} <= shown
+
+
+def test_eight_cases_are_spread_over_a_long_table_and_a_short_one_has_fewer():
+    rows = choose_rows(1000, NUM_CASES)
+    assert len(rows) == 8 and (rows[0], rows[-1]) == (0, 999)
+    assert choose_rows(3, NUM_CASES) == [0, 1, 2]
+    assert choose_rows(0, NUM_CASES) == []
+
+
+def test_the_hyper_parameters_have_the_metrics_of_the_kept_epoch(tables, tmp_path):
+    trainer = make_trainer(CONFIG, *tables)
+    validate, losses = trainer.validate, iter([0.4, 0.1, 0.3])
+    trainer.validate = lambda: validate() | {"pose_loss": next(losses)}
+    folder = RunFolder(tmp_path, "f" * 16)
+    trainer.fit(folder)
+    events = read_events(folder)
+    (kept,) = events.Scalars("kept/epoch")
+    assert kept.value == 2
+    (error,) = events.Scalars("kept/val_translation_error")
+    assert error.value == pytest.approx(trainer.history[1]["val_translation_error"])
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    values = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert values["train.num_epochs"].number_value == NUM_EPOCHS
+    assert values["data.max_train_models"].string_value == "null"
+    assert not [name for name in values if name.startswith("machine") or "dir" in name]
+
+
+@pytest.mark.parametrize("stopped_after", ["log", "state"])
+def test_each_series_has_each_epoch_once_wherever_the_run_was_stopped(
+    finished, tables, tmp_path, stopped_after
+):
+    """Also between the log of an epoch and its state."""
+    folder = RunFolder(tmp_path, "f" * 16)
+    for epoch in range(1, NUM_EPOCHS + 1):
+        trainer = make_trainer(CONFIG, *tables)
+        if state := folder.load_state():
+            trainer.model.load_state_dict(state["model"])
+            trainer.restore(state)
+        save_state = folder.save_state
+
+        def stop(number, state, last=epoch, save_state=save_state):
+            if stopped_after == "state" or number < last:
+                save_state(number, state)
+            if number == last:
+                raise KeyboardInterrupt
+
+        folder.save_state = stop
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(folder)
+        del folder.save_state
+    trainer = make_trainer(CONFIG, *tables)
+    if state := folder.load_state():
+        trainer.model.load_state_dict(state["model"])
+        trainer.restore(state)
+    trainer.fit(folder)
+
+    resumed, expected = read_events(folder), finished[1]
+    assert resumed.Tags() == expected.Tags()
+    for tag in expected.Tags()["scalars"]:
+        assert [e.step for e in resumed.Scalars(tag)] == [e.step for e in expected.Scalars(tag)]
+    for tag in expected.Tags()["images"]:
+        assert [e.step for e in resumed.Images(tag)] == [1, 2, 3]
