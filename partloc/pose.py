@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Largest translation error of a prediction that counts as right, whole-model units.
 RIGHT_TOLERANCE = 0.05
+# The columns of a pose in tables.
+POSE_COLUMNS = ("tx", "ty", "tz", "scale")
 
 
 class PartPose(NamedTuple):

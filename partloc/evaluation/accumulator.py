@@ -13,9 +13,9 @@ from torch import Tensor
 
 from partloc.data.table import PairTable
 from partloc.evaluation.metrics import assigned_errors, best_across_image, pose_errors
-from partloc.inference.prediction_files import POSE_COLUMNS, TablePredictions
+from partloc.inference.prediction_files import TablePredictions
 from partloc.model.camera import PinholeCamera
-from partloc.pose import PartPose
+from partloc.pose import POSE_COLUMNS, PartPose
 
 MAX_PLOT_RECORDS = 500  # of a series; a plot of more looks the same
 # Columns of predictions.csv.

@@ -23,8 +23,7 @@ from partloc.evaluation.accumulator import (
 from partloc.evaluation.calibration import reliability
 from partloc.evaluation.metrics import bootstrap, median_pose, summarize
 from partloc.files import nested_value
-from partloc.inference.prediction_files import POSE_COLUMNS
-from partloc.pose import RIGHT_TOLERANCE, PartPose
+from partloc.pose import POSE_COLUMNS, RIGHT_TOLERANCE, PartPose
 
 PIPELINE_MODEL = Path("models/best_model.pth")
 PIPELINE_METRICS = Path("metrics.json")

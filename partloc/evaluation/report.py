@@ -17,9 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from partloc.data.background import load_image
 from partloc.data.images import DEFAULT_MAX_PIXELS
 from partloc.files import open_atomic
-from partloc.inference.prediction_files import POSE_COLUMNS
 from partloc.model.camera import PinholeCamera
-from partloc.pose import PartPose
+from partloc.pose import POSE_COLUMNS, PartPose
 
 NUM_WORST, NUM_TYPICAL, NUM_BEST = 6, 6, 3  # cases that are drawn
 

@@ -24,11 +24,10 @@ from partloc.data.table import PairTable
 from partloc.files import open_atomic
 from partloc.inference.hypotheses import Hypotheses
 from partloc.model.camera import PinholeCamera
-from partloc.pose import PartPose
+from partloc.pose import POSE_COLUMNS, PartPose
 
 PREDICTIONS_FILE, HYPOTHESES_FILE = "predictions.csv", "hypotheses.npy"
 SKIPPED_FILE, MODEL_INFO_FILE = "skipped.csv", "model.json"
-POSE_COLUMNS = ("tx", "ty", "tz", "scale")
 PREDICTION_COLUMNS = ("model", "part", "whole_path", "part_path", *POSE_COLUMNS, "confidence")
 SKIPPED_COLUMNS = ("model", "file", "reason", "detail")
 # Rows that are evaluated together, at least; a chunk ends with a model.

@@ -6,8 +6,9 @@ state that it loads. Every series therefore has each epoch once.
 Shapes: N validation samples.
 """
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,13 @@ from torch.utils.tensorboard.summary import hparams
 
 from partloc.config import Config
 from partloc.data.background import load_image
+from partloc.data.images import ImageError
 from partloc.data.table import PairTable
 from partloc.evaluation.report import draw_case
-from partloc.inference.prediction_files import POSE_COLUMNS
 from partloc.model.camera import PinholeCamera
+from partloc.pose import POSE_COLUMNS
 from partloc.training.history import Record, best_metric
+from partloc.training.losses import LossTerms
 from partloc.training.validation import ValidationResults
 
 NUM_CASES = 8  # validation samples that are drawn in each epoch
@@ -33,6 +36,8 @@ FINAL_METRICS = (
     *("val_translation_error", "val_labelled_error", "val_relative_scale_error"),
     *("val_pose_loss", "train_loss"),
 )
+SAMPLES = {"train": "training", "val": "validation"}  # prefixes of the keys of a record
+LOSS_TERMS = [name.removesuffix("_loss") for name in LossTerms._fields if name != "loss"]
 
 
 class TensorBoardLog:
@@ -59,13 +64,27 @@ class TensorBoardLog:
         record = history[-1]
         write_scalars(self.writer, record, **machine_metrics)
         if results is not None:
-            for row in self.rows:
-                sheet = draw_validation_case(self.val_table, row, results, camera, self.config)
-                tag = f"validation cases/{self.val_table.part_paths[row]}"
-                self.writer.add_image(tag, np.asarray(sheet), record["epoch"], dataformats="HWC")
+            self._write_cases(int(record["epoch"]), results, camera)
         if record["epoch"] == self.config.train.num_epochs:
             write_hparams(self.writer, self.config, history)
         self.writer.flush()
+
+    def _write_cases(
+        self, epoch: int, results: ValidationResults, camera: PinholeCamera | None
+    ) -> None:
+        """Draw the cases. One without an image, which a cached encoder does not read, is left out.
+
+        An image is no reason to lose the epoch, whose state is not saved yet.
+        """
+        for row in list(self.rows):
+            try:
+                sheet = draw_validation_case(self.val_table, row, results, camera, self.config)
+            except ImageError as error:
+                print(f"warning: not drawn for TensorBoard: {error}", file=sys.stderr)
+                self.rows.remove(row)
+                continue
+            tag = f"validation cases/{self.val_table.part_paths[row]}"
+            self.writer.add_image(tag, np.asarray(sheet), epoch, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
@@ -77,12 +96,27 @@ def choose_rows(num_samples: int, maximum: int) -> list[int]:
 
 
 def write_scalars(writer: SummaryWriter, record: Record, **machine_metrics: float) -> None:
-    """Write a record as train/..., val/... and run/...."""
-    for key, value in (record | machine_metrics).items():
-        if key != "epoch":
-            group, _, name = key.partition("_")
-            tag = f"{group}/{name}" if group in ("train", "val") else f"run/{key}"
-            writer.add_scalar(tag, value, record["epoch"])
+    """Write a record, see `scalar_tag`; machine_metrics as machine/...."""
+    tags = {scalar_tag(key): value for key, value in record.items() if key != "epoch"}
+    tags |= {f"machine/{key}": value for key, value in machine_metrics.items()}
+    for tag, value in tags.items():
+        writer.add_scalar(tag, value, record["epoch"])
+
+
+def scalar_tag(key: str) -> str:
+    """The tag of a key of a record. TensorBoard groups tags by their first word.
+
+    train_loss is loss/training, val_loss is loss/validation; a term of the loss, e.g.
+    train_depth_loss, is loss_terms/depth_training; other keys are validation/... and rate/....
+    """
+    samples, _, name = key.partition("_")
+    if samples not in SAMPLES:
+        return f"rate/{key}"
+    if name == "loss":
+        return f"loss/{SAMPLES[samples]}"
+    if name.removesuffix("_loss") in LOSS_TERMS:
+        return f"loss_terms/{name.removesuffix('_loss')}_{SAMPLES[samples]}"
+    return f"{SAMPLES[samples]}/{name}"
 
 
 def draw_validation_case(
@@ -135,8 +169,7 @@ def write_hparams(writer: SummaryWriter, config: Config, history: list[Record]) 
     kept = next(r for r in history if r["epoch"] == best_metric(history)["epoch"])
     metrics = {f"kept/{name}": kept[name] for name in FINAL_METRICS if name in kept}
     metrics["kept/epoch"] = kept["epoch"]
-    assert writer.file_writer is not None  # only of a closed writer
     for summary in hparams(flat_parameters(config), metrics):
-        writer.file_writer.add_summary(summary, history[-1]["epoch"])
+        cast(Any, writer.file_writer).add_summary(summary, history[-1]["epoch"])
     for tag, value in metrics.items():
         writer.add_scalar(tag, value, history[-1]["epoch"])

@@ -154,7 +154,7 @@ def test_tensorboard_has_each_epoch_once(root, expected_outputs):
     """In the resumed run: an epoch that was repeated is not shown twice."""
     folder = next(root.glob("runs/train/*/tensorboard"))
     events = EventAccumulator(str(folder)).Reload()
-    for tag in ("train/loss", "val/loss", "run/learning_rate", "run/pairs_per_s"):
+    for tag in ("loss/training", "loss/validation", "rate/learning_rate", "machine/pairs_per_s"):
         assert [event.step for event in events.Scalars(tag)] == list(range(1, EPOCHS + 1)), tag
 
 

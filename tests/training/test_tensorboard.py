@@ -9,7 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from toys import make_trainer, tiny_config
 
+from partloc.data.images import ImageError
 from partloc.evaluation.report import LABEL_COLOR, PREDICTION_COLOR
+from partloc.training import tensorboard
 from partloc.training.run_folder import RunFolder
 from partloc.training.tensorboard import NUM_CASES, choose_rows
 
@@ -35,12 +37,33 @@ def finished(tables, tmp_path_factory):
     return train(tables, folder), read_events(folder)
 
 
-def test_scalars_are_grouped_by_training_validation_and_run(finished):
+def test_scalars_are_grouped_by_what_they_measure(finished):
     trainer, events = finished
-    tags = events.Tags()["scalars"]
-    assert {tag.partition("/")[0] for tag in tags} == {"train", "val", "run", "kept"}
-    losses = [event.value for event in events.Scalars("val/loss")]
+    groups = {"loss": [], "loss_terms": [], "validation": [], "rate": [], "machine": [], "kept": []}
+    for tag in events.Tags()["scalars"]:
+        groups[tag.partition("/")[0]].append(tag)
+    assert sorted(groups["loss"]) == ["loss/training", "loss/validation"]
+    assert {"loss_terms/depth_training", "loss_terms/depth_validation"} < {*groups["loss_terms"]}
+    assert {"validation/translation_error", "validation/pose_loss"} < {*groups["validation"]}
+    losses = [event.value for event in events.Scalars("loss/validation")]
     assert losses == pytest.approx([record["val_loss"] for record in trainer.history])
+
+
+def test_a_case_without_its_image_is_left_out_and_the_training_goes_on(
+    tables, tmp_path, monkeypatch, capsys
+):
+    """A cached encoder reads no images, so they may be gone."""
+
+    def load(path, _max_pixels, missing=tables[1].part_paths[0]):
+        if str(path).endswith(missing):
+            raise ImageError(f"{path}: No such file or directory")
+        return Image.new("RGB", (20, 20), "white")
+
+    monkeypatch.setattr(tensorboard, "load_image", load)
+    folder = RunFolder(tmp_path, "f" * 16)
+    assert train(tables, folder).epoch == NUM_EPOCHS
+    assert len(read_events(folder).Tags()["images"]) == len(tables[1]) - 1
+    assert capsys.readouterr().err.count("warning: not drawn for TensorBoard:") == 1
 
 
 def test_the_same_validation_cases_are_drawn_each_epoch_with_both_poses(finished):
