@@ -19,6 +19,7 @@ from partloc.synthetic.families import (
     PRETRAINING_FAMILIES,
     PRETRAINING_OBJECTS,
 )
+from partloc.training.history import describe_best
 from partloc.training.trainer import Trainer
 
 SPLIT_RATIOS = (0.98, 0.02, 0.0)  # training, validation, test
@@ -77,4 +78,5 @@ def write_weights(config: PretrainingConfig, path: Path, trainer: Trainer) -> No
         "history": trainer.history,
     }
     write_json(path.with_suffix(".json"), summary)
+    print(describe_best(trainer.history), file=sys.stderr)
     print(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)

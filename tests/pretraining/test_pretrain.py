@@ -52,6 +52,7 @@ def test_the_encoder_is_written_with_checksum_and_history(encoder):
     assert summary["models"] == 50 and len(summary["history"]) == 1
     assert summary["pairs"]["train"] > 100 and summary["pairs"]["val"] > 0
     assert "starting weights" not in encoder.stderr
+    assert "kept epoch 1: validation pose loss" in encoder.stderr
 
 
 def test_the_encoder_initialises_a_model_with_its_camera(encoder):
