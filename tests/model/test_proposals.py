@@ -75,9 +75,9 @@ def test_training_uses_fewer_hypotheses_than_evaluation():
     pair = *images, torch.zeros(1, dtype=torch.long)
     evaluated = model(*pair)
     training = model.train()(*pair)
-    assert evaluated.log_weight.shape == (1, 10) and training.log_weight.shape == (1, 8)
+    assert evaluated.log_weight.shape == (1, 10) and training.log_weight.shape == (1, 4)
     # The most probable positions are proposed first, whatever their number.
-    assert_close(training.proposals, evaluated.proposals[:, :8])
+    assert_close(training.proposals, evaluated.proposals[:, :4])
 
 
 def test_true_poses_add_a_prediction_and_change_no_hypothesis():
