@@ -36,10 +36,10 @@ from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import distributed_context
+from partloc.drawing import draw_case
 from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics
 from partloc.evaluation.metrics import median_pose
-from partloc.evaluation.report import draw_case
 from partloc.files import write_json, write_table
 from partloc.inference.prediction_files import TablePredictions
 from partloc.inference.predictor import Predictor

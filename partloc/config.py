@@ -154,7 +154,7 @@ class AugmentConfig(Group):
 class DemoConfig(Group):
     """Stage `demo`: the procedural data set."""
 
-    num_models: Annotated[int, Field(ge=8)] = 200
+    num_models: Annotated[int, Field(ge=8)] = 234
     image_size: Annotated[int, Field(ge=32)] = 256
 
 

@@ -17,6 +17,15 @@ from partloc.pose import PartPose
 # An orthographic camera that looks along z.
 FRONT_CAMERA = PinholeCamera(torch.eye(3)[:2], torch.zeros(2), torch.zeros(()), 1.0)
 
+# Looks along y; z is up, and half of the image's side is one model unit at the whole's centre.
+SIDE_CAMERA = PinholeCamera(
+    torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0]]), torch.zeros(2), torch.tensor(0.5), 1.0
+)
+POSES = {
+    **{"tx": 0.1, "ty": -0.2, "tz": 0.1, "scale": 0.4},
+    **{"predicted_tx": -0.2, "predicted_ty": 0.3, "predicted_tz": 0.0, "predicted_scale": 0.2},
+}
+
 
 def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame:
     """A split table: parts a, b, c, ... of each model; a and b are twins."""
@@ -64,3 +73,22 @@ def write_images(folder: Path, samples: pd.DataFrame) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((60, 60)).save(folder / path)
+
+
+def make_predictions(count: int = 40) -> pd.DataFrame:
+    """Errors 0.01, 0.02, ... in the order of the table."""
+    errors = np.arange(1, count + 1) / 100
+    return pd.DataFrame(
+        {
+            "model": "möbel",
+            "part": [f"p{i:02d}" for i in range(count)],
+            "whole_path": "whole.png",
+            "part_path": "part.png",
+            **POSES,
+            "translation_error": errors,
+            "labelled_error": errors,
+            "relative_scale_error": 0.5,
+            "twin_group": [f"p{i:02d}" for i in range(count)],
+            "twins": 0,
+        }
+    )

@@ -21,7 +21,7 @@ from partloc.config import Config
 from partloc.data.background import load_image
 from partloc.data.images import ImageError
 from partloc.data.table import PairTable
-from partloc.evaluation.report import draw_case
+from partloc.drawing import draw_case
 from partloc.model.camera import PinholeCamera
 from partloc.pose import POSE_COLUMNS
 from partloc.training.history import Record, best_metric

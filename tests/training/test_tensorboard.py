@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from toys import make_trainer, tiny_config
 
 from partloc.data.images import ImageError
-from partloc.evaluation.report import LABEL_COLOR, PREDICTION_COLOR
+from partloc.drawing import LABEL_COLOR, PREDICTION_COLOR
 from partloc.training import tensorboard
 from partloc.training.run_folder import RunFolder
 from partloc.training.tensorboard import NUM_CASES, choose_rows
