@@ -75,7 +75,7 @@ def write_weights(config: PretrainingConfig, path: Path, trainer: Trainer) -> No
         "models": config.pretrain.num_models,
         "pairs": {"train": len(trainer.train_table), "val": len(trainer.val_table)},
         "families": [*PRETRAINING_FAMILIES, *GENERIC_FAMILIES],
-        "history": trainer.history,
+        "history": [record for record in trainer.history if record["epoch"]],
     }
     write_json(path.with_suffix(".json"), summary)
     print(describe_best(trainer.history), file=sys.stderr)
