@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,18 +141,20 @@ def test_any_image_is_prepared(image):
 
 # -- labels ------------------------------------------------------------------------------------
 
+# torch may flush subnormal numbers to zero in this process, and hypothesis then refuses them.
+floats = partial(st.floats, allow_subnormal=False)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
 )
-VECTORS = st.lists(st.floats(-1, 1) | st.integers(-1, 1), min_size=3, max_size=3)
+VECTORS = st.lists(floats(-1, 1) | st.integers(-1, 1), min_size=3, max_size=3)
 LABELS = st.fixed_dictionaries(
     {},
     optional={
         "translation": VECTORS | JSON_VALUES,
-        "scale": st.floats(0, 1.2).map(lambda value: [value] * 3) | VECTORS | JSON_VALUES,
-        "rotation": st.lists(st.floats(-1, 1), min_size=4, max_size=4) | JSON_VALUES,
+        "scale": floats(0, 1.2).map(lambda value: [value] * 3) | VECTORS | JSON_VALUES,
+        "rotation": st.lists(floats(-1, 1), min_size=4, max_size=4) | JSON_VALUES,
         "model_name": st.text(max_size=8) | JSON_VALUES,
         "part_name": JSON_VALUES,
     },

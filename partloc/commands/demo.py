@@ -13,6 +13,7 @@ from partloc.cli import make_parser, run_command
 from partloc.config import load_config
 from partloc.files import locked_folder
 from partloc.synthetic.dataset import write_dataset
+from partloc.synthetic.render import check_opengl
 
 
 def run() -> None:
@@ -23,6 +24,7 @@ def run() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     demo, workers = config.demo, config.machine.num_processes or os.cpu_count() or 1
+    check_opengl()
     with locked_folder(args.out):
         counts = write_dataset(args.out, demo.num_models, demo.image_size, config.seed, workers)
     print(f"{args.out}: {demo.num_models} models, {counts.total()} parts, {len(counts)} families")

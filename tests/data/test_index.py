@@ -190,7 +190,7 @@ def test_the_stage_writes_manifest_report_and_counts(tmp_path):
     done = run_stage(tmp_path, "images")
     assert done.returncode == 0, done.stderr
     assert "1  skipped: part without label" in done.stderr
-    counts = json.loads((tmp_path / "metrics" / "index.json").read_text())
+    counts = json.loads((tmp_path / "out" / "index_counts.json").read_text())
     assert (counts["models"], counts["samples"], counts["samples_with_twin"]) == (4, 11, 5)
     assert counts["skipped"] == {"total": 1, "part without label": 1}
     assert counts["warnings"] == {"total": 0}
@@ -198,7 +198,7 @@ def test_the_stage_writes_manifest_report_and_counts(tmp_path):
     report = (tmp_path / "out" / "index_report.csv").read_text()
     assert "no-label/no-label-seat.png" in report
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["index_report.csv", "manifest.csv"]
+    assert written == ["index_counts.json", "index_report.csv", "manifest.csv"]
 
 
 @pytest.mark.parametrize("extension", ["jpg", "JPEG", "webp", "bmp", "tiff"])

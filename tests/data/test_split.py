@@ -199,7 +199,7 @@ def test_the_stage_writes_each_model_to_one_table_and_warns_about_shared_images(
     assert sum(map(len, models)) == 3 == len(set.union(*models))
     joined = pd.concat(tables).sort_values(["model", "part"], ignore_index=True)
     assert joined.equals(read_manifest(tmp_path / "out" / "manifest.csv"))
-    counts = json.loads((tmp_path / "metrics" / "split.json").read_text())
+    counts = json.loads((tmp_path / "out" / "split" / "counts.json").read_text())
     assert counts["models"] == {"train": 1, "val": 1, "test": 1}
     assert counts["samples"] == {"train": 2, "val": 2, "test": 2}
     assert counts["shared_part_images"] == {"images": 1, "models": 2, "pairs": 1}
@@ -220,7 +220,7 @@ def test_the_stage_limits_the_training_models(tmp_path):
     write_table(tmp_path / "out" / "manifest.csv", make_manifest(tmp_path / "images", models))
     done = run_stage(tmp_path, ", max_train_models: 5")
     assert done.returncode == 0, done.stderr
-    counts = json.loads((tmp_path / "metrics" / "split.json").read_text())
+    counts = json.loads((tmp_path / "out" / "split" / "counts.json").read_text())
     assert (counts["models"]["train"], counts["samples"]["train"]) == (5, 10)
     assert len(read_manifest(tmp_path / "out" / "split" / "train.csv")) == 10
 

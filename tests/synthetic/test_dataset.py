@@ -22,6 +22,7 @@ from partloc.synthetic.dataset import (
     MARKER_NAME,
     MIN_SCALE,
     SyntheticModel,
+    family_and_name,
     sample_model,
     write_dataset,
     write_model,
@@ -221,7 +222,9 @@ def test_an_earlier_data_set_is_replaced_and_another_folder_is_refused(tmp_path)
     folder = tmp_path / "demo"
     write_dataset(folder, 2, SIZE, seed=0, workers=0)
     write_dataset(folder, 1, SIZE, seed=0, workers=0)
-    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["bench-0000"]
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [
+        family_and_name(0, DEMO_OBJECTS)[1]
+    ]
 
 
 def test_no_file_is_changed_in_place(tmp_path):

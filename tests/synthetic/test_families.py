@@ -118,7 +118,7 @@ def test_models_of_a_family_have_different_proportions(models_by_family):
             np.ptp(scene_geometry(model.parts)[0].reshape(-1, 3), axis=0) for model in models
         ]
         slenderness = [np.sort(size)[0] for size in largest]
-        assert max(slenderness) > 1.15 * min(slenderness), family
+        assert max(slenderness) > 1.1 * min(slenderness), family
 
 
 def test_demo_and_pretraining_have_no_family_in_common():

@@ -12,7 +12,8 @@ from pyvista import Camera
 
 from partloc.synthetic import render
 from partloc.synthetic.camera import DISTANCE, DOWN, RIGHT, project
-from partloc.synthetic.dataset import write_dataset
+from partloc.synthetic.dataset import family_and_name, write_dataset
+from partloc.synthetic.families import DEMO_OBJECTS
 from partloc.synthetic.mesh import Mesh, box, join, sphere
 from partloc.synthetic.render import (
     RenderError,
@@ -148,7 +149,7 @@ def test_without_opengl_the_error_names_packages_and_nothing_is_removed(
     check_opengl.cache_clear()
     with pytest.raises(RenderError, match="status -11.*libegl1 libgl1-mesa-dri .or libosmesa6"):
         write_dataset(folder, 1, 32, seed=0, workers=0)
-    assert (folder / "bench-0000").is_dir()
+    assert (folder / family_and_name(0, DEMO_OBJECTS)[1]).is_dir()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="hides the EGL drivers")
