@@ -1,4 +1,5 @@
-"""What all commands share: output in any encoding, signals, and workers that end with them."""
+"""What all commands share: output in any encoding, summaries, signals, and workers that end with
+them."""
 
 import io
 import json
@@ -7,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from checkout import ROOT
 
-from partloc.cli import map_in_processes, print_json
+from partloc.cli import MAX_SUMMARY_LINES, map_in_processes, print_json, print_summary
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,23 @@ def test_printed_json_can_be_read_in_every_encoding(monkeypatch, encoding, text,
     line = stream.getvalue().decode(encoding)
     assert json.loads(line) == [{"part": text}] and line.endswith("\n")
     assert ("\\u" in line) == is_escaped
+
+
+# -- summaries ---------------------------------------------------------------------------------
+
+
+def test_a_summary_goes_to_stderr_and_names_the_results(capsys):
+    print_summary("two lines\nof numbers", Path("a"), Path("b/c"))
+    assert capsys.readouterr() == ("", "two lines\nof numbers\nwritten: a, b/c\n")
+
+
+def test_a_long_summary_is_cut_to_the_screen(capsys):
+    for length in (MAX_SUMMARY_LINES - 1, MAX_SUMMARY_LINES, 50):
+        print_summary("\n".join(f"line {number}" for number in range(length)), Path("a"))
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == MAX_SUMMARY_LINES
+        assert lines[0] == "line 0" and lines[-1] == "written: a"
+    assert lines[-2] == "... and 40 more lines" and lines[-3] == "line 9"
 
 
 # -- signals -----------------------------------------------------------------------------------
