@@ -32,9 +32,8 @@ check: require-git $(STAMP)
 	$(RUN) -m mypy
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-pretrain: $(STAMP)  ## train partloc/weights again; needs a GPU, resumes when interrupted
-	$(RUN) -m partloc pretrain depth
-	$(RUN) -m partloc pretrain encoder
+pretrain: $(STAMP)  ## train partloc/weights further, on rendered objects; resumes
+	$(RUN) -m partloc pretrain
 
 bench: $(STAMP)  ## measure speed and memory on a CPU, about 8 minutes
 	$(RUN) -m pip install --disable-pip-version-check -r benchmarks/requirements.txt

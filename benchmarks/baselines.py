@@ -114,7 +114,7 @@ def nearest_neighbour(splits: Splits) -> PredictSplit:
         for batch in tqdm(loader, "nearest neighbour", leave=False, disable=None):
             moved = batch.to(splits.device)
             wholes, parts = (
-                F.normalize(model.encode(images, dtype).cls, dim=1)
+                F.normalize(model.encode(images, dtype).tokens.mean(1), dim=1)
                 for images in (moved.wholes, moved.parts)
             )
             pairs = torch.cat([wholes[moved.whole_of_part], parts], 1)

@@ -11,7 +11,6 @@ have measured are kept, so an interrupted run continues.
 
 import argparse
 import json
-import os
 import sys
 import time
 from itertools import product
@@ -51,7 +50,7 @@ REPORTED = ("translation_error", "assigned_error", "relative_scale_error")
 
 def make_tables(config: Config) -> dict[str, pd.DataFrame]:
     """Render the demo of the configuration's seed into its data_dir, and split it."""
-    workers = config.machine.num_processes or os.cpu_count() or 1
+    workers = config.machine.used_processes
     demo, folder = config.demo, Path(config.data.data_dir)
     write_dataset(folder, demo.num_models, demo.image_size, config.seed, workers, resume=True)
     manifest = build_index(config.data, workers=workers).manifest

@@ -67,7 +67,8 @@ def make_model(config: Config) -> PartLocator:
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing(config.data.image_size))
     assert isinstance(model, ProposalLocator)
-    nn.init.normal_(model.pose_head.output.weight, std=0.1)
+    for layer in (model.pose_head.output, model.cross_attention.output[-1]):
+        nn.init.normal_(layer.weight, std=0.1)
     nn.init.eye_(model.position_decoder.lift.weight)
     return model
 

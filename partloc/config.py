@@ -9,6 +9,7 @@ number there and a string in YAML 1.1.
 
 import hashlib
 import json
+import os
 import reprlib
 import sys
 from collections.abc import Iterator
@@ -79,25 +80,16 @@ class ModelConfig(Group):
 
     backbone_name: BackboneName = "dinov2_vitb14"
     pretrained: bool = True
-    start_from: str | None = None
+    start_from: str | None = "partloc/weights/dinov2_vitt14.pth"
     weights: str | None = None
     downsample_size: Annotated[int, Field(ge=2, le=73)] = 32
-    cross_attention_layers: Annotated[int, Field(ge=0, le=24)] = 2
-    cross_attention_dim: Count = 384
-    mlp_hidden_dim: Count = 512
-    match_size: Annotated[int, Field(ge=0, le=256)] = 48
+    cross_attention_layers: Annotated[int, Field(ge=0, le=24)] = 1
+    cross_attention_dim: Annotated[int, Field(ge=16)] = 192
+    mlp_hidden_dim: Count = 256
+    match_size: Annotated[int, Field(ge=0, le=256)] = 32
     depth_maps: bool = True
     hypotheses: Annotated[int, Field(ge=1, le=64)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-    @model_validator(mode="after")
-    def check_initial_weights(self) -> "ModelConfig":
-        if self.start_from and (self.pretrained or self.weights):
-            raise ValueError(
-                "start_from includes the encoder's weights: with it, pretrained must be false "
-                f"and weights null, found {self.pretrained} and {self.weights}"
-            )
-        return self
 
     @model_validator(mode="after")
     def check_attention_width(self) -> "ModelConfig":
@@ -165,6 +157,11 @@ class MachineConfig(Group):
     memory_budget_gb: Positive = 16.0
     num_workers: Annotated[int, Field(ge=0)] = 2
     num_processes: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def used_processes(self) -> int:
+        """Number of processes of a stage that uses several, at least 1."""
+        return self.num_processes or os.cpu_count() or 1
 
 
 class Config(Group):

@@ -169,14 +169,6 @@ def test_ratios_must_add_up_and_leave_training_samples(load):
         load("data: {train_ratio: 0, val_ratio: 0.5, test_ratio: 0.5}")
 
 
-def test_initial_weights_have_one_source(load):
-    with pytest.raises(ConfigError, match="pretrained must be false .* found True and None"):
-        load("model: {start_from: mine.pth}")
-    with pytest.raises(ConfigError, match="found False and other.pth"):
-        load("model: {start_from: mine.pth, pretrained: false, weights: other.pth}")
-    assert load("model: {start_from: mine.pth, pretrained: false}").model.start_from == "mine.pth"
-
-
 def test_the_attention_width_must_hold_whole_heads(load):
     with pytest.raises(ConfigError, match="cross_attention_dim must be a multiple of 64 .* 100"):
         load("model:\n  cross_attention_dim: 100\n")

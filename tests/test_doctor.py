@@ -69,18 +69,18 @@ def test_a_gpu_is_no_problem(monkeypatch):
 
 def test_the_shipped_weights_match_their_checksums():
     check = full_size.check_weights(ModelConfig(pretrained=False))
-    states = check.facts["dinov2_vitt14.pth"], check.facts["depth.pth"], check.facts["initial"]
-    assert states == ("checksum matches", "checksum matches", "random")
+    states = check.facts["dinov2_vitt14.pth"], check.facts["encoder"]
+    assert states == ("checksum matches", ModelConfig().start_from)
     assert check.problems == []
 
 
 def test_damaged_shipped_weights_are_a_problem(tmp_path, monkeypatch):
-    damaged = tmp_path / "depth.pth"
+    damaged = tmp_path / "small.pth"
     damaged.write_bytes(b"half of a file")
     damaged.with_suffix(".sha256").write_text("0" * 64)
-    monkeypatch.setattr(full_size, "DEPTH_WEIGHTS", damaged)
+    monkeypatch.setattr(full_size, "SHIPPED_MODELS", {"small": damaged})
     (problem,) = full_size.check_weights(ModelConfig(pretrained=False)).problems
-    assert "depth.pth: checksum differs" in problem
+    assert "small.pth: checksum differs" in problem
 
 
 def test_local_weights_have_to_exist(tmp_path):
@@ -94,7 +94,7 @@ def test_weights_of_the_hub_are_in_the_cache_or_can_be_downloaded(monkeypatch):
     assert full_size.check_weights(ModelConfig()).problems == []
     monkeypatch.setattr(full_size, "try_to_load_from_cache", lambda **_: None)
     monkeypatch.setattr(full_size, "get_hf_file_metadata", lambda *_, **__: None)
-    assert full_size.check_weights(ModelConfig()).facts["initial"] == "downloaded on first use"
+    assert full_size.check_weights(ModelConfig()).facts["encoder"] == "downloaded on first use"
 
     def offline(*_arguments, **_options):
         raise ConnectionError

@@ -56,6 +56,7 @@ TINY_CONFIG = {
     "model": {
         "backbone_name": "dinov2_vitt14",
         "pretrained": False,
+        "start_from": None,
         "downsample_size": 2,
         "cross_attention_layers": 1,
         "cross_attention_dim": 24,
@@ -221,6 +222,7 @@ def make_small_model(**changes) -> PartLocator:
     settings = {
         "backbone_name": "dinov2_vitt14",
         "pretrained": False,
+        "start_from": None,
         "downsample_size": 4,
         "cross_attention_layers": 1,
         "cross_attention_dim": 48,

@@ -6,7 +6,6 @@ Writes  data/demo (a folder for each model)
     $ python stages/demo.py --config params.yaml --out data/demo
 """
 
-import os
 from pathlib import Path
 
 from partloc.cli import make_parser, run_command
@@ -23,7 +22,7 @@ def run() -> None:
     )
     args = parser.parse_args()
     config = load_config(args.config)
-    demo, workers = config.demo, config.machine.num_processes or os.cpu_count() or 1
+    demo, workers = config.demo, config.machine.used_processes
     check_opengl()
     with locked_folder(args.out):
         counts = write_dataset(args.out, demo.num_models, demo.image_size, config.seed, workers)

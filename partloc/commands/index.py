@@ -6,7 +6,6 @@ Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, {output_dir}/i
     $ python stages/index.py --config params.yaml
 """
 
-import os
 from pathlib import Path
 
 from partloc.cli import make_parser, print_summary, run_command
@@ -19,7 +18,7 @@ def run() -> None:
     parser = make_parser(__doc__)
     config = load_config(parser.parse_args().config)
 
-    index = build_index(config.data, workers=config.machine.num_processes or os.cpu_count() or 1)
+    index = build_index(config.data, workers=config.machine.used_processes)
     output_dir = Path(config.data.output_dir)
     with locked_folder(output_dir):
         write_table(output_dir / "manifest.csv", index.manifest)

@@ -11,14 +11,12 @@ from torch._subclasses import FakeTensorMode
 
 from partloc.config import Config, ModelConfig
 from partloc.data.layout import LayoutError, find_model_folders, pair_files
-from partloc.data.transforms import Preprocessing
 from partloc.diagnosis.environment import Check
 from partloc.files import checksum_path, matches_checksum
 from partloc.inference.checkpoint import SHIPPED_MODELS
 from partloc.model.backbone import TIMM_NAMES, ActivationPolicy
-from partloc.model.build import build_locator
-from partloc.model.depth_net import DEPTH_WEIGHTS
 from partloc.training.activation_memory import RESERVED_FRACTION, StepMemory, measure_step_memory
+from partloc.training.summary import build_without_weights
 
 HUB_TIMEOUT_S = 5
 MAX_FOLDERS = 1000  # listed for a glance at the data
@@ -68,11 +66,7 @@ def _smaller(config: Config) -> Config:
 
 def _step_memory(config: Config, precision: torch.dtype | None) -> StepMemory:
     """Measured without values, hence in seconds and in little memory."""
-    without_weights = {"pretrained": False, "weights": None, "start_from": None}
-    settings = config.model.model_copy(update=without_weights)
-    model = build_locator(settings, Preprocessing.from_config(config.data), blank=True)
-    model.encoder.backbone.to_empty(device="cpu")  # takes no memory until it is written
-    model.set_trainable(config.train, has_camera=True)
+    model = build_without_weights(config)
     with FakeTensorMode(allow_non_fake_inputs=True):
         return measure_step_memory(model, config.train, precision)
 
@@ -93,22 +87,23 @@ def _most_pairs(memory: StepMemory, config: Config, usable_gb: float) -> int:
 
 def check_weights(settings: ModelConfig) -> Check:
     """The weights that come with the package, and those that initialise the encoder."""
-    shipped = [*SHIPPED_MODELS.values(), DEPTH_WEIGHTS]
+    shipped = list(SHIPPED_MODELS.values())
     facts: dict[str, Any] = {path.name: _shipped_state(path) for path in shipped}
     problems = [
         f"{path}: {facts[path.name]}; get it again with {checksum_path(path).name}"
         for path in shipped
         if facts[path.name] != "checksum matches"
     ]
-    if file := settings.weights or settings.start_from:
-        facts["initial"] = file
-        if not Path(file).is_file():
+    for file in (settings.start_from, settings.weights):
+        if file and not Path(file).is_file():
             problems.append(f"{file}: no such file, expected the initial weights")
+    if settings.weights:
+        facts["encoder"] = settings.weights
     elif settings.pretrained:
-        facts["initial"], problem = _find_in_hub(settings.backbone_name)
+        facts["encoder"], problem = _find_in_hub(settings.backbone_name)
         problems += [problem] if problem else []
     else:
-        facts["initial"] = "random"
+        facts["encoder"] = settings.start_from or "random"
     return Check("weights", facts, problems)
 
 

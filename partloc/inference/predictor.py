@@ -161,7 +161,7 @@ class Predictor:
     @torch.inference_mode()
     def _predict_batch(self, whole: EncodedImages, parts: EncodedImages) -> Tensor:
         """Hypotheses for U parts of one whole as a tensor (U, K, F) on the CPU."""
-        whole_of_part = torch.zeros(len(parts.cls), dtype=torch.long, device=self.device)
+        whole_of_part = torch.zeros(len(parts.tokens), dtype=torch.long, device=self.device)
         prediction = self.model.predict(whole, parts, whole_of_part)
         fields = prediction.hypotheses, prediction.log_weight, prediction.confidence_logit
         return Hypotheses(*fields).to_tensor().cpu()
@@ -249,6 +249,6 @@ class _ModelPrediction:
         encoded = self.predictor._encode(self.batch)
         self.batch = []
         if self.whole_encoding is None:
-            index = torch.arange(len(encoded.cls), device=encoded.cls.device)
+            index = torch.arange(len(encoded.tokens), device=encoded.tokens.device)
             self.whole_encoding, encoded = encoded.select(index[:1]), encoded.select(index[1:])
         self.outputs.append(self.predictor._predict_batch(self.whole_encoding, encoded))

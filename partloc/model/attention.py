@@ -1,7 +1,7 @@
 """Cross-attention from the part's tokens to the whole's.
 
-Shapes: B pairs, W wholes, G patches per side of the encoder's grid, S tokens per side after
-pooling, M = S * S tokens, D encoder width, C attention width, A attention heads.
+Shapes: B pairs, G patches per side of the encoder's grid, S tokens per side after pooling, M = S *
+S tokens, D backbone width, C token width, A attention heads.
 """
 
 import math
@@ -120,29 +120,19 @@ class AttentionPool(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Projects the tokens of both images, attends from part to whole, pools the part's tokens.
-
-    Whole and part share one projection, so that equal content gives equal tokens.
-    """
+    """Attends from the tokens of the part to those of the whole, and pools the part's tokens."""
 
     position: Tensor
 
-    def __init__(
-        self, encoder_width: int, width: int, layers: int, dropout: float, grid: int, size: int
-    ) -> None:
-        """grid, size: tokens per side before and after pooling, for the position encoding."""
+    def __init__(self, width: int, layers: int, dropout: float, centers: Tensor) -> None:
+        """width: C. centers: (S,), of the tokens of a row, see `bin_centers`."""
         super().__init__()
-        linear = nn.Linear(encoder_width, width)
-        self.project = nn.Sequential(nn.LayerNorm(encoder_width), linear)
-        nn.init.orthogonal_(linear.weight)
-        position = position_encoding(bin_centers(grid, size), width)
-        self.register_buffer("position", position, persistent=False)
+        self.register_buffer("position", position_encoding(centers, width), persistent=False)
         self.layers = nn.ModuleList(CrossAttentionLayer(width, dropout) for _ in range(layers))
         self.pool = AttentionPool(width)
 
-    def forward(self, part: Tensor, wholes: Tensor, whole_of_part: Tensor) -> Tensor:
-        """part (B, M, D), wholes (W, M, D), whole_of_part (B,) -> (B, C)."""
-        tokens, whole = self.project(part), self.project(wholes)[whole_of_part]
+    def forward(self, part: Tensor, whole: Tensor) -> Tensor:
+        """part (B, M, C), whole (B, M, C) -> (B, C)."""
         for layer in self.layers:
-            tokens = layer(tokens, whole, self.position)  # (B, M, C)
-        return self.pool(tokens)
+            part = layer(part, whole, self.position)  # (B, M, C)
+        return self.pool(part)

@@ -34,6 +34,34 @@ class PinholeCamera(NamedTuple):
     inverse_distance: Tensor
     inlier_fraction: float
 
+    @classmethod
+    def from_view(cls, azimuth_deg: float, elevation_deg: float, fov_deg: float) -> "PinholeCamera":
+        """A camera that looks at the centre, with z up, from where the bounding sphere of the unit
+        cube just fits into the square image.
+
+        azimuth_deg: from +x toward +y. elevation_deg: above the horizontal plane. fov_deg: full
+        angle of view; 0 is an orthographic camera.
+        """
+        azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
+        sine, cosine = math.sin(elevation), math.cos(elevation)
+        right = [-math.sin(azimuth), math.cos(azimuth), 0.0]
+        down = [sine * math.cos(azimuth), sine * math.sin(azimuth), -cosine]
+        half_fov = math.radians(fov_deg / 2)
+        # The sphere's radius is sqrt(3) / 2. Distance times the tangent of the half angle:
+        half_width = math.sqrt(3) / 2 / math.cos(half_fov)
+        return cls(
+            torch.tensor([right, down]) / half_width,
+            torch.zeros(2),
+            torch.tensor(math.sin(half_fov) / (math.sqrt(3) / 2)),
+            math.nan,
+        )
+
+    @property
+    def code(self) -> Tensor:
+        """(4,): the direction of up (z) along right, down and forward, and the inverse distance;
+        zeros for a camera that is not known."""
+        return torch.cat([self.axes[:, 2], self.inverse_distance[None]])
+
     def to(self, target: torch.device | torch.dtype) -> "PinholeCamera":
         """On another device or in another precision."""
         slope, offset = self.slope.to(target), self.offset.to(target)

@@ -79,12 +79,15 @@ def resample_crops(images: Tensor, crops: Tensor, side: int) -> Tensor:
     are deterministic on every device.
     """
     half = crops[:, 2].exp()
-    across, down = (_resampling_matrix(crops[:, i], half, images.shape[-1], side) for i in (0, 1))
+    across, down = (resampling_matrix(crops[:, i], half, images.shape[-1], side) for i in (0, 1))
     return down[:, None] @ images @ across[:, None].transpose(-1, -2)
 
 
-def _resampling_matrix(center: Tensor, half: Tensor, source: int, target: int) -> Tensor:
-    """(B, T, S) weights of the source's pixels for each pixel of the crop; rows sum to 1."""
+def resampling_matrix(center: Tensor, half: Tensor, source: int, target: int) -> Tensor:
+    """(B, T, S) weights of the source's pixels for each pixel of the crop; rows sum to 1.
+
+    center, half: (B,), of the crop along the axis, in [-1, 1] across the source.
+    """
     position = pixel_centers(target, center.device)  # (T,)
     position = (center[:, None] + half[:, None] * position + 1) * (source / 2) - 0.5  # (B, T), px
     width = (half * (source / target)).clamp(min=1)[:, None, None]
@@ -111,3 +114,8 @@ def from_crop_frame(positions: Tensor, wholes: Tensor, parts: Tensor) -> Tensor:
     size = positions[..., 2:] + wholes[..., 2:] - parts[..., 2:]
     center = positions[..., :2] * wholes[..., 2:].exp() + wholes[..., :2]
     return torch.cat([center - size.exp() * parts[..., :2], size], -1)
+
+
+def resizing_matrix(source: int, target: int) -> Tensor:
+    """(T, S), resizes a row of S pixels to T as `resample_crops` does."""
+    return resampling_matrix(torch.zeros(1), torch.ones(1), source, target)[0]

@@ -20,11 +20,13 @@ from partloc.files import checksum_path, matches_checksum
 from partloc.model.crop import pixel_centers
 
 MAP_SIDE = 48  # of a depth map, pixels
+CAMERA_CHANNELS = 4  # of `PinholeCamera.code`
 WIDTHS = (48, 96, 160, 224)  # channels at MAP_SIDE, MAP_SIDE / 2 and so on
 ATTENTION_LAYERS = (0, 2, 2)  # at MAP_SIDE / 2 and so on
 ATTENTION_HEAD_DIM = 32
 LOG_ERROR_RANGE = (-5.0, 3.0)  # of the predicted log of the expected error
-DEPTH_WEIGHTS = Path(__file__).parents[1] / "weights" / "depth.pth"
+# Model file that comes with the package.
+SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "dinov2_vitt14.pth"
 # Squared colour difference of whole and part, in normalised pixels, that lowers the visibility of
 # the part by a factor of e.
 COLOR_TOLERANCE = 0.3
@@ -33,6 +35,7 @@ COLOR_TOLERANCE = 0.3
 class DepthNet(nn.Module):
     """Predicts a depth map and its expected error.
 
+    The image alone leaves open from where it was taken, so the network also receives the camera.
     Depth increases away from the camera. It is 0 at the centre of the object and measured in half
     sides of the crop. The second channel is the log of the expected absolute error.
     Source: U-Net (arXiv:1505.04597) with added skip connections and self-attention
@@ -44,7 +47,7 @@ class DepthNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _conv_block(3 * 4 + 3, WIDTHS[0])
+        self.stem = _conv_block(3 * 4 + 3 + CAMERA_CHANNELS, WIDTHS[0])
         pairs = list(zip(WIDTHS, WIDTHS[1:], strict=False))
         self.down = nn.ModuleList(
             nn.Sequential(_conv_block(fine, coarse, 2), _conv_block(coarse, coarse))
@@ -62,12 +65,17 @@ class DepthNet(nn.Module):
         grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"))  # (2, S, S)
         self.register_buffer("grid", grid, persistent=False)
 
-    def forward(self, images: Tensor, crops: Tensor) -> Tensor:
-        """images (B, 3, 2 S, 2 S), normalised, that show the crops (B, 3) -> (B, 2, S, S)."""
+    def forward(self, images: Tensor, crops: Tensor, camera: Tensor) -> Tensor:
+        """images (B, 3, 2 S, 2 S), normalised, that show the crops (B, 3) -> (B, 2, S, S).
+
+        camera: (B, 4), `PinholeCamera.code` of each image; zeros if it is not known.
+        """
         center, log_half = crops[:, :2, None, None], crops[:, 2:, None, None]
         position = self.grid + center / log_half.exp()  # relative to the centre of the image
         size = log_half.expand(-1, 1, MAP_SIDE, MAP_SIDE)
-        features = self.stem(torch.cat([F.pixel_unshuffle(images, 2), position, size], 1))
+        camera = camera[..., None, None].expand(-1, -1, MAP_SIDE, MAP_SIDE)
+        inputs = [F.pixel_unshuffle(images, 2), position, size, camera]
+        features = self.stem(torch.cat(inputs, 1))
         skips = []
         for down, attention in zip(self.down, self.attention, strict=True):
             skips.append(features)
@@ -108,20 +116,27 @@ def _conv_block(channels: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 def load_depth_net(blank: bool = False) -> DepthNet:
-    """The network with the weights that come with the code.
+    """The depth network of the shipped weights.
 
     blank: without weights, for a model whose own weights are loaded later.
     Raises: ValueError if the weights do not match the checksum beside them.
     """
     net = DepthNet()
     if not blank:
-        if not matches_checksum(DEPTH_WEIGHTS):
+        if not matches_checksum(SHIPPED_WEIGHTS):
             raise ValueError(
-                f"{DEPTH_WEIGHTS}: missing, or not the file that "
-                f"{checksum_path(DEPTH_WEIGHTS).name} was written for; get both again"
+                f"{SHIPPED_WEIGHTS}: missing, or not the file that "
+                f"{checksum_path(SHIPPED_WEIGHTS).name} was written for; get both again"
             )
-        weights = torch.load(DEPTH_WEIGHTS, weights_only=True)
-        net.load_state_dict({name: value.float() for name, value in weights.items()})
+        weights = torch.load(SHIPPED_WEIGHTS, weights_only=True)["weights"]
+        prefix = "depth_net."
+        net.load_state_dict(
+            {
+                name.removeprefix(prefix): value.float()
+                for name, value in weights.items()
+                if name.startswith(prefix)
+            }
+        )
     return net
 
 

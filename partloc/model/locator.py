@@ -1,23 +1,22 @@
 """The network: predicts where a part belongs in a whole, from one image of each.
 
-`PartLocator` is what the two methods have in common: images are encoded, and the part's tokens
-attend to those of its whole. `proposals.ProposalLocator` and `regression.DirectRegression` predict
-poses from there; `build.build_locator` chooses between them.
+`PartLocator` is what the two methods have in common: the image encoder and the heads.
+`proposals.ProposalLocator` and `regression.DirectRegression` predict poses from encoded images;
+`build.build_locator` chooses between them.
 
-Shapes: W wholes, B parts, P pairs, M tokens per image, D encoder width, C attention width,
-K hypotheses per pair, F features of a part and its whole.
+Shapes: W wholes, B parts, P pairs, M tokens per image, D backbone width, C
+width of projected tokens, K hypotheses per pair.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from partloc.data.transforms import Preprocessing
-from partloc.model.attention import CrossAttention
 from partloc.model.camera import PinholeCamera
 from partloc.model.depth_net import DepthNet
-from partloc.model.encoder import EncodedImages, ImageEncoder
+from partloc.model.encoder import EncodedImages, ImageEncoder, TokenProjection
 from partloc.model.pose_head import ConfidenceHead, PoseHead, PosePrior
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
@@ -25,23 +24,11 @@ from partloc.pose import PartPose
 if TYPE_CHECKING:  # the network also runs where pydantic is not installed
     from partloc.config import ModelConfig, TrainConfig
 
-CROP_FEATURES = 2 * 3
-
-
-class EncodedPairs(NamedTuple):
-    """B parts, the whole of each, and the features of both together, context (B, F)."""
-
-    whole: EncodedImages
-    part: EncodedImages
-    context: Tensor
-
-    def select(self, index: Tensor) -> "EncodedPairs":
-        whole, part = self.whole.select(index), self.part.select(index)
-        return EncodedPairs(whole, part, self.context[index])
+CROP_FEATURES = 3  # of an image, see `crop.content_crops`
 
 
 class PartLocator(nn.Module):
-    """Base of both methods: image encoder, cross-attention, heads and prior.
+    """Base of both methods: image encoder, heads and prior.
 
     A subclass adds its networks, calls `add_heads`, and defines the methods that raise
     NotImplementedError here.
@@ -55,15 +42,7 @@ class PartLocator(nn.Module):
         self.config, self.preprocessing = config, preprocessing
         self.encoder = ImageEncoder(config, preprocessing, blank)
         width = self.encoder.backbone.embed_dim
-        self.cross_attention = CrossAttention(
-            width,
-            config.cross_attention_dim,
-            config.cross_attention_layers,
-            config.dropout,
-            self.encoder.backbone.grid,
-            self.encoder.tokens_per_side,
-        )
-        self.context_width = config.cross_attention_dim + 2 * width + CROP_FEATURES  # F
+        self.projection = TokenProjection(width, config.cross_attention_dim)
         self.depth_net: DepthNet | None = None
 
     def add_heads(self, features: int, outputs: int) -> None:
@@ -82,6 +61,10 @@ class PartLocator(nn.Module):
     def set_trainable(self, train: "TrainConfig", has_camera: bool) -> None:
         """Choose which of the pretrained networks are trained; everything else always is."""
         self.encoder.backbone.requires_grad_(not train.freeze_backbone)
+
+    def switch_off_tokens(self) -> None:
+        """Make the predictions independent of the encoder, which training can undo; only of a
+        model that has other evidence."""
 
     @property
     def device(self) -> torch.device:
@@ -104,9 +87,8 @@ class PartLocator(nn.Module):
     @property
     def encoded_shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of each field of `EncodedImages`, for one image."""
-        width = self.encoder.backbone.embed_dim
-        tokens = (self.encoder.tokens_per_side**2, width)
-        return (width,), tokens, *self.crop_shapes, (3,)
+        tokens = (self.encoder.tokens_per_side**2, self.encoder.backbone.embed_dim)
+        return tokens, *self.crop_shapes, (CROP_FEATURES,)
 
     def project(self, pose: PartPose) -> Tensor:
         """Poses (..., 3), (..., 1) -> image positions (..., 3): right, down, log size.
@@ -133,12 +115,12 @@ class PartLocator(nn.Module):
     ) -> Prediction:
         """Predict K pose hypotheses for each of P pairs of a whole and a part.
 
-        Both images are cropped to their content and encoded by one encoder. Part tokens attend to
-        whole tokens. The part's image is matched as a template at many sizes; the best positions
-        are proposals. At each proposal the depth maps of whole and part give the depth, two
-        networks compare the aligned images, and the pose head corrects position and depth and
-        scores the proposal. The camera turns position and depth into a pose. The hypothesis with
-        the highest weight is the answer.
+        Both images are cropped to their content and encoded by one encoder. The part is matched as
+        a template at many sizes, by its colours, edges and tokens; the best positions are
+        proposals. At each proposal the part's tokens attend to the whole's, the depth maps of whole
+        and part give the depth, and two networks compare the aligned images. The pose head corrects
+        position and depth and scores the proposal. The camera turns position and depth into a pose.
+        The hypothesis with the highest weight is the answer.
 
         Args:
             wholes: (W, 3, H, W), normalised images, or encoded images.
@@ -168,17 +150,8 @@ class PartLocator(nn.Module):
         """Encode normalised images (B, 3, H, W). Everything after the backbone has full precision,
         since three significant digits would show in the poses. jitter: (B, 3), of the crops."""
         crops = self.encoder.find_crops(images, jitter)
-        cls, patches = self.encoder(images, crops, precision)
-        return EncodedImages(cls, patches, *self.crop_images(images, crops), crops)
-
-    def attend(
-        self, wholes: EncodedImages, parts: EncodedImages, whole_of_part: Tensor
-    ) -> EncodedPairs:
-        """Pair B parts with their wholes, and let their tokens attend to those of the whole."""
-        attended = self.cross_attention(parts.patches, wholes.patches, whole_of_part)  # (B, C)
-        whole = wholes.select(whole_of_part)
-        context = [attended, parts.cls, whole.cls, whole.crop, parts.crop]
-        return EncodedPairs(whole, parts, torch.cat(context, -1))
+        tokens = self.encoder(images, crops, precision)
+        return EncodedImages(tokens, *self.crop_images(images, crops), crops)
 
     @property
     def crop_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -20,20 +20,19 @@ from partloc.files import (
     write_checksum,
 )
 from partloc.model.build import build_locator
-from partloc.model.depth_net import DEPTH_WEIGHTS, load_depth_net
 from partloc.model.locator import PartLocator
 
-MODEL_FORMAT = "partloc-model-8"
+MODEL_FORMAT = "partloc-model-9"
 FORMAT_PREFIX = "partloc-model-"
-FORMAT_WRITERS = {"partloc-model-7": "partloc 0.1.0"}
-# Configuration keys that determine the shapes of the weights.
+FORMAT_WRITERS = {f"{FORMAT_PREFIX}{number}": "partloc 0.1.0" for number in (7, 8)}
+# Configuration keys that determine the shapes of the weights, apart from those of the encoder.
 ARCHITECTURE_KEYS = (
-    *("backbone_name", "cross_attention_layers", "cross_attention_dim", "mlp_hidden_dim"),
-    *("match_size", "depth_maps"),
+    *("cross_attention_layers", "cross_attention_dim", "mlp_hidden_dim", "match_size"),
+    "depth_maps",
 )
+ENCODER_PREFIXES = ("encoder.", "projection.")
 POSITION_TABLE = "encoder.backbone.vit.pos_embed"
 CONTENT_TYPES: dict[str, tuple[type, ...]] = {
-    "depth_net": (str, type(None)),
     "model": (dict,),
     "preprocessing": (dict,),
     "weights": (dict,),
@@ -56,21 +55,13 @@ class PreprocessingValues(Group):
 def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool = False) -> None:
     """Write a model file.
 
-    half: in half precision, with a checksum beside it: for weights that come with the code. The
-    depth network is left out if it is the one that comes with the code, and named by its SHA-256.
+    half: in half precision, with a checksum beside it: for weights that come with the code.
     """
     weights = {key: value.cpu() for key, value in model.state_dict().items()}
-    depth_net = None
     if half:
         weights = {key: value.half() for key, value in weights.items()}
-        if model.depth_net is not None:
-            shipped = {key: value.half() for key, value in _shipped_depth_weights().items()}
-            if all(weights[key].equal(value) for key, value in shipped.items()):
-                weights = {key: value for key, value in weights.items() if key not in shipped}
-                depth_net = checksum_path(DEPTH_WEIGHTS).read_text()
     content = {
         "format": MODEL_FORMAT,
-        "depth_net": depth_net,
         "model": model.config.model_dump(),
         "preprocessing": asdict(model.preprocessing),
         "weights": weights,
@@ -142,9 +133,15 @@ def _require_shapes(
             )
 
 
-def start_from(model: PartLocator, path: Path) -> None:
-    """Initialise a model with the weights of a model file; only the image size may differ.
+def start_from(model: PartLocator, path: Path) -> bool:
+    """Initialise a model with the weights of a model file.
 
+    The image size may differ, and so may the encoder: nothing behind its projection depends on it.
+    The model keeps its own encoder if that is another one, or if it has been given weights. Then
+    the caller has to fit the projection, and the tokens are switched off at first: the predictions
+    are those of the file without its encoder.
+
+    Returns: whether the encoder has the weights of the file.
     Raises: CheckpointError if the file is missing, does not match its checksum, or is of another
         architecture; the message names the keys that differ.
     """
@@ -160,19 +157,34 @@ def start_from(model: PartLocator, path: Path) -> None:
         if content["model"].get(key) != config[key]
     ]
     if different:
-        raise CheckpointError(f"{path}: weights of another architecture; {'; '.join(different)}")
+        raise CheckpointError(
+            f"{path}: weights of another architecture; {'; '.join(different)}; with "
+            "model.start_from: null the training starts without them"
+        )
     weights = _full_weights(content, path)
-    _require_shapes(weights, model.state_dict(), path, but=POSITION_TABLE)
-    table = model.encoder.backbone.resize_position_table(weights[POSITION_TABLE], str(path))
-    model.load_state_dict(weights | {POSITION_TABLE: table})
+    has_weights = config["pretrained"] or config["weights"] is not None
+    inherits_encoder = (
+        content["model"]["backbone_name"] == config["backbone_name"] and not has_weights
+    )
+    if inherits_encoder:
+        _require_shapes(weights, model.state_dict(), path, but=POSITION_TABLE)
+        backbone = model.encoder.backbone
+        table = backbone.resize_position_table(weights[POSITION_TABLE], str(path))
+        weights[POSITION_TABLE] = table
+    else:
+        own = model.state_dict()
+        weights |= {key: own[key] for key in own if key.startswith(ENCODER_PREFIXES)}
+        # Without what only the file's encoder has.
+        weights = {key: value for key, value in weights.items() if key in own}
+    _require_shapes(weights, model.state_dict(), path)
+    model.load_state_dict(weights)
+    if not inherits_encoder:
+        model.switch_off_tokens()
+    return inherits_encoder
 
 
 def _full_weights(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """All weights of a model file in single precision, finite.
-
-    Raises: CheckpointError for other values, and if the file refers to another depth network than
-        the one beside the code.
-    """
+    """All weights of a model file in single precision. Raises: CheckpointError unless finite."""
     weights = {}
     for key, value in content["weights"].items():
         if problem := _weight_problem(key, value):
@@ -180,15 +192,7 @@ def _full_weights(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
                 f"{path}: not a usable model file: weights {key!r:.80}: {problem}"
             )
         weights[key] = value.detach().float()
-    if content["depth_net"] is None:
-        return weights
-    expected, found = content["depth_net"], checksum_path(DEPTH_WEIGHTS).read_text()
-    if expected != found:
-        raise CheckpointError(
-            f"{path}: expected {DEPTH_WEIGHTS.name} of SHA-256 {expected[:12]}... beside the code, "
-            f"found {found[:12]}...; get both files again, or train both (make pretrain)"
-        )
-    return weights | _shipped_depth_weights()
+    return weights
 
 
 def _weight_problem(key: Any, value: Any) -> str | None:
@@ -206,10 +210,6 @@ def _weight_problem(key: Any, value: Any) -> str | None:
     if not value.float().isfinite().all():
         return "not all numbers are finite"
     return None
-
-
-def _shipped_depth_weights() -> dict[str, Tensor]:
-    return load_depth_net().state_dict(prefix="depth_net.")
 
 
 def _load_content(path: Path) -> dict[str, Any]:

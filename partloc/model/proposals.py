@@ -1,26 +1,39 @@
 """The main method: template matching proposes positions, and each is corrected to a pose.
 
-Shapes: W wholes, B parts, P pairs, K proposals per part, Q = B * K, F features of a part and its
-whole, C hidden width.
+Shapes: W wholes, B parts, P pairs, K proposals per part, Q = B * K, M = T * T tokens per image, F
+feature channels, C hidden width.
 """
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.data.transforms import Preprocessing
 from partloc.model.attention import pooling_matrix
 from partloc.model.camera import PinholeCamera
-from partloc.model.crop import resample_crops, to_crop_frame
+from partloc.model.crop import foreground, resample_crops, to_crop_frame
 from partloc.model.depth_net import MAP_SIDE, DepthFit, DepthReading, fit_depth, load_depth_net
 from partloc.model.encoder import EncodedImages
-from partloc.model.locator import EncodedPairs, PartLocator
+from partloc.model.locator import CROP_FEATURES, PartLocator
 from partloc.model.pose_head import PositionDecoder
 from partloc.model.prediction import Prediction
-from partloc.model.refinement import CLOSE_UP_ZOOM, AlignedPair, CloseUpNet, OverlayNet
-from partloc.model.template_matching import CELL_PX, MatchResult, TemplateMatching
+from partloc.model.proposal_attention import CONTEXT_WIDTH, ProposalAttention
+from partloc.model.refinement import (
+    CLOSE_UP_ZOOM,
+    FEATURE_CHANNELS,
+    AlignedPair,
+    CloseUpNet,
+    OverlayNet,
+)
+from partloc.model.template_matching import (
+    CELL_PX,
+    STEP_SCALE,
+    MatchResult,
+    TemplateMatching,
+)
 from partloc.pose import PartPose
 
 if TYPE_CHECKING:  # the network also runs where pydantic is not installed
@@ -34,6 +47,16 @@ POSITION_FEATURES = 4  # right, down, log size, depth
 FIT_FEATURES = 3  # residual and visible fraction of the depth fit, log weight of the proposal
 
 
+class EncodedPairs(NamedTuple):
+    """B parts, and the whole of each."""
+
+    whole: EncodedImages
+    part: EncodedImages
+
+    def select(self, index: Tensor) -> "EncodedPairs":
+        return EncodedPairs(self.whole.select(index), self.part.select(index))
+
+
 class ProposalLocator(PartLocator):
     """Proposes positions by template matching, compares whole and part there, and predicts poses.
 
@@ -41,22 +64,30 @@ class ProposalLocator(PartLocator):
     """
 
     to_thumbnail: Tensor
+    to_mask: Tensor
     to_depth_input: Tensor
 
     def __init__(
         self, config: "ModelConfig", preprocessing: Preprocessing, blank: bool = False
     ) -> None:
         super().__init__(config, preprocessing, blank)
-        hidden = config.mlp_hidden_dim
-        self.template_matching = TemplateMatching(config.match_size)
+        hidden, side = config.mlp_hidden_dim, self.encoder.tokens_per_side
+        self.token_gate = nn.Parameter(torch.ones(config.cross_attention_dim) / STEP_SCALE)
+        self.token_dropout = 0.0  # fraction of the wholes whose tokens are zero in training
+        self.cross_attention = ProposalAttention(
+            config.cross_attention_dim, config.cross_attention_layers, self.encoder.token_centers
+        )
+        self.template_matching = TemplateMatching(config.match_size, side)
         self.depth_net = load_depth_net(blank) if config.depth_maps else None
-        self.overlay, self.close_up = OverlayNet(hidden), CloseUpNet(hidden)
+        self.overlay, self.close_up = OverlayNet(hidden, side), CloseUpNet(hidden)
         self.position_decoder = PositionDecoder()
-        features = self.context_width + 2 * hidden + POSITION_FEATURES + FIT_FEATURES
+        features = CONTEXT_WIDTH + 2 * CROP_FEATURES + 2 * hidden + POSITION_FEATURES + FIT_FEATURES
         self.add_heads(features, AFFINE_OUTPUTS + SCORE_OUTPUTS + SHIFT_OUTPUTS)
         self.crop_side = CLOSE_UP_ZOOM * CELL_PX * config.match_size  # pixels
-        for name, side in (("to_thumbnail", MAP_SIDE), ("to_depth_input", 2 * MAP_SIDE)):
-            self.register_buffer(name, pooling_matrix(self.crop_side, side), persistent=False)
+        sides = {"thumbnail": MAP_SIDE, "depth_input": 2 * MAP_SIDE, "mask": side}
+        for name, side in sides.items():
+            matrix = pooling_matrix(self.crop_side, side)
+            self.register_buffer(f"to_{name}", matrix, persistent=False)
 
     # -- camera and trained networks -------------------------------------------------------------
 
@@ -67,6 +98,10 @@ class ProposalLocator(PartLocator):
             trained = not train.freeze_backbone and has_camera and train.w_depth > 0
             self.depth_net.requires_grad_(trained)
 
+    @torch.no_grad()
+    def switch_off_tokens(self) -> None:
+        self.token_gate.zero_()
+
     @property
     def num_hypotheses(self) -> int:
         """K; at most TRAINING_HYPOTHESES in training."""
@@ -76,7 +111,10 @@ class ProposalLocator(PartLocator):
     @property
     def pinhole_camera(self) -> PinholeCamera | None:
         camera = self.position_decoder.camera
-        return camera.pinhole.to(torch.device("cpu")) if camera.is_known else None
+        if not camera.is_known:
+            return None
+        slope, offset, inverse_distance = (field.cpu().clone() for field in camera.pinhole[:3])
+        return PinholeCamera(slope, offset, inverse_distance, camera.pinhole.inlier_fraction)
 
     def set_camera(self, camera: PinholeCamera) -> None:
         """Predict through a fitted camera: an image position and its depth determine a point."""
@@ -101,7 +139,8 @@ class ProposalLocator(PartLocator):
         """(B, 2, MAP_SIDE, MAP_SIDE); zeros without a depth network."""
         if self.depth_net is None:
             return image.new_zeros(len(image), 2, MAP_SIDE, MAP_SIDE)
-        return self.depth_net(self.to_depth_input @ image @ self.to_depth_input.T, crops)
+        camera = self.position_decoder.camera.pinhole.code.expand(len(image), -1)
+        return self.depth_net(self.to_depth_input @ image @ self.to_depth_input.T, crops, camera)
 
     # -- prediction ------------------------------------------------------------------------------
 
@@ -113,10 +152,11 @@ class ProposalLocator(PartLocator):
         gt_pose: PartPose | None = None,
         part_of_pair: Tensor | None = None,
     ) -> Prediction:
-        """Attend, match, propose, refine, choose; see `PartLocator.forward`."""
+        """Match, propose, refine, choose; see `PartLocator.forward`."""
         if part_of_pair is None:
             part_of_pair = torch.arange(len(whole_of_part), device=whole_of_part.device)
-        pairs = self.attend(wholes, parts, whole_of_part)
+        wholes, parts = self._project_tokens(wholes, parts, whole_of_part)
+        pairs = EncodedPairs(wholes.select(whole_of_part), parts)
         match = self.match(wholes, parts, whole_of_part)
         aligned = self.align(pairs, match.proposals)
         poses, score, hidden = self.refine(pairs, aligned, match.proposals, match.log_weight)
@@ -135,16 +175,36 @@ class ProposalLocator(PartLocator):
         gt_prediction, depth_error = self.predict_at_gt(pairs.select(part_of_pair), gt_pose)
         return prediction._replace(gt_prediction=gt_prediction, depth_error=depth_error)
 
+    def _project_tokens(
+        self, wholes: EncodedImages, parts: EncodedImages, whole_of_part: Tensor
+    ) -> tuple[EncodedImages, EncodedImages]:
+        """Project the tokens of W wholes and B parts, and scale each channel by its gate.
+
+        In pretraining the tokens of some wholes and of all their parts are zero, so that the model
+        also works with an encoder that it does not know.
+        Source: dropout of a whole modality, ModDrop (arXiv:1501.00102).
+        """
+        gate = STEP_SCALE * self.token_gate
+        whole_gate = gate.expand(len(wholes.tokens), -1)
+        if self.training and self.token_dropout:
+            kept = torch.rand(len(wholes.tokens), 1, device=gate.device) >= self.token_dropout
+            whole_gate = whole_gate * kept
+        return (
+            wholes._replace(tokens=whole_gate[:, None] * self.projection(wholes.tokens)),
+            parts._replace(tokens=whole_gate[whole_of_part, None] * self.projection(parts.tokens)),
+        )
+
     def match(
         self, wholes: EncodedImages, parts: EncodedImages, whole_of_part: Tensor
     ) -> MatchResult:
         """Match B parts with their wholes, and propose the K best positions of each."""
         images = (F.avg_pool2d(crops.image, CLOSE_UP_ZOOM) for crops in (wholes, parts))
-        return self.template_matching(*images, whole_of_part, self.num_hypotheses)
+        features = feature_maps(wholes), feature_maps(parts)
+        return self.template_matching(*images, *features, whole_of_part, self.num_hypotheses)
 
     def align(self, pairs: EncodedPairs, positions: Tensor) -> AlignedPair:
         """Close-ups of whole and part at positions (B, K, 3)."""
-        whole, part, _ = pairs
+        whole, part = pairs
         whole_depth, part_depth = whole.thumbnail[:, 3:], part.thumbnail[:, 3:]
         return self.close_up.align(whole.image, whole_depth, part.image, part_depth, positions)
 
@@ -177,16 +237,19 @@ class ProposalLocator(PartLocator):
         log_weight: Tensor,
     ) -> Tensor:
         """Features of each position (B, K, 3), the pose head's input: (B, K, .)."""
-        whole, part, context = pairs
+        whole, part = pairs
         thumbnails = whole.thumbnail.detach(), part.thumbnail.detach()
-        overlay = self.overlay(*thumbnails, positions, fit.depth)  # (B, K, C)
-        close_up = self.close_up(aligned, positions, fit.depth)  # (B, K, C)
+        features = feature_maps(whole), feature_maps(part)
+        overlay = self.overlay(*thumbnails, features, positions, fit.depth)  # (B, K, C)
+        close_up = self.close_up(aligned, features, positions, fit.depth)  # (B, K, C)
         depth, residual, visible = (field.unflatten(0, positions.shape[:2]) for field in fit)
-        context = context[:, None].expand(-1, positions.shape[1], -1)  # (B, K, F)
+        mask = (self.to_mask @ foreground(part.image) @ self.to_mask.T).flatten(1)  # (B, M)
+        context = self.cross_attention(part.tokens, whole.tokens, mask, positions)
+        crops = torch.cat([whole.crop, part.crop], -1)[:, None].expand(*positions.shape[:2], -1)
         start = self.position_decoder.normalize(positions, depth, whole.crop, part.crop)
         relative_residual = (residual / positions[..., 2:].exp()).log1p()
         fit_features = [relative_residual, visible, log_weight.detach()[..., None]]
-        return torch.cat([context, overlay, close_up, start, *fit_features], -1)
+        return torch.cat([context, crops, overlay, close_up, start, *fit_features], -1)
 
     def _correct(
         self, pairs: EncodedPairs, positions: Tensor, depth: Tensor, affine: Tensor, shift: Tensor
@@ -218,7 +281,7 @@ class ProposalLocator(PartLocator):
         depth network from the error of its maps alone. Source: the true boxes among the proposals
         of Faster R-CNN (arXiv:1506.01497).
         """
-        whole, part, _ = pairs
+        whole, part = pairs
         positions = to_crop_frame(self.project(gt_pose)[:, None], whole.crop, part.crop)
         aligned = self.align(pairs, positions)
         certain = torch.zeros_like(positions[..., 0])
@@ -231,3 +294,10 @@ class ProposalLocator(PartLocator):
         depth = depth / whole.crop[:, 2:].exp()  # (P, 1), half sides of the whole's crop
         reading = aligned.half_resolution.read_depth(positions[:, 0, 2:].exp())
         return prediction, reading._replace(depth=reading.depth - depth)
+
+
+def feature_maps(images: EncodedImages) -> Tensor:
+    """The first channels of the tokens as maps, (B, F, T, T)."""
+    maps = images.tokens[..., :FEATURE_CHANNELS].mT  # (B, F, M)
+    side = math.isqrt(maps.shape[-1])
+    return maps.unflatten(-1, (side, side))

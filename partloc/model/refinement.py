@@ -3,11 +3,12 @@
 In a common frame, whole and part show occlusion and support, which depend on the depth of the part.
 Two small networks compare them at each proposal: one in the frame of the whole, and one close up in
 the frame of the part, which also shows whether it is the part and how far the position is off. Both
-also receive the depth maps.
+also receive the depth maps, and the encoder's features at half the resolution.
 
 Source of the idea: DeepIM (arXiv:1804.00175).
 
-Shapes: B pairs, K proposals per pair, Q = B * K, S pixels per side of the common frame.
+Shapes: B pairs, K proposals per pair, Q = B * K, S pixels per side of the common frame, F feature
+channels, T tokens per side.
 """
 
 import math
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.model.crop import foreground, pixel_centers
+from partloc.model.crop import foreground, pixel_centers, resizing_matrix
 from partloc.model.depth_net import MAP_SIDE, DepthReading, read_depth
 
 COORDINATE_RANGE = 3.0  # coordinates in the part's frame are clipped there, in its half sides
@@ -27,6 +28,7 @@ CLOSE_UP_ZOOM = 2  # pixels per side of its source image for one pixel of templa
 CLOSE_UP_MARGIN = 1.6  # half side of the close-up, in half sides of the part
 PYRAMID_LEVELS = 4  # of the source image, each half as large as the one before
 DEPTH_RANGE = 2.0  # depth around the part's centre is clipped there, in half sides of the frame
+FEATURE_CHANNELS = 16  # F, of the encoder's features in matching and comparison
 COMPARED_CHANNELS = 3 + 3 + 3 + 1 + 1 + 3  # of `_compare`
 
 
@@ -62,16 +64,27 @@ class OverlayNet(nn.Module):
     """Features of each proposal in the frame of the whole, (B, K, width)."""
 
     pixels: Tensor
+    resize: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, tokens_per_side: int) -> None:
         super().__init__()
         blocks = [(32, 2), (64, 2), (64, 1), (96, 2), (96, 1), (192, 2), (192, 1)]
-        self.layers = _conv_network(COMPARED_CHANNELS + 2, blocks, MAP_SIDE, width)
+        self.layers = ComparisonNet(COMPARED_CHANNELS + 2, blocks, MAP_SIDE, width)
+        resize = resizing_matrix(tokens_per_side, MAP_SIDE // 2)
+        self.register_buffer("resize", resize, persistent=False)
         self.register_buffer("pixels", pixel_centers(MAP_SIDE), persistent=False)
 
-    def forward(self, wholes: Tensor, parts: Tensor, positions: Tensor, depth: Tensor) -> Tensor:
-        """wholes, parts: (B, 5, S, S), S = MAP_SIDE, images and depth maps. positions: (B, K, 3).
-        depth: (Q, 1), in half sides of the whole's crop."""
+    def forward(
+        self,
+        wholes: Tensor,
+        parts: Tensor,
+        features: tuple[Tensor, Tensor],
+        positions: Tensor,
+        depth: Tensor,
+    ) -> Tensor:
+        """wholes, parts: (B, 5, S, S), S = MAP_SIDE, images and depth maps. features: of wholes
+        and parts, (B, F, T, T) each. positions: (B, K, 3). depth: (Q, 1), in half sides of the
+        whole's crop."""
         count = positions.shape[1]
         whole, whole_depth = wholes.repeat_interleave(count, 0).split([3, 2], 1)
         part, part_depth = parts.split([3, 2], 1)
@@ -81,7 +94,11 @@ class OverlayNet(nn.Module):
         pair = _align(whole, whole_depth, part, part_depth, grid)
         coordinates = grid.clamp(-COORDINATE_RANGE, COORDINATE_RANGE).permute(0, 3, 1, 2)
         compared = _compare(pair, depth, size, torch.ones_like(size))
-        return self.layers(torch.cat([compared, coordinates], 1)).unflatten(0, (-1, count))
+        whole_features = (self.resize @ features[0] @ self.resize.T).repeat_interleave(count, 0)
+        part_features = _sample(features[1], grid[:, ::2, ::2]) * pair.mask[..., ::2, ::2]
+        aligned = torch.cat([whole_features, part_features], 1)
+        output = self.layers(torch.cat([compared, coordinates], 1), aligned)
+        return output.unflatten(0, (-1, count))
 
 
 class CloseUpNet(nn.Module):
@@ -92,7 +109,7 @@ class CloseUpNet(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         blocks = [(32, 2), (64, 2), (64, 1), (128, 2), (128, 1), (128, 2)]
-        self.layers = _conv_network(COMPARED_CHANNELS, blocks, CLOSE_UP_SIDE, width)
+        self.layers = ComparisonNet(COMPARED_CHANNELS, blocks, CLOSE_UP_SIDE, width)
         pixels = CLOSE_UP_MARGIN * pixel_centers(CLOSE_UP_SIDE)
         self.register_buffer("pixels", pixels, persistent=False)
 
@@ -120,22 +137,47 @@ class CloseUpNet(nn.Module):
         part = F.avg_pool2d(parts, 2**part_level)
         return _align(whole, _sample(depths, grid), part, part_depths, part_grid)
 
-    def forward(self, pair: AlignedPair, positions: Tensor, depth: Tensor) -> Tensor:
-        """positions (B, K, 3), depth (Q, 1), in half sides of the whole's crop."""
-        size = _split_positions(positions)[2]
-        features = self.layers(_compare(pair, depth, size, size))
-        return features.unflatten(0, (-1, positions.shape[1]))
+    def forward(
+        self,
+        pair: AlignedPair,
+        features: tuple[Tensor, Tensor],
+        positions: Tensor,
+        depth: Tensor,
+    ) -> Tensor:
+        """features: of whole and part, (B, F, T, T) each. positions: (B, K, 3). depth: (Q, 1), in
+        half sides of the whole's crop."""
+        right, down, size = _split_positions(positions)
+        pixels = self.pixels[::2]
+        whole = _sample(features[0], _meshgrid(pixels * size + right, pixels * size + down))
+        part_grid = _meshgrid(pixels[None], pixels[None]).expand(len(positions), -1, -1, -1)
+        part = _sample(features[1], part_grid).repeat_interleave(positions.shape[1], 0)
+        aligned = torch.cat([whole, part * pair.mask[..., ::2, ::2]], 1)
+        output = self.layers(_compare(pair, depth, size, size), aligned)
+        return output.unflatten(0, (-1, positions.shape[1]))
 
 
-def _conv_network(
-    channels: int, blocks: list[tuple[int, int]], side: int, width: int
-) -> nn.Sequential:
-    """Convolutions (channels, stride), then a linear layer over all positions."""
-    layers: list[nn.Module] = []
-    for out, stride in blocks:
-        layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.GroupNorm(8, out), nn.GELU()]
-        channels, side = out, side // stride
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side**2, width))
+class ComparisonNet(nn.Module):
+    """Convolutions (channels, stride) over a pair of aligned images, then a linear layer.
+
+    The first one halves the resolution; the features are added behind it. Their weights start at
+    zero.
+    """
+
+    def __init__(self, channels: int, blocks: list[tuple[int, int]], side: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for out, stride in blocks:
+            convolution = nn.Conv2d(channels, out, 3, stride, padding=1)
+            layers += [convolution, nn.GroupNorm(8, out), nn.GELU()]
+            channels, side = out, side // stride
+        self.first = layers[0]
+        self.features = nn.Conv2d(2 * FEATURE_CHANNELS, blocks[0][0], 1, bias=False)
+        nn.init.zeros_(self.features.weight)
+        self.rest = nn.Sequential(*layers[1:], nn.Flatten(), nn.Linear(channels * side**2, width))
+
+    def forward(self, images: Tensor, features: Tensor) -> Tensor:
+        """images (Q, channels, S, S), features (Q, 2 F, S / 2, S / 2) -> (Q, width)."""
+        return self.rest(self.first(images) + self.features(features))
 
 
 def _split_positions(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +197,8 @@ def _sample(images: Tensor, grid: Tensor) -> Tensor:
     pixels continue beyond an image."""
     count = len(grid) // len(images)
     stacked = grid.unflatten(0, (-1, count)).flatten(1, 2)  # (B, Q // B * S, S, 2)
+    # The backward pass of grid_sample writes outside its memory where a coordinate is NaN.
+    stacked = stacked.nan_to_num()
     sampled = F.grid_sample(images, stacked, padding_mode="border", align_corners=False)
     return sampled.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
 

@@ -4,7 +4,7 @@ Parts are not rotated and the camera is the same, so the whole shows a scaled, s
 occluded copy of the part's image. Two coordinates and the scale are thus an image registration.
 
 Shapes: W wholes, B pairs, S cells per side of the whole, n cells per side of a template, L template
-sizes, H = L * S * S positions, K proposals.
+sizes, H = L * S * S positions, K proposals, F feature channels, T tokens per side.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from partloc.model.attention import pooling_matrix
-from partloc.model.crop import foreground
+from partloc.model.crop import foreground, resizing_matrix
 
 CELL_PX = 4  # pixels per side of a cell
 NUM_TEMPLATE_SIZES, MIN_TEMPLATE_CELLS = 12, 3
@@ -26,6 +26,7 @@ INITIAL_EVIDENCE = (13.0, 0.21, 5.8, 4.7)
 # Adam moves every weight by similar steps; the few numbers that act on all positions need larger
 # ones.
 STEP_SCALE = 10.0
+NUM_DISTANCES = 3  # colour, edges, features
 CONTEXT_WIDTH = 48  # channels of the context network
 CONTEXT_RANGE = 8.0  # evidence further below the maximum is clipped for the context network
 WINDOW_STD = (0.25, 0.25, 0.35)  # of the window around a peak: right, down, log size
@@ -42,6 +43,16 @@ class MatchResult(NamedTuple):
     log_probability: Tensor
     proposals: Tensor
     log_weight: Tensor
+
+
+class Template(NamedTuple):
+    """B parts at one size: color (B, 3, n, n) and edge (B, 3, n, n), and their weights coverage
+    and rim, (B, 1, n, n) each."""
+
+    color: Tensor
+    coverage: Tensor
+    edge: Tensor
+    rim: Tensor
 
 
 def edges(images: Tensor) -> Tensor:
@@ -64,17 +75,20 @@ class TemplateMatching(nn.Module):
 
     With a template t, its mask m and the whole's appearance w, the distance at a position is
     D = sum m |t - w|^2 / sum m; its cross terms are correlations, computed by FFT. The evidence of
-    a position is gain * area^exponent * (tolerance - sqrt(D of colour) - weight * D of edges) +
-    bias of the size: a small template fits in many positions by chance, so a large one that fits
-    as well is stronger evidence. This finds positions without any training; a small convolutional
-    network over all distances learns to add context.
+    a position is gain * area^exponent * (tolerance - sqrt(D of colour) - weight * D of edges -
+    weight * D of features) + bias of the size: a small template fits in many positions by chance,
+    so a large one that fits as well is stronger evidence. Features are the encoder's; their weight
+    starts at zero. This finds positions without any training; a small convolutional network over
+    all distances learns to add context.
+    Source: features of a vision transformer as templates, FoundPose (arXiv:2311.18809).
     """
 
     positions: Tensor
     window_std: Tensor
+    whole_resize: Tensor
 
-    def __init__(self, size: int) -> None:
-        """size: S."""
+    def __init__(self, size: int, tokens_per_side: int) -> None:
+        """size: S. tokens_per_side: T."""
         super().__init__()
         self.size = size
         smallest = min(MIN_TEMPLATE_CELLS, size)
@@ -83,7 +97,12 @@ class TemplateMatching(nn.Module):
         for i, cells in enumerate(self.sizes):
             shrink = pooling_matrix(CELL_PX * size, CELL_PX * cells)
             self.register_buffer(f"shrink{i}", shrink, persistent=False)
+            resize = resizing_matrix(tokens_per_side, cells)
+            self.register_buffer(f"resize{i}", resize, persistent=False)
+        whole_resize = resizing_matrix(tokens_per_side, size)
+        self.register_buffer("whole_resize", whole_resize, persistent=False)
         self.evidence = nn.Parameter(torch.tensor(INITIAL_EVIDENCE) / STEP_SCALE)
+        self.feature_weight = nn.Parameter(torch.zeros(()))
         self.size_bias = nn.Parameter(torch.zeros(len(self.sizes)))
         self.context = _context_network(len(self.sizes))
         self.register_buffer("positions", self._positions(), persistent=False)  # (H, 3)
@@ -100,42 +119,47 @@ class TemplateMatching(nn.Module):
         return torch.cat(rows)
 
     def forward(
-        self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor, num_proposals: int
+        self,
+        wholes: Tensor,
+        parts: Tensor,
+        whole_features: Tensor,
+        part_features: Tensor,
+        whole_of_part: Tensor,
+        num_proposals: int,
     ) -> MatchResult:
-        """Images of W wholes and B parts, (., 3, 4 S, 4 S); whole_of_part (B,)."""
-        color, edge, area = self._distances(wholes, parts, whole_of_part)
+        """Images of W wholes and B parts, (., 3, 4 S, 4 S), and features, (., F, T, T);
+        whole_of_part (B,)."""
+        templates = self._templates(parts)
+        color, edge = self._image_distances(wholes, templates, whole_of_part)
+        feature = self._feature_distances(whole_features, part_features, templates, whole_of_part)
+        area = torch.stack([t.coverage.sum((1, 2, 3)) for t in templates], 1) / self.size**2 + 1e-6
         gain, exponent, tolerance, weight = STEP_SCALE * self.evidence
         strength = (gain * area**exponent)[..., None, None]  # (B, L, 1, 1)
-        evidence = strength * (tolerance - (color + 1e-3).sqrt() - weight * edge)
-        evidence = evidence + STEP_SCALE * self.size_bias[:, None, None]
-        evidence = evidence + self._context_evidence(
-            color, edge, evidence.detach(), F.avg_pool2d(wholes, CELL_PX)[whole_of_part]
+        distance = (
+            (color + 1e-3).sqrt() + weight * edge + STEP_SCALE * self.feature_weight * feature
         )
+        evidence = strength * (tolerance - distance) + STEP_SCALE * self.size_bias[:, None, None]
+        image = F.avg_pool2d(wholes, CELL_PX)[whole_of_part]
+        volumes = (color + 1e-3).sqrt(), edge, feature
+        evidence = evidence + self._context_evidence(volumes, evidence.detach(), image)
         log_probability = evidence.flatten(1).log_softmax(1)  # (B, H)
         return MatchResult(log_probability, *self._peaks(log_probability, num_proposals))
 
     def _context_evidence(
-        self, color: Tensor, edge: Tensor, evidence: Tensor, image: Tensor
+        self, distances: tuple[Tensor, ...], evidence: Tensor, image: Tensor
     ) -> Tensor:
         """(B, L, S, S) to add to the evidence, from neighbouring positions and sizes."""
         evidence = evidence - evidence.amax((1, 2, 3), keepdim=True)
         evidence = evidence.clamp(min=-CONTEXT_RANGE) / (CONTEXT_RANGE / 2)
-        volumes = [(color + 1e-3).sqrt(), edge, evidence, image]
-        return CONTEXT_RANGE / 2 * self.context(torch.cat(volumes, 1))
+        return CONTEXT_RANGE / 2 * self.context(torch.cat([*distances, evidence, image], 1))
 
     @torch.no_grad()
-    def _distances(
-        self, wholes: Tensor, parts: Tensor, whole_of_part: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Colour and edge distances, (B, L, S, S) each; areas of the templates, (B, L), 0..1."""
-        margin = self.size // 2
-        cells = F.avg_pool2d(torch.cat([wholes, edges(wholes)], 1), CELL_PX)  # (W, 6, S, S)
-        padded = F.pad(cells, (margin, self.size - margin) * 2, mode="replicate")
-        color_spectra, edge_spectra = (_spectra(half, whole_of_part) for half in padded.chunk(2, 1))
+    def _templates(self, parts: Tensor) -> list[Template]:
+        """One for each size, of B parts (B, 3, 4 S, 4 S)."""
         mask = foreground(parts)  # (B, 1, 4 S, 4 S)
         stack = torch.cat([mask, parts * mask, parts], 1)  # (B, 7, 4 S, 4 S)
-        distances = []
-        for i, cells in enumerate(self.sizes):
+        templates = []
+        for i in range(len(self.sizes)):
             shrink = getattr(self, f"shrink{i}")
             fine, masked, plain = (shrink @ stack @ shrink.T).split([1, 3, 3], 1)  # 4 n per side
             coverage = F.avg_pool2d(fine, CELL_PX)  # (B, 1, n, n)
@@ -143,16 +167,43 @@ class TemplateMatching(nn.Module):
             color = F.avg_pool2d(masked, CELL_PX) / (coverage + 1e-4)
             # Edges lie on both sides of the rim.
             rim = F.avg_pool2d(_dilate(fine), CELL_PX)
-            edge = F.avg_pool2d(edges(plain), CELL_PX)
+            templates.append(Template(color, coverage, F.avg_pool2d(edges(plain), CELL_PX), rim))
+        return templates
+
+    @torch.no_grad()
+    def _image_distances(
+        self, wholes: Tensor, templates: list[Template], whole_of_part: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Colour and edge distances, (B, L, S, S) each."""
+        cells = F.avg_pool2d(torch.cat([wholes, edges(wholes)], 1), CELL_PX)  # (W, 6, S, S)
+        color_spectra, edge_spectra = (
+            self._spectra(half, whole_of_part) for half in cells.chunk(2, 1)
+        )
+        color = [_masked_distance(t.color, t.coverage, *color_spectra) for t in templates]
+        edge = [_masked_distance(t.edge, t.rim, *edge_spectra) for t in templates]
+        return torch.stack(color, 1), torch.stack(edge, 1)
+
+    def _feature_distances(
+        self, wholes: Tensor, parts: Tensor, templates: list[Template], whole_of_part: Tensor
+    ) -> Tensor:
+        """(B, L, S, S), per channel; wholes (W, F, T, T), parts (B, F, T, T)."""
+        cells = self.whole_resize @ wholes @ self.whole_resize.T  # (W, F, S, S)
+        spectra = self._spectra(cells, whole_of_part)
+        distances = []
+        for i, template in enumerate(templates):
+            resize = getattr(self, f"resize{i}")
             distances.append(
-                (
-                    _masked_distance(color, coverage, color_spectra, cells),
-                    _masked_distance(edge, rim, edge_spectra, cells),
-                    coverage.sum((1, 2, 3)) / self.size**2 + 1e-6,
-                )
+                _masked_distance(resize @ parts @ resize.T, template.coverage, *spectra)
             )
-        color, edge, area = (torch.stack(column, 1) for column in zip(*distances, strict=True))
-        return color, edge, area
+        return torch.stack(distances, 1) / parts.shape[1]
+
+    def _spectra(self, cells: Tensor, whole_of_part: Tensor) -> tuple[Tensor, Tensor]:
+        """(W, C, S, S) -> Fourier transforms of the cells (B, C, 2 S, S + 1), continued beyond
+        their border, and of their squared length (B, 2 S, S + 1)."""
+        margin = self.size // 2
+        padded = F.pad(cells, (margin, self.size - margin) * 2, mode="replicate")
+        energy = torch.fft.rfft2(padded.square().sum(1))
+        return torch.fft.rfft2(padded)[whole_of_part], energy[whole_of_part]
 
     def _peaks(self, log_probability: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The highest positions (B, K, 3), none within another's window, and their log weights."""
@@ -168,9 +219,9 @@ class TemplateMatching(nn.Module):
 
 
 def _context_network(num_sizes: int) -> nn.Sequential:
-    """Dilated convolutions over both distances, the evidence and the image; zero at the start."""
+    """Dilated convolutions over all distances, the evidence and the image; zero at the start."""
     layers: list[nn.Module] = []
-    channels = 3 * num_sizes + 3
+    channels = (NUM_DISTANCES + 1) * num_sizes + 3
     for dilation in (1, 2, 4):
         convolution = nn.Conv2d(channels, CONTEXT_WIDTH, 3, padding=dilation, dilation=dilation)
         layers += [convolution, nn.GroupNorm(8, CONTEXT_WIDTH), nn.GELU()]
@@ -186,19 +237,11 @@ def _dilate(mask: Tensor) -> Tensor:
     return F.max_pool2d(F.max_pool2d(mask, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
 
 
-def _spectra(padded: Tensor, whole_of_part: Tensor) -> tuple[Tensor, Tensor]:
-    """(W, C, 2 S, 2 S), (B,) -> Fourier transforms of B images and of their squared lengths."""
-    image_f, energy_f = torch.fft.rfft2(padded), torch.fft.rfft2(padded.square().sum(1))
-    return image_f[whole_of_part], energy_f[whole_of_part]
-
-
-def _masked_distance(
-    template: Tensor, mask: Tensor, spectra: tuple[Tensor, Tensor], cells: int
-) -> Tensor:
-    """(B, S, S) mean squared distance; template (B, C, n, n), mask (B, 1, n, n)."""
-    image_f, energy_f = spectra
+def _masked_distance(template: Tensor, mask: Tensor, image_f: Tensor, energy_f: Tensor) -> Tensor:
+    """(B, S, S) mean squared distance; template (B, C, n, n), mask (B, 1, n, n), and the spectra
+    of `TemplateMatching._spectra`."""
     padded_size = (image_f.shape[-2],) * 2
-    size = padded_size[0] // 2
+    size, cells = padded_size[0] // 2, template.shape[-1]
     template_f = torch.fft.rfft2(mask * template, s=padded_size).conj()
     mask_f = torch.fft.rfft2(mask.squeeze(1), s=padded_size).conj()
     cross_f = energy_f * mask_f - 2 * (image_f * template_f).sum(1)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from partloc.cli import map_in_processes
 from partloc.synthetic.builder import ObjectBuilder, Part, randomize_appearance
+from partloc.synthetic.camera import DEMO_CAMERA, Camera
 from partloc.synthetic.families import DEMO_OBJECTS, ObjectDistribution
 from partloc.synthetic.render import check_opengl, render_image
 from partloc.synthetic.scene import (
@@ -118,9 +119,12 @@ def write_model(
 
 
 def sample_model(
-    seed: int, number: int, distribution: ObjectDistribution = DEMO_OBJECTS
+    seed: int,
+    number: int,
+    distribution: ObjectDistribution = DEMO_OBJECTS,
+    camera: Camera = DEMO_CAMERA,
 ) -> SyntheticModel:
-    """Sample model `number`, repeatedly until enough of its parts are visible."""
+    """Sample model `number`, repeatedly until the camera sees enough of its parts."""
     rng = np.random.default_rng([seed, distribution.stream, number])
     family, name = family_and_name(number, distribution)
     min_parts, max_parts = distribution.part_limits
@@ -130,7 +134,7 @@ def sample_model(
         if distribution.random_appearance:
             randomize_appearance(builder)
         parts = normalize_parts(builder.rotated_parts())
-        visible_pixels = count_visible_pixels(parts)
+        visible_pixels = count_visible_pixels(parts, camera)
         sample_parts = [
             part
             for part, pixels in zip(parts, visible_pixels, strict=True)

@@ -1,4 +1,4 @@
-"""Off-screen rendering of coloured meshes with the camera of `synthetic.camera`.
+"""Off-screen rendering of coloured meshes with a camera of `synthetic.camera`.
 
 Shading is flat and computed here: a triangle has one colour. VTK only determines which triangle is
 visible at each pixel. It draws the triangle indices as colours, without lighting and without
@@ -15,20 +15,10 @@ from multiprocessing import parent_process
 import numpy as np
 import pyvista
 
-from partloc.synthetic.camera import (
-    DISTANCE,
-    DOWN,
-    FIELD_OF_VIEW_DEG,
-    FORWARD,
-    POSITION,
-    RIGHT,
-    TAN_HALF_FOV,
-)
+from partloc.synthetic.camera import DEMO_CAMERA, DEMO_LIGHTS, Camera, Lights
 
 SUPERSAMPLING = 2  # rendered at this multiple of the image size, then averaged down
-HEADLIGHT_STRENGTH = 0.78  # light at the camera
-OVERHEAD_STRENGTH = 0.42  # light from above
-OVERHEAD_DIRECTION = np.array([0.32, 0.0, 0.947])  # toward the light; tilted, so box sides differ
+WHITE = (255, 255, 255)
 CONTRAST = 0.92  # pulls colours slightly toward mid grey, so that black and white show shading
 OPEN_WINDOW_CODE = "import pyvista; pyvista.Plotter(off_screen=True).show()"
 OPEN_WINDOW_TIMEOUT_S = 120  # opening takes one or two seconds with a warm disk cache
@@ -38,18 +28,27 @@ class RenderError(OSError):
     """This machine has no OpenGL library that renders off screen."""
 
 
-def render_image(triangles: np.ndarray, colors: np.ndarray, size: int) -> np.ndarray:
-    """Render shaded triangles on a white background.
+def render_image(
+    triangles: np.ndarray,
+    colors: np.ndarray,
+    size: int,
+    camera: Camera = DEMO_CAMERA,
+    lights: Lights = DEMO_LIGHTS,
+    background: tuple[int, int, int] = WHITE,
+) -> np.ndarray:
+    """Render shaded triangles on a plain background.
 
     Args:
         triangles: (M, 3, 3), corners in the frame of the whole model.
         colors: (M, 3), 0..1, before shading.
         size: S.
+        background: RGB, 0..255.
     Returns: (S, S, 3) uint8.
     Raises: RenderError as `check_opengl`.
     """
-    image = np.full((size, size, 3), 255, dtype=np.uint8)
-    indices = visible_triangles(triangles, size * SUPERSAMPLING)
+    image = np.empty((size, size, 3), dtype=np.uint8)
+    image[:] = background
+    indices = visible_triangles(triangles, size * SUPERSAMPLING, camera)
     region = _foreground_region(indices >= 0)  # most of an image is background
     if region is None:
         return image
@@ -57,7 +56,7 @@ def render_image(triangles: np.ndarray, colors: np.ndarray, size: int) -> np.nda
     step = SUPERSAMPLING
     indices = indices[top * step : bottom * step, left * step : right * step]
     # Index -1, the background, selects the last colour.
-    palette = np.concatenate([shade_triangles(triangles, colors), [[255, 255, 255]]])
+    palette = np.concatenate([shade_triangles(triangles, colors, camera, lights), [background]])
     large = palette.astype(np.uint16)[indices]
     # Sums of slices: ten times as fast as a sum over axes.
     rows = sum(large[i::step] for i in range(step))
@@ -66,20 +65,23 @@ def render_image(triangles: np.ndarray, colors: np.ndarray, size: int) -> np.nda
     return image
 
 
-def shade_triangles(triangles: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Flat colours under the two lights, (M, 3) uint8; arguments as in `render_image`."""
+def shade_triangles(
+    triangles: np.ndarray, colors: np.ndarray, camera: Camera, lights: Lights
+) -> np.ndarray:
+    """Flat colours under the lights, (M, 3) uint8; arguments as in `render_image`."""
     normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)  # (M, 3)
     # Normals point toward the camera, whatever the winding order.
-    faces_away = ((POSITION - triangles.mean(1)) * normal).sum(1, keepdims=True) < 0
+    faces_away = ((camera.position - triangles.mean(1)) * normal).sum(1, keepdims=True) < 0
     normal = np.where(faces_away, -normal, normal)
-    light = HEADLIGHT_STRENGTH * np.abs(normal @ FORWARD)
-    light += OVERHEAD_STRENGTH * np.maximum(normal @ OVERHEAD_DIRECTION, 0)
+    light = lights.headlight * np.abs(normal @ camera.axes[2])
+    light += lights.lamp * np.maximum(normal @ np.array(lights.lamp_direction), 0)
+    light += lights.ambient
     muted = 0.5 + CONTRAST * (colors - 0.5)
     return np.round(255 * np.clip(light[:, None] * muted, 0, 1)).astype(np.uint8)
 
 
-def visible_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
+def visible_triangles(triangles: np.ndarray, size: int, camera: Camera = DEMO_CAMERA) -> np.ndarray:
     """Index of the triangle visible at each pixel centre, -1 on the background.
 
     Args:
@@ -91,6 +93,7 @@ def visible_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
     if len(triangles) == 0:  # pyvista rejects an empty mesh
         return np.full((size, size), -1, dtype=np.int32)
     plotter = _shared_plotter()
+    configure_camera(plotter.camera, camera)
     assert plotter.mapper is not None
     # One actor for all images: adding an actor costs more than rendering it.
     plotter.mapper.dataset = _index_colored_mesh(triangles)
@@ -102,34 +105,38 @@ def visible_triangles(triangles: np.ndarray, size: int) -> np.ndarray:
     return image[..., 0] + (image[..., 1] << 8) + (image[..., 2] << 16) - 1
 
 
-def render_depth_map(triangles: np.ndarray, size: int) -> np.ndarray:
+def render_depth_map(triangles: np.ndarray, size: int, camera: Camera = DEMO_CAMERA) -> np.ndarray:
     """Depth of the visible surface at each pixel centre, relative to the origin, model units.
 
     Args: as `visible_triangles`.
     Returns: (S, S) float32, NaN on the background; positive behind the origin.
     Raises: RenderError as `check_opengl`.
     """
-    indices = visible_triangles(triangles, size)
+    indices = visible_triangles(triangles, size, camera)
+    right_axis, down_axis, forward = camera.axes
     foreground = indices >= 0
-    corner, *others = triangles[indices[foreground]].transpose(1, 0, 2) - POSITION  # (P, 3) each
+    corner, *others = triangles[indices[foreground]].transpose(1, 0, 2) - camera.position
     normal = np.cross(others[0] - corner, others[1] - corner)
     centers = (np.arange(size) + 0.5) * (2 / size) - 1
-    right, down = np.meshgrid(TAN_HALF_FOV * centers, TAN_HALF_FOV * centers)
-    ray = FORWARD + right[foreground][:, None] * RIGHT + down[foreground][:, None] * DOWN  # (P, 3)
+    right, down = np.meshgrid(camera.tan_half_fov * centers, camera.tan_half_fov * centers)
+    ray = forward + right[foreground][:, None] * right_axis + down[foreground][:, None] * down_axis
     slope = (ray * normal).sum(1)
     distance = (corner * normal).sum(1) / np.where(slope == 0, 1, slope)
     # The plane of a nearly edge-on triangle may be hit beyond the corners.
-    corner_depths = np.stack([corner, *others]) @ FORWARD  # (3, P)
+    corner_depths = np.stack([corner, *others]) @ forward  # (3, P)
     depth = np.full((size, size), np.nan, dtype=np.float32)
-    depth[foreground] = np.clip(distance, corner_depths.min(0), corner_depths.max(0)) - DISTANCE
+    depth[foreground] = (
+        np.clip(distance, corner_depths.min(0), corner_depths.max(0)) - camera.distance
+    )
     return depth
 
 
-def configure_camera(camera: pyvista.Camera) -> None:
-    """Set a VTK camera to the camera of `synthetic.camera`."""
-    camera.position, camera.focal_point, camera.up = tuple(POSITION), (0, 0, 0), (0, 0, 1)
-    camera.view_angle = FIELD_OF_VIEW_DEG
-    camera.clipping_range = (DISTANCE - 1, DISTANCE + 1)  # the unit cube extends to 0.87
+def configure_camera(vtk_camera: pyvista.Camera, camera: Camera) -> None:
+    """Set a VTK camera."""
+    vtk_camera.position, vtk_camera.focal_point = tuple(camera.position), (0, 0, 0)
+    vtk_camera.up, vtk_camera.view_angle = (0, 0, 1), camera.fov_deg
+    # The unit cube extends to 0.87.
+    vtk_camera.clipping_range = (max(0.01, camera.distance - 1), camera.distance + 1)
 
 
 @cache
@@ -168,8 +175,7 @@ def _shared_plotter() -> pyvista.Plotter:
         plotter.set_background("black")  # type: ignore[arg-type]
         placeholder = _index_colored_mesh(np.zeros((1, 3, 3)))
         plotter.add_mesh(placeholder, scalars="index", rgb=True, lighting=False)
-        plotter.show(auto_close=False)
-    configure_camera(plotter.camera)  # after `show`, which fits the camera to the mesh
+        plotter.show(auto_close=False)  # fits the camera to the mesh, once
     return plotter
 
 

@@ -6,6 +6,7 @@ Shapes: M triangles, S image side in pixels.
 import numpy as np
 
 from partloc.synthetic.builder import Part
+from partloc.synthetic.camera import DEMO_CAMERA, Camera
 from partloc.synthetic.mesh import Mesh
 from partloc.synthetic.render import render_image, visible_triangles
 
@@ -54,13 +55,13 @@ def render_part(mesh: Mesh, size: int) -> np.ndarray:
     return render_image(normalized_triangles(mesh), mesh.colors, size)
 
 
-def render_part_indices(parts: list[Part], size: int) -> np.ndarray:
+def render_part_indices(parts: list[Part], size: int, camera: Camera = DEMO_CAMERA) -> np.ndarray:
     """Index of the part visible at each pixel, (S, S) int, -1 on the background."""
     triangles, _, part_index = scene_geometry(parts)
-    return np.append(part_index, -1)[visible_triangles(triangles, size)]
+    return np.append(part_index, -1)[visible_triangles(triangles, size, camera)]
 
 
-def count_visible_pixels(parts: list[Part]) -> list[int]:
+def count_visible_pixels(parts: list[Part], camera: Camera = DEMO_CAMERA) -> list[int]:
     """Visible pixels of each part in an image of VISIBILITY_IMAGE_SIZE."""
-    indices = render_part_indices(parts, VISIBILITY_IMAGE_SIZE)
+    indices = render_part_indices(parts, VISIBILITY_IMAGE_SIZE, camera)
     return np.bincount(indices[indices >= 0], minlength=len(parts)).tolist()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from partloc.config import Config, digest
-from partloc.model.depth_net import DEPTH_WEIGHTS
+from partloc.model.depth_net import SHIPPED_WEIGHTS
 from partloc.training.trainer import STATE_FORMAT
 
 
@@ -31,7 +31,7 @@ def run_fingerprint(config: Config, split_dir: Path) -> str:
                 raise FileNotFoundError(f"model.{key}: {path}: no such file")
             files.append(Path(path))
     if config.model.match_size and config.model.depth_maps:
-        files.append(DEPTH_WEIGHTS)
+        files.append(SHIPPED_WEIGHTS)
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return digest([STATE_FORMAT, training_parameters(config), hashes])
 

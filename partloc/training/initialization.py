@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from partloc.config import Config
+from partloc.data.background import load_image
 from partloc.data.table import PairTable
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
@@ -14,6 +15,7 @@ from partloc.training.camera_fit import fit_camera
 
 # A camera that fewer of the matched parts agree with is more likely a chance fit.
 MIN_INLIER_FRACTION = 0.25
+PROJECTION_PAIRS = 12  # training pairs whose tokens determine the encoder's projection
 
 
 def initialize_model(model: PartLocator, table: PairTable, config: Config) -> str:
@@ -24,10 +26,13 @@ def initialize_model(model: PartLocator, table: PairTable, config: Config) -> st
 
     Returns: a message about the camera for the user; empty without template matching.
     """
+    inherits_encoder = False
     if config.model.start_from:
-        start_from(model, Path(config.model.start_from))
+        inherits_encoder = start_from(model, Path(config.model.start_from))
     else:
         model.prior.fit(table)
+    if not inherits_encoder:
+        fit_projection(model, table, config.data.max_image_pixels)
     if not isinstance(model, ProposalLocator):
         return ""
     camera = fit_camera(table, config.data.max_image_pixels, config.seed, model.pinhole_camera)
@@ -38,6 +43,21 @@ def initialize_model(model: PartLocator, table: PairTable, config: Config) -> st
         return f"{message} with that of the starting weights, which is kept"
     model.set_camera(camera)
     return message
+
+
+@torch.inference_mode()
+def fit_projection(model: PartLocator, table: PairTable, max_pixels: int) -> None:
+    """Fit the projection of the tokens to some of the training images."""
+    rows = torch.linspace(0, len(table) - 1, min(PROJECTION_PAIRS, len(table))).long().tolist()
+    paths = dict.fromkeys(
+        path for row in rows for path in (table.whole_paths[row], table.part_paths[row])
+    )
+    samples = []
+    for path in paths:  # one at a time: an image of full size takes much memory
+        image = model.preprocessing(load_image(table.data_dir / path, max_pixels))
+        images = image[None].to(model.device)
+        samples.append(model.encoder(images, model.encoder.find_crops(images)))
+    model.projection.fit(torch.cat(samples).flatten(0, 1))
 
 
 def _describe_failed_fit(model: PartLocator, camera: PinholeCamera | None) -> str:

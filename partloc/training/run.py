@@ -99,6 +99,7 @@ def make_trainer(
     """Build the model and its trainer: initialised from the data, or restored from `state`."""
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing.from_config(config.data))
+    model.to(context.device)
     if state is None:
         message = initialize_model(model, tables[0], config)
         if context.is_main and message:

@@ -57,13 +57,18 @@ def count_flops(model: PartLocator) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def summarize_model(config: "Config") -> dict[str, str]:
-    """Return the cost of a configuration as (name, text): of a pair, and of a batch in memory."""
-    # The cost does not depend on the weights, so none are downloaded, read or drawn.
+def build_without_weights(config: "Config") -> PartLocator:
+    """A network whose cost can be counted: no weights are downloaded, read or drawn."""
     architecture = config.model.model_copy(update={"pretrained": False, "weights": None})
     model = build_locator(architecture, Preprocessing.from_config(config.data), blank=True)
     model.encoder.backbone.to_empty(device="cpu")  # takes no memory until it is written
     model.set_trainable(config.train, has_camera=True)
+    return model
+
+
+def summarize_model(config: "Config") -> dict[str, str]:
+    """Return the cost of a configuration as (name, text): of a pair, and of a batch in memory."""
+    model = build_without_weights(config)
     image_flops, pair_flops = count_flops(model)
     forward = 2 * image_flops + pair_flops
     backbone, tokens = model.encoder.backbone, model.encoder.tokens_per_side

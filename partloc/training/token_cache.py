@@ -6,7 +6,7 @@ so that a large cache opens at once. Several processes may fill
 the same file: each computes and appends the rows that are missing, and checks before each one
 which rows the others have appended meanwhile.
 
-Shapes: B images, N rows of the file, D encoder width, M pooled patches of an image.
+Shapes: B images, N rows of the file, D backbone width, M tokens of an image.
 """
 
 import hashlib
@@ -34,11 +34,12 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
+from partloc.model.proposals import ProposalLocator
 
 # Increase it when the content of a row changes.
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 # Dtypes of the fields of EncodedImages.compact(). numpy has no bfloat16: the file's dtype is int16.
-FIELD_DTYPES = (*[torch.bfloat16] * 2, *[torch.float16] * 3)
+FIELD_DTYPES = (torch.bfloat16, *[torch.float16] * 3)
 
 
 class ImageFile(NamedTuple):
@@ -266,8 +267,9 @@ def token_cache_digest(model: PartLocator, dtype: torch.dtype | None) -> str:
     """Return a SHA-256 of everything that the tokens of a given image depend on."""
     weights = hashlib.sha256()
     frozen = model.encoder.backbone.state_dict()
-    if model.depth_net is not None:
+    if isinstance(model, ProposalLocator) and model.depth_net is not None:
         frozen |= model.depth_net.state_dict(prefix="depth_net.")
+        frozen |= model.position_decoder.camera.state_dict(prefix="camera.")
     for name, value in frozen.items():
         weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         weights.update(value.cpu().numpy().tobytes())

@@ -69,5 +69,6 @@ def test_the_memory_benchmark_runs_with_only_the_networks_packages():
 def test_full_size_config_has_the_defaults_of_the_configuration():
     default = Config().model_dump()
     config = full_size_config(default["model"]["backbone_name"], default["data"]["image_size"])
-    assert vars(config.model) == default["model"] | {"pretrained": False, "dropout": 0.0}
+    random_weights = {"pretrained": False, "start_from": None, "dropout": 0.0}
+    assert vars(config.model) == default["model"] | random_weights
     assert vars(config.train).items() <= default["train"].items()

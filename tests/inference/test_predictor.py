@@ -134,7 +134,7 @@ def test_equal_images_are_predicted_once_and_get_distinct_hypotheses(
     monkeypatch.setattr(
         predictor.model,
         "predict",
-        lambda *args: batch_sizes.append(len(args[1].cls)) or predict(*args),
+        lambda *args: batch_sizes.append(len(args[1].tokens)) or predict(*args),
     )
     parts = [chairs / f"stühle-1.5-part-{number}.png" for number in range(3)]
     legs = predictor.predict(chairs / "stühle-1.5-whole.png", parts)
@@ -161,9 +161,9 @@ def test_a_cpu_with_bf16_encodes_in_it_and_trains_without(predictor, monkeypatch
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
         half = predictor.model.encode(images, inference_dtype(cpu))
     assert inference_dtype(cpu) is torch.bfloat16 and training_dtype(True, cpu) is None
-    assert half.patches.dtype is torch.float32
-    difference = (half.patches - full.patches).abs()
-    assert 0 < difference.mean() < 0.02 * full.patches.abs().mean()
+    assert half.tokens.dtype is torch.float32
+    difference = (half.tokens - full.tokens).abs()
+    assert 0 < difference.mean() < 0.02 * full.tokens.abs().mean()
 
 
 def test_the_error_for_an_unreadable_image_names_it(run_infer, checkpoint, predictor, tmp_path):

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 from toys import SINGLE_PROCESS, make_table, randomize_output_layers, tiny_config
 
@@ -12,6 +14,7 @@ from partloc.files import checksum_path
 from partloc.model import depth_net
 from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
+from partloc.model.crop import content_crops, resample_crops
 from partloc.model.depth_net import (
     MAP_SIDE,
     DepthReading,
@@ -22,8 +25,14 @@ from partloc.model.depth_net import (
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.pose import PartPose
+from partloc.pretraining.depth_maps import crop_depth_maps, depth_map_losses
+from partloc.synthetic.dataset import sample_model
+from partloc.synthetic.render import render_depth_map, render_image
+from partloc.synthetic.scene import scene_geometry
 from partloc.training.losses import DEPTH_PIXEL_OFFSET, LossTerms, depth_loss, training_loss
 from partloc.training.trainer import Trainer
+
+DEMO_CAMERA = PinholeCamera.from_view(45, 30, 30)
 
 
 def maps(depths: torch.Tensor, log_error: float = -3.0) -> torch.Tensor:
@@ -58,13 +67,47 @@ def test_pixels_are_weighted_by_their_expected_error():
     assert_close(fit.depth, torch.tensor([[0.1]]), atol=0.02, rtol=0)
 
 
+def demo_images(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Whole models of the demo: images (N, 3, 2 S, 2 S), crops and true depth maps."""
+    scenes = [scene_geometry(sample_model(0, number).parts)[:2] for number in range(count)]
+    preprocessing = Preprocessing(160)
+    images = torch.stack([preprocessing(Image.fromarray(render_image(*s, 192))) for s in scenes])
+    crops = content_crops(images)
+    maps = torch.from_numpy(np.stack([render_depth_map(triangles, 128) for triangles, _ in scenes]))
+    depths = crop_depth_maps(maps, crops, DEMO_CAMERA.image_scale)
+    return resample_crops(images, crops, 2 * MAP_SIDE), crops, depths
+
+
+def test_the_shipped_network_predicts_depth_and_its_error_on_demo_models():
+    images, crops, depths = demo_images(26)
+    with torch.inference_mode():
+        camera = DEMO_CAMERA.code.expand(len(images), -1)
+        prediction = load_depth_net().eval()(images, crops, camera)
+    _, errors = depth_map_losses(prediction, depths)
+    _, constant_errors = depth_map_losses(torch.zeros_like(prediction), depths)
+    assert errors.mean() < 0.5 * constant_errors.mean()
+    # Where the predicted error is small, the true error is smaller.
+    foreground = ~depths.isnan()
+    error, log_error = (prediction[:, :1] - depths)[foreground].abs(), prediction[:, 1:][foreground]
+    confident = log_error < log_error.median()
+    assert error[confident].mean() < 0.7 * error[~confident].mean()
+
+
+def test_the_depth_maps_depend_on_the_camera():
+    net = depth_net.DepthNet()
+    images, crops = torch.rand(2, 3, 2 * MAP_SIDE, 2 * MAP_SIDE), torch.zeros(2, 3)
+    cameras = torch.stack([PinholeCamera.from_view(45, angle, 30).code for angle in (10, 60)])
+    maps = net(images[:1].expand(2, -1, -1, -1), crops, cameras)
+    assert not torch.allclose(maps[0], maps[1], atol=1e-4)
+
+
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
-    damaged = tmp_path / "depth.pth"
-    shipped = depth_net.DEPTH_WEIGHTS
+    damaged = tmp_path / "weights.pth"
+    shipped = depth_net.SHIPPED_WEIGHTS
     damaged.write_bytes(shipped.read_bytes()[:-1])
     checksum_path(damaged).write_text(checksum_path(shipped).read_text())
-    monkeypatch.setattr(depth_net, "DEPTH_WEIGHTS", damaged)
-    with pytest.raises(ValueError, match=r"depth\.pth: missing, or not the file"):
+    monkeypatch.setattr(depth_net, "SHIPPED_WEIGHTS", damaged)
+    with pytest.raises(ValueError, match=r"weights\.pth: missing, or not the file"):
         load_depth_net()
     load_depth_net(blank=True)
 
@@ -72,7 +115,9 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
 class ConstantMaps(torch.nn.Module):
     """Replaces the depth network: depth 0.3 in the first image, 0.1 in the others."""
 
-    def forward(self, images: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, crops: torch.Tensor, camera: torch.Tensor
+    ) -> torch.Tensor:
         depths = torch.full((len(images), 2, MAP_SIDE, MAP_SIDE), 0.1)
         depths[:1, :1] = 0.3
         return depths

@@ -13,10 +13,11 @@ from partloc.model.regression import DirectRegression
 
 METHODS = {0: DirectRegression, 8: ProposalLocator}  # by match_size
 PARAMETER_ORDER = (
+    "token_gate",
     "encoder.backbone",
-    "cross_attention.project",
+    "projection",
     "cross_attention.layers",
-    "cross_attention.pool",
+    "cross_attention.output",
     "template_matching",
     "depth_net",
     "overlay",
@@ -87,8 +88,8 @@ def test_only_the_backbone_runs_in_half_precision():
     rounded = model.encode(images, torch.bfloat16)
     assert all(field.dtype == torch.float32 for field in rounded)
     assert torch.equal(rounded.image, exact.image)
-    assert not torch.equal(rounded.patches, exact.patches)
-    assert (rounded.patches - exact.patches).norm() < 0.02 * exact.patches.norm()
+    assert not torch.equal(rounded.tokens, exact.tokens)
+    assert (rounded.tokens - exact.tokens).norm() < 0.02 * exact.tokens.norm()
     model(images, images, torch.arange(2), None, torch.bfloat16).pose.scale.sum().backward()
 
 

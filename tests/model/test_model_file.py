@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import tiny_config
+from toys import randomize_output_layers, tiny_config
 
-from partloc.config import load_config
+from partloc.config import Config, load_config
 from partloc.data.transforms import Preprocessing
-from partloc.files import CheckpointError, load_tensors, save_tensors
+from partloc.files import CheckpointError, save_tensors
 from partloc.model.build import build_locator
-from partloc.model.depth_net import load_depth_net
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import (
     CONTENT_TYPES,
@@ -72,30 +71,6 @@ def test_weights_in_half_precision_are_loaded_in_single_precision(model, tmp_pat
     save_model(tmp_path / "model.pth", model, {}, half=True)
     dtypes = {value.dtype for value in load_model(tmp_path / "model.pth").state_dict().values()}
     assert dtypes == {torch.float32}
-
-
-def test_the_shipped_depth_network_is_not_written_again(model, tmp_path):
-    path = tmp_path / "model.pth"
-    save_model(path, model, {}, half=True)
-    assert not any(key.startswith("depth_net.") for key in load_tensors(path)["weights"])
-    found, shipped = load_model(path).depth_net.state_dict(), load_depth_net().state_dict()
-    assert all(torch.equal(found[key], value) for key, value in shipped.items())
-
-    weight = next(model.depth_net.parameters())
-    with torch.no_grad():
-        weight.add_(1.0)
-    save_model(path, model, {}, half=True)
-    loaded = next(load_model(path).depth_net.parameters())
-    assert_close(loaded, weight, atol=1e-2, rtol=0)
-
-
-def test_a_file_for_another_depth_network_is_refused(model, tmp_path):
-    path = tmp_path / "model.pth"
-    save_model(path, model, {}, half=True)
-    content = load_tensors(path)
-    save_tensors(path, content | {"depth_net": "0" * 64})
-    with pytest.raises(CheckpointError, match=r"model.pth: expected depth.pth of SHA-256 0000"):
-        load_model(path)
 
 
 def test_the_bytes_of_a_model_file_do_not_depend_on_its_name(model, tmp_path):
@@ -267,6 +242,38 @@ def test_the_shipped_weights_fit_the_demo_and_are_small():
     path = ROOT / config.model.start_from
     assert path.stat().st_size < 16e6
     start_from(build_locator(config.model, Preprocessing.from_config(config.data)), path)
+
+
+def test_another_encoder_inherits_everything_behind_it(tmp_path):
+    """The first predictions are those of the file without its encoder. Training can use the tokens
+    from the first step on."""
+    small = other_model()
+    randomize_output_layers(small)
+    torch.nn.init.normal_(small.cross_attention.output[-1].weight)
+    save_model(tmp_path / "small.pth", small, {})
+    large = other_model(backbone_name="dinov2_vits14")
+    assert not start_from(large, tmp_path / "small.pth")
+    images = torch.randn(3, 3, 28, 28)
+    pairs = images[:1], images[1:], torch.tensor([0, 0])
+    found = large.eval()(*pairs)
+    with_tokens = small.eval()(*pairs)
+    small.switch_off_tokens()
+    expected = small(*pairs)
+    assert_close(found.hypotheses, expected.hypotheses)
+    assert_close(found.log_weight, expected.log_weight)
+    assert not torch.allclose(found.log_weight, with_tokens.log_weight, atol=1e-3)
+    found.log_weight[:, 0].sum().backward()
+    assert large.token_gate.grad.any()
+
+
+@pytest.mark.parametrize("backbone", ["dinov2_vits14", "dinov2_vitt14"])
+def test_the_full_size_configuration_inherits_the_shipped_weights(backbone):
+    changes = {"backbone_name": backbone, "pretrained": False}
+    config = Config().model.model_copy(update=changes)
+    model = build_locator(config, Preprocessing(224))
+    inherited = start_from(model, ROOT / config.start_from)
+    assert inherited == (backbone == "dinov2_vitt14")
+    assert model.has_camera
 
 
 def test_weights_that_do_not_match_their_checksum_are_refused(model, weights):

@@ -7,18 +7,21 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from partloc.model.crop import resizing_matrix
 from partloc.model.template_matching import TemplateMatching, edges
+
+NO_FEATURES = torch.zeros(2, 1, 4, 8, 8)  # of a whole and of a part
 
 
 def test_a_pasted_copy_of_the_part_is_found_at_its_position_and_size():
     torch.manual_seed(0)
-    match = TemplateMatching(16)
+    match = TemplateMatching(16, tokens_per_side=8)
     noise = torch.rand(1, 3, 24, 24)
     part = torch.ones(1, 3, 64, 64)
     part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
     whole = torch.ones(1, 3, 64, 64)
     whole[:, :, 4 * 4 : 4 * 10, 4 * 8 : 4 * 14] = F.interpolate(part, (24, 24), mode="area")
-    result = match(whole, part, torch.tensor([0]), num_proposals=3)
+    result = match(whole, part, *NO_FEATURES, torch.tensor([0]), num_proposals=3)
     assert 6 in match.sizes
     true = torch.tensor([(8 + 3) / 8 - 1, (4 + 3) / 8 - 1, math.log(6 / 16)])
     assert_close(match.positions[result.log_probability.argmax(1)][0], true)
@@ -29,14 +32,37 @@ def test_a_pasted_copy_of_the_part_is_found_at_its_position_and_size():
 
 def test_two_copies_give_two_proposals():
     torch.manual_seed(0)
-    match, noise = TemplateMatching(16), torch.rand(1, 3, 24, 24)
+    match, noise = TemplateMatching(16, tokens_per_side=8), torch.rand(1, 3, 24, 24)
     part = torch.ones(1, 3, 64, 64)
     part[:, :, 8:56, 8:56] = F.interpolate(noise, (48, 48))
     whole, copy = torch.ones(1, 3, 64, 64), F.interpolate(part, (24, 24), mode="area")
     whole[:, :, 4:28, 4:28], whole[:, :, 36:60, 36:60] = copy, copy
-    positions = match(whole, part, torch.tensor([0]), num_proposals=2).proposals[0, :, :2]
+    result = match(whole, part, *NO_FEATURES, torch.tensor([0]), num_proposals=2)
+    positions = result.proposals[0, :, :2]
     expected = torch.tensor([[-0.5, -0.5], [0.5, 0.5]])
     assert_close(positions[positions[:, 0].argsort()], expected, atol=0.05, rtol=0)
+
+
+def test_features_find_a_part_that_colours_and_edges_do_not_show():
+    """Whole and part are of one colour; the whole's features contain the part's at half size."""
+    torch.manual_seed(0)
+    match = TemplateMatching(16, tokens_per_side=16)
+    torch.nn.init.constant_(match.feature_weight, 1.0)
+    whole_features, part_features = torch.randn(2, 1, 4, 16, 16)
+    half = resizing_matrix(16, 8)
+    whole_features[..., 2:10, 6:14] = half @ part_features @ half.T
+    part = torch.zeros(1, 3, 64, 64)
+    part[:, :, ::63, ::63] = 1.0  # corners of another colour: everything else is the part
+    whole = torch.zeros(1, 3, 64, 64)
+    features = whole_features.requires_grad_(), part_features.requires_grad_()
+    result = match(whole, part, *features, torch.tensor([0]), num_proposals=1)
+    true = torch.tensor([(6 + 4) / 8 - 1, (2 + 4) / 8 - 1, math.log(8 / 16)])
+    # The next sizes fit nearly as well.
+    found = match.positions[result.log_probability.argmax(1)][0]
+    assert_close(found, true, atol=0.15, rtol=0)
+    # The gradient teaches the encoder.
+    result.log_probability[0, 0].backward()
+    assert all(field.grad.abs().sum() > 0 for field in features)
 
 
 @pytest.mark.parametrize("brightness", [-1.0, 0.5])

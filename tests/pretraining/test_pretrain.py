@@ -1,97 +1,113 @@
-"""The command `partloc pretrain` at a small size, from rendering to weights."""
+"""The command `partloc pretrain`: it improves a model, stops, continues, and writes one file."""
 
 import json
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import NamedTuple
 
 import pytest
 import torch
-from toys import TORCHRUN, run_python, tiny_config, write_params
+from toys import CAMERA, make_small_model, run_python, tiny_config, write_params
 
-from partloc.data.transforms import Preprocessing
 from partloc.files import matches_checksum
-from partloc.model.build import build_locator
-from partloc.model.model_file import load_model, start_from
+from partloc.model.model_file import load_model, save_model
+from partloc.model.proposals import ProposalLocator
+from partloc.pretraining import trainer as trainer_module
+from partloc.pretraining.batches import RenderedBatch, RenderedBatches
+from partloc.pretraining.trainer import PretrainingTrainer, predict_batch, validate
+from partloc.training.run_folder import RunFolder
 
-CONFIG = tiny_config(demo={"image_size": 64}, model={"match_size": 8})
-OVERRIDES = ("--set", "num_models=50", "--set", "num_epochs=1", "--set", "batch_size=16")
-
-
-def pretrain(
-    root: Path, *arguments: str | Path, launcher: tuple[str, ...] = ()
-) -> CompletedProcess:
-    return run_python(root, *launcher, "-m", "partloc", "pretrain", *arguments, *OVERRIDES)
+STEPS = 4
 
 
-class Pretraining(NamedTuple):
-    """A project folder, the weights of an encoder trained there, and the output of the command."""
-
-    root: Path
-    weights: Path
-    stderr: str
-
-    @property
-    def summary(self) -> dict:
-        return json.loads(self.weights.with_suffix(".json").read_text())
+def start_model() -> ProposalLocator:
+    model = make_small_model(hypotheses=2)
+    assert isinstance(model, ProposalLocator)
+    model.set_camera(CAMERA)
+    return model
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Pretraining:
+def batches() -> list[RenderedBatch]:
+    dataset = RenderedBatches(0, start_model().preprocessing)
+    return [dataset[number] for number in range(STEPS)]
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(batches, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "SECONDS_PER_STATE", 0)
+    reference = PretrainingTrainer(start_model(), batches[:1])
+    reference.train(batches, RunFolder(tmp_path, "reference"), STEPS)
+    interrupted = PretrainingTrainer(start_model(), batches[:1])
+    folder = RunFolder(tmp_path, "interrupted")
+    interrupted.train(batches[:2], folder, STEPS)
+    resumed = PretrainingTrainer(start_model(), batches[:1])
+    resumed.restore(folder.load_state())
+    assert resumed.step == 2
+    resumed.train(batches[2:], folder, STEPS)
+    expected = reference.finished_model().state_dict()
+    for name, value in resumed.finished_model().state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert resumed.history == reference.history and resumed.pairs == reference.pairs
+
+
+def test_every_network_is_trained(batches):
+    """Encoder, projection, gate, attention, matching, depth network, comparisons and heads."""
+    trainer = PretrainingTrainer(start_model(), batches[:1])
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    for batch in batches:
+        trainer.update_weights(batch)
+    after = dict(trainer.model.named_parameters())
+    groups: dict[str, bool] = {}
+    for name, value in before.items():
+        network = ".".join(name.split(".")[: 2 if name.startswith("encoder") else 1])
+        groups[network] = groups.get(network, False) or not torch.equal(value, after[name])
+    assert len(groups) > 8 and all(groups.values()), groups
+
+
+def test_each_batch_is_predicted_with_its_own_camera_and_the_model_gets_its_own_back(batches):
+    model = start_model()
+    trainer = PretrainingTrainer(model, batches[:1])
+    for batch in batches[:2]:
+        predict_batch(model, batch)
+        assert torch.equal(model.position_decoder.camera.slope, batch.camera.slope)
+    trainer.update_weights(batches[0])
+    assert torch.equal(trainer.finished_model().pinhole_camera.slope, CAMERA.slope)
+
+
+def test_validation_reports_the_error_without_tokens_and_keeps_the_gate(batches):
+    model = start_model().eval()
+    torch.nn.init.normal_(model.cross_attention.output[-1].weight)
+    torch.nn.init.normal_(model.pose_head.output.weight)
+    gate = model.token_gate.clone()
+    metrics = validate(model, batches[:1])
+    assert torch.equal(model.token_gate, gate)
+    assert metrics["translation_error"] != metrics["translation_error_without_tokens"]
+    assert metrics["depth_error"] > 0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("project")
-    write_params(root, CONFIG)
-    result = pretrain(root, "encoder")
-    assert result.returncode == 0, result.stderr
-    weights = root / "partloc/weights" / f"{CONFIG.model.backbone_name}.pth"
-    return Pretraining(root, weights, result.stderr)
+    write_params(root, tiny_config())
+    save_model(root / "start.pth", start_model(), {})
+    return root
 
 
-def test_the_encoder_is_written_with_checksum_and_history(encoder):
-    assert matches_checksum(encoder.weights)
-    summary = encoder.summary
-    assert summary["models"] == 50 and len(summary["history"]) == 1
-    assert summary["pairs"]["train"] > 100 and summary["pairs"]["val"] > 0
-    assert "starting weights" not in encoder.stderr
-    assert "kept epoch 1: validation pose loss" in encoder.stderr
+def test_the_command_writes_weights_and_a_later_call_trains_further(project, monkeypatch):
+    def pretrain(steps: int) -> str:
+        arguments = ("--steps", str(steps), "--start-from", "start.pth", "--out", "out.pth")
+        result = run_python(project, "-m", "partloc", "pretrain", *arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    pretrain(1)
+    assert matches_checksum(project / "out.pth")
+    first = load_model(project / "out.pth").state_dict()
+    pretrain(2)
+    second = load_model(project / "out.pth").state_dict()
+    assert any(not torch.equal(second[name], first[name]) for name in first)
+    summary = json.loads((project / "out.json").read_text())
+    assert summary["pairs"] > 10 and summary["history"][0]["step"] == 0
 
 
-def test_the_encoder_initialises_a_model_with_its_camera(encoder):
-    model = build_locator(CONFIG.model, Preprocessing.from_config(CONFIG.data))
-    start_from(model, encoder.weights)
-    expected = load_model(encoder.weights).state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
-    assert model.position_decoder.camera.slope.any()
-
-
-def test_a_repeated_call_renders_missing_models_and_gives_the_same_weights(encoder, tmp_path):
-    images = sorted(encoder.root.glob("data/pretrain/*/*-whole.png"))
-    assert len(images) == 50
-    mtime, expected = images[0].stat().st_mtime_ns, load_model(encoder.weights).state_dict()
-    images[-1].parent.rename(tmp_path / "removed")
-    result = pretrain(encoder.root, "encoder")
-    assert result.returncode == 0, result.stderr
-    assert images[0].stat().st_mtime_ns == mtime and images[-1].exists()
-    weights = load_model(encoder.weights).state_dict()
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in weights.items())
-
-
-def test_a_training_in_two_processes_continues_from_a_model_file(encoder):
-    arguments = ("encoder", "--start-from", encoder.weights, "--out", "continued.pth")
-    result = pretrain(encoder.root, *arguments, launcher=TORCHRUN)
-    assert result.returncode == 0, result.stderr
-    assert "starting weights" in result.stderr
-    history = json.loads((encoder.root / "continued.json").read_text())["history"]
-    assert history[0]["train_loss"] < encoder.summary["history"][0]["train_loss"]
-
-
-def test_a_missing_model_file_is_reported_before_anything_is_rendered(tmp_path):
-    write_params(tmp_path, CONFIG)
-    result = pretrain(tmp_path, "encoder", "--start-from", "nope.pth")
-    assert result.returncode == 2 and "--start-from nope.pth: no such file" in result.stderr
-    assert not (tmp_path / "data").exists()
-
-
-def test_start_from_is_rejected_for_other_networks(tmp_path):
-    result = pretrain(tmp_path, "depth", "--start-from", "nope.pth")
-    assert result.returncode == 2 and "--start-from is only for encoder" in result.stderr
+def test_a_missing_model_file_is_reported(project):
+    result = run_python(project, "-m", "partloc", "pretrain", "--start-from", "nope.pth")
+    assert result.returncode == 2 and "nope.pth" in result.stderr

@@ -17,7 +17,7 @@ from PIL import Image
 from partloc.files import locked_folder
 from partloc.synthetic import dataset
 from partloc.synthetic.builder import Part
-from partloc.synthetic.camera import project
+from partloc.synthetic.camera import DEMO_CAMERA
 from partloc.synthetic.dataset import (
     MARKER_NAME,
     MIN_SCALE,
@@ -115,7 +115,9 @@ def test_the_visible_pixels_of_a_part_are_inside_its_labelled_cube(models):
                 continue
             label = pose_label(part)
             corners = np.array(list(product((-0.5, 0.5), repeat=3)))
-            uv, _ = project(label["scale"][0] * corners + np.array(label["translation"]))
+            uv, _ = DEMO_CAMERA.project(
+                label["scale"][0] * corners + np.array(label["translation"])
+            )
             rows, columns = np.nonzero(indices == number)
             pixels = np.stack([columns, rows], -1) + 0.5
             assert len(pixels) >= DEMO_OBJECTS.min_visible_pixels
@@ -138,7 +140,7 @@ def test_a_part_image_shows_the_normalised_part(demo, models):
     for model in models[:8]:
         for part in model.sample_parts:
             low, high = part.mesh.bounds()
-            uv, _ = project((part.mesh.points - (low + high) / 2) / (high - low).max())
+            uv, _ = DEMO_CAMERA.project((part.mesh.points - (low + high) / 2) / (high - low).max())
             image = np.asarray(Image.open(demo / model.name / f"{model.name}-{part.name}.png"))
             rows, columns = np.nonzero((image < 255).any(-1))
             bounds = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])

@@ -11,7 +11,8 @@ import pyvista
 from pyvista import Camera
 
 from partloc.synthetic import render
-from partloc.synthetic.camera import DISTANCE, DOWN, RIGHT, project
+from partloc.synthetic.camera import DEMO_CAMERA, DEMO_LIGHTS, Lights
+from partloc.synthetic.camera import Camera as View
 from partloc.synthetic.dataset import family_and_name, write_dataset
 from partloc.synthetic.families import DEMO_OBJECTS
 from partloc.synthetic.mesh import Mesh, box, join, sphere
@@ -25,6 +26,7 @@ from partloc.synthetic.render import (
     visible_triangles,
 )
 
+RIGHT, DOWN, FORWARD = DEMO_CAMERA.axes
 ROOT = Path(__file__).resolve().parents[2]
 NO_DRIVER = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere", "LIBGL_DRIVERS_PATH": "/nowhere"}
 
@@ -36,7 +38,7 @@ def triangles_of(mesh: Mesh) -> np.ndarray:
 def test_a_triangle_covers_the_pixels_whose_centres_are_inside():
     triangle = np.array([[[0.1, -0.3, 0.2], [-0.3, 0.3, -0.2], [0.3, 0.2, 0.4]]])
     size = 200
-    a, b, c = project(triangle[0])[0] * size
+    a, b, c = DEMO_CAMERA.project(triangle[0])[0] * size
     v, u = np.mgrid[:size, :size] + 0.5
     sides = [
         (q[0] - p[0]) * (v - p[1]) - (q[1] - p[1]) * (u - p[0]) for p, q in ((a, b), (b, c), (c, a))
@@ -80,10 +82,10 @@ def test_a_depth_map_agrees_with_the_projection():
     depth_map = render_depth_map(triangles_of(mesh), size)
     top_centre = np.array([*(low + high)[:2] / 2, high[2]])
     for point in (high, top_centre):  # high: the corner that points to the camera
-        (uv,), (distance,) = project(point[None])
+        (uv,), (distance,) = DEMO_CAMERA.project(point[None])
         column, row = (uv * size).astype(int)
-        assert depth_map[row, column] == pytest.approx(distance - DISTANCE, abs=0.01)
-    nearest = project(high[None])[1][0] - DISTANCE
+        assert depth_map[row, column] == pytest.approx(distance - DEMO_CAMERA.distance, abs=0.01)
+    nearest = DEMO_CAMERA.project(high[None])[1][0] - DEMO_CAMERA.distance
     assert np.nanmin(depth_map) == pytest.approx(nearest, abs=0.01)
     assert np.isnan(depth_map[0]).all()
 
@@ -91,15 +93,38 @@ def test_a_depth_map_agrees_with_the_projection():
 def test_the_three_visible_faces_of_a_box_have_different_shades():
     cube = box(1, 1, 1)
     indices = np.unique(visible_triangles(triangles_of(cube), 128))
-    shades = shade_triangles(triangles_of(cube), cube.colors)[indices[indices >= 0]]
+    shades = shade_triangles(triangles_of(cube), cube.colors, DEMO_CAMERA, DEMO_LIGHTS)
+    shades = shades[indices[indices >= 0]]
     assert len({tuple(shade) for shade in shades.tolist()}) == 3
 
 
 def test_shading_does_not_depend_on_the_winding_order():
     mesh = join(sphere(0.3), box(0.4, 0.2, 0.6))
     triangles = triangles_of(mesh)
-    expected = shade_triangles(triangles, mesh.colors)
-    assert np.array_equal(shade_triangles(triangles[:, ::-1], mesh.colors), expected)
+    expected = shade_triangles(triangles, mesh.colors, DEMO_CAMERA, DEMO_LIGHTS)
+    assert np.array_equal(
+        shade_triangles(triangles[:, ::-1], mesh.colors, DEMO_CAMERA, DEMO_LIGHTS), expected
+    )
+
+
+def test_each_light_and_the_background_are_those_of_the_arguments():
+    cube = box(0.5, 0.5, 0.5)
+    scene = triangles_of(cube), np.ones_like(cube.colors)
+    up = (0.0, 0.0, 1.0)
+    lamp = render_image(*scene, 64, DEMO_CAMERA, Lights(0.0, 0.8, up), (10, 20, 30))
+    assert lamp[0, 0].tolist() == [10, 20, 30]
+    colors = {tuple(color) for color in lamp.reshape(-1, 3).tolist()}
+    assert (0, 0, 0) in colors  # the sides are dark: the lamp is above
+    flat = render_image(*scene, 64, DEMO_CAMERA, Lights(0.0, 0.0, up, 0.5), (0, 0, 0))
+    assert len({tuple(color) for color in flat[28:36, 28:36].reshape(-1, 3).tolist()}) == 1
+
+
+def test_an_image_depends_on_its_camera_alone_whatever_was_rendered_before():
+    scene = triangles_of(box(0.9, 0.3, 0.5))
+    expected = visible_triangles(scene, 48)
+    other = visible_triangles(scene, 48, View(-60.0, 55.0, 60.0))
+    assert not np.array_equal(other, expected)
+    assert np.array_equal(visible_triangles(scene, 48), expected)
 
 
 def test_triangle_indices_beyond_two_bytes_are_encoded_in_colours():
@@ -118,14 +143,15 @@ def test_an_image_does_not_depend_on_earlier_images():
     assert np.array_equal(visible_triangles(small, 48), expected)
 
 
-def test_the_vtk_camera_projects_like_camera_project():
+@pytest.mark.parametrize("view", [DEMO_CAMERA, View(-60.0, 55.0, 60.0), View(200.0, -10.0, 2.0)])
+def test_the_vtk_camera_projects_like_camera_project(view):
     camera = Camera()
-    configure_camera(camera)
+    configure_camera(camera, view)
     vtk_matrix = camera.GetCompositeProjectionTransformMatrix(1, -1, 1)
     matrix = pyvista.array_from_vtkmatrix(vtk_matrix)  # (4, 4)
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
     clip = np.c_[points, np.ones(50)] @ matrix.T  # (50, 4)
-    uv, depth = project(points)
+    uv, depth = view.project(points)
     assert uv[:, 0] == pytest.approx((1 + clip[:, 0] / clip[:, 3]) / 2)
     assert uv[:, 1] == pytest.approx((1 - clip[:, 1] / clip[:, 3]) / 2)
     assert depth == pytest.approx(clip[:, 3])

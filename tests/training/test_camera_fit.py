@@ -9,7 +9,7 @@ from toys import index_table
 
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
-from partloc.synthetic.camera import DISTANCE, FORWARD, project
+from partloc.synthetic.camera import DEMO_CAMERA
 from partloc.synthetic.dataset import write_dataset
 from partloc.training.camera_fit import fit_camera, fit_camera_to_points
 
@@ -20,15 +20,15 @@ def test_the_demo_camera_is_found_from_a_few_dozen_models(rendered_models):
     table = index_table(rendered_models)
     camera = fit_camera(table, MAX_PIXELS, seed=0)
     positions = camera.project(PartPose(table.translation, table.scale))
-    uv, distance = project(table.translation.numpy())
+    uv, distance = DEMO_CAMERA.project(table.translation.numpy())
     truth = torch.from_numpy(2 * uv - 1).float()
     error = (positions[:, :2] - truth).norm(dim=1).mean()
     constant_error = (truth - truth.mean(0)).norm(dim=1).mean()
     assert error < 0.08 * constant_error
     magnification = positions[:, 2:].exp() / table.scale  # by perspective
-    expected = torch.from_numpy(DISTANCE / distance).float()
+    expected = torch.from_numpy(DEMO_CAMERA.distance / distance).float()
     assert_close(magnification[:, 0], expected, atol=0.1, rtol=0)
-    assert_close(camera.forward, torch.from_numpy(FORWARD).float(), atol=0.05, rtol=0)
+    assert_close(camera.forward, torch.from_numpy(DEMO_CAMERA.axes[2]).float(), atol=0.05, rtol=0)
     assert camera.inlier_fraction > 0.4
     again = fit_camera(table, MAX_PIXELS, seed=0)
     assert torch.equal(camera.slope, again.slope)

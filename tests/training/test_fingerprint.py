@@ -32,8 +32,8 @@ def test_the_fingerprint_depends_on_split_and_starting_weights(toy_split, tmp_pa
     config = tiny_config(model={"weights": str(weights)})
     fingerprints = {run_fingerprint(config, tmp_path)}
     depth = tmp_path / "depth.pth"
-    depth.write_bytes(fingerprint.DEPTH_WEIGHTS.read_bytes())
-    monkeypatch.setattr(fingerprint, "DEPTH_WEIGHTS", depth)
+    depth.write_bytes(fingerprint.SHIPPED_WEIGHTS.read_bytes())
+    monkeypatch.setattr(fingerprint, "SHIPPED_WEIGHTS", depth)
     for path in (tmp_path / "train.csv", tmp_path / "val.csv", weights, depth):
         path.write_bytes(path.read_bytes() + b"\n")
         fingerprints.add(run_fingerprint(config, tmp_path))
