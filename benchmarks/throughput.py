@@ -67,7 +67,9 @@ def make_model(config: Config) -> PartLocator:
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing(config.data.image_size))
     assert isinstance(model, ProposalLocator)
-    for layer in (model.pose_head.output, model.cross_attention.output[-1]):
+    attention_output = model.cross_attention.output[-1]
+    assert isinstance(attention_output, nn.Linear)
+    for layer in (model.pose_head.output, attention_output):
         nn.init.normal_(layer.weight, std=0.1)
     nn.init.eye_(model.position_decoder.lift.weight)
     return model
