@@ -187,6 +187,31 @@ def demo_training_table(rows: list[dict[str, Any]]) -> str:
     return markdown_table(head, cells)
 
 
+def renders_table(rows: list[dict[str, Any]]) -> str:
+    """Errors by look: as shipped, with the true camera given, and after training."""
+    head = ["look", "translation error, shipped", "median", "camera given", "trained"]
+    head += ["relative scale error, median", "confidence", "below 0.05", "calibration error"]
+    cells = []
+    for row in rows:
+        shipped = row["shipped"]
+        cells.append(
+            [
+                row["look"],
+                _with_interval(shipped["translation_error"], ".3f"),
+                f"{shipped['translation_error']['median']:.3f}",
+                *(
+                    f"{row[name]['translation_error']['mean']:.3f}" if name in row else ""
+                    for name in ("camera_given", "trained")
+                ),
+                f"{shipped['relative_scale_error']['median']:.1%}".replace("%", " %"),
+                f"{shipped['confidence']:.2f}",
+                f"{shipped['right']:.0%}".replace("%", " %"),
+                f"{shipped['expected_calibration_error']:.2f}",
+            ]
+        )
+    return markdown_table(head, cells)
+
+
 def _with_interval(error: dict[str, Any], form: str) -> str:
     mean, low, high = (
         format_value(error, path, form) for path in ("mean", "interval_95/low", "interval_95/high")

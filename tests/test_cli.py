@@ -188,3 +188,30 @@ def wait_until(condition, timeout_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+# -- the camera of infer -----------------------------------------------------------------------
+
+
+def run_example(*options: str) -> subprocess.CompletedProcess[str]:
+    bench = ROOT / "examples/bench"
+    parts = sorted(path for path in bench.glob("*.png") if "whole" not in path.name)
+    images = ["--whole", str(bench / "bench-whole.png"), "--part", str(parts[0])]
+    command = [sys.executable, str(ROOT / "stages/infer.py"), *images, "--device", "cpu", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_infer_says_which_camera_it_uses_and_in_which_frame_it_answers():
+    frame = "translations are in a right-handed frame with z upward"
+    model = "--checkpoint", str(ROOT / "partloc/weights/dinov2_vitt14.pth")
+    assert f"camera: of the model file; {frame}" in run_example(*model).stderr
+    given = run_example(*model, "--camera=-20,10,45")
+    assert f"camera: as given; {frame}" in given.stderr
+    assert json.loads(given.stdout)["translation"]
+
+
+@pytest.mark.parametrize("text", ["45,30", "left,30,30", "45,30,30,1"])
+def test_a_camera_of_other_than_three_numbers_is_explained(text):
+    done = run_example(f"--camera={text}")
+    assert done.returncode == 2
+    assert f"{text!r}; expected azimuth,elevation,field of view in degrees" in done.stderr

@@ -15,6 +15,12 @@ With --all also "hypotheses": all poses that were considered, the most probable 
 
     $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --all
 
+Images of another camera than that of the model file: its angles in degrees, azimuth from +x toward
++y, elevation above the horizontal plane, full field of view. Translations are then in a
+right-handed frame with z upward.
+
+    $ python stages/infer.py --whole chair-whole.png --part chair-leg.png --camera=-20,10,45
+
 A folder of models: writes OUT/{model}/{model}-{part}.json for each part, such an object with the
 names of model and part; OUT/predictions.csv, the same as a table; OUT/hypotheses.npy, all
 hypotheses of its rows; OUT/skipped.csv, the images that could not be used; and OUT/model.json,
@@ -37,6 +43,7 @@ import argparse
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from partloc.cli import (
     gc_paused,
@@ -48,6 +55,9 @@ from partloc.cli import (
     run_command,
 )
 from partloc.inference.checkpoint import find_pretrained
+
+if TYPE_CHECKING:
+    from partloc.model.camera import PinholeCamera
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
 # reported at once.
@@ -71,8 +81,21 @@ def make_infer_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="FILE", help=f"default {PIPELINE_MODEL}")
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
     pixels_help = "skip larger images; default 64,000,000"
+    camera_help = "azimuth, elevation and field of view of the camera in degrees; see above"
+    add("--camera", type=parse_camera, metavar="A,E,F", help=camera_help)
     add("--max-image-pixels", type=positive_int, metavar="N", help=pixels_help)
     return parser
+
+
+def parse_camera(text: str) -> tuple[float, float, float]:
+    """Raises: ArgumentTypeError unless it is three numbers."""
+    try:
+        azimuth, elevation, fov = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected azimuth,elevation,field of view in degrees, e.g. 45,30,30"
+        ) from None
+    return azimuth, elevation, fov
 
 
 def find_mistake(args: argparse.Namespace) -> str | None:
@@ -123,7 +146,8 @@ def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
         from partloc.inference.locator_api import Locator
 
         max_pixels = args.max_image_pixels or DEFAULT_MAX_PIXELS
-        locator = Locator(checkpoint, args.device or "auto", max_pixels)
+        locator = Locator(checkpoint, args.device or "auto", max_pixels, args.camera)
+    print(describe_camera(locator.camera, args.camera), file=sys.stderr)
     answers = []
     for path, estimate in zip(args.part, locator.locate(args.whole, args.part), strict=True):
         if not estimate.plain_background:
@@ -132,6 +156,14 @@ def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
     if len(answers) == 1:
         del answers[0]["part"]
     print_json(answers if len(answers) > 1 else answers[0])
+
+
+def describe_camera(camera: "PinholeCamera | None", given: tuple[float, ...] | None) -> str:
+    """Which camera is used, and in which frame the translations are."""
+    if camera is None:
+        return "camera: not known; translations are in the frame of the training labels"
+    source = "as given" if given else "of the model file"
+    return f"camera: {source}; translations are in a {camera.describe_frame()}"
 
 
 def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
@@ -167,7 +199,10 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         context.on_main(locked_folder(output)),
     ):
         context.barrier()  # until the folder is locked
-        predictor = Locator(checkpoint, str(context.device), max_pixels).predictor
+        locator = Locator(checkpoint, str(context.device), max_pixels, args.camera)
+        predictor = locator.predictor
+        if context.is_main:
+            print(describe_camera(locator.camera, args.camera), file=sys.stderr)
         outcomes = predict_jobs(predictor, local_jobs(jobs, context), data_dir, context.is_main)
         num_hypotheses = predictor.model.num_hypotheses
         summary = write_predictions(output, outcomes, num_hypotheses, context, args.all)

@@ -18,6 +18,7 @@ from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError
 from partloc.inference.checkpoint import find_pretrained
 from partloc.inference.estimate import PoseEstimate
 from partloc.inference.predictor import Predictor
+from partloc.model.camera import PinholeCamera
 
 
 class Locator:
@@ -27,7 +28,11 @@ class Locator:
         checkpoint: a model file; None for the weights that come with the package.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
         max_pixels: limit for an image, width times height.
-    Raises: FileNotFoundError or CheckpointError for the model file; ValueError for the device.
+        camera: (azimuth, elevation, field of view) in degrees of the camera that took the images,
+            see `PinholeCamera.from_view`; translations are then in a right-handed frame with z
+            upward. None for the camera of the model file and the frame of its labels.
+    Raises: FileNotFoundError or CheckpointError for the model file; ValueError for the device or
+        the camera.
     """
 
     def __init__(
@@ -35,16 +40,27 @@ class Locator:
         checkpoint: str | os.PathLike[str] | None = None,
         device: str = "auto",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        camera: tuple[float, float, float] | None = None,
     ) -> None:
         self.checkpoint = find_pretrained(checkpoint)
         self.predictor = Predictor(self.checkpoint, device, max_pixels)
+        if camera is not None:
+            self.predictor.use_camera(*camera)
+
+    @property
+    def camera(self) -> PinholeCamera | None:
+        """The camera in use, None if it is not known."""
+        return self.predictor.model.pinhole_camera
 
     @classmethod
     def from_pretrained(
-        cls, path_or_name: str | os.PathLike[str] | None = None, device: str = "auto"
+        cls,
+        path_or_name: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        camera: tuple[float, float, float] | None = None,
     ) -> "Locator":
         """A locator with shipped weights, by default `dinov2_vitt14`, or those of a model file."""
-        return cls(path_or_name, device)
+        return cls(path_or_name, device, camera=camera)
 
     @overload
     def locate(  # type: ignore[overload-overlap]  # a string is one path, not an iterable

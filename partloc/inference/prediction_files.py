@@ -23,7 +23,7 @@ from torch import Tensor
 from partloc.data.table import PairTable
 from partloc.files import open_atomic
 from partloc.inference.hypotheses import Hypotheses
-from partloc.model.camera import PinholeCamera
+from partloc.model.camera import CAMERA_TENSORS, PinholeCamera
 from partloc.pose import POSE_COLUMNS, PartPose
 
 PREDICTIONS_FILE, HYPOTHESES_FILE = "predictions.csv", "hypotheses.npy"
@@ -69,8 +69,8 @@ def write_model_info(folder: Path, info: ModelInfo) -> None:
     """Write the numbers with all digits, unlike `files.write_json`: they are inputs."""
     values = info._asdict()
     if info.camera is not None:
-        names = ("slope", "offset", "inverse_distance")
-        values["camera"] = {name: getattr(info.camera, name).tolist() for name in names}
+        camera = info.camera
+        values["camera"] = {name: getattr(camera, name).tolist() for name in CAMERA_TENSORS}
     with open_atomic(folder / MODEL_INFO_FILE) as file:
         file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 

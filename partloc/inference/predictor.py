@@ -25,9 +25,11 @@ from partloc.inference.assignment import assign
 from partloc.inference.estimate import PoseEstimate
 from partloc.inference.hypotheses import HYPOTHESIS_FIELDS, Hypotheses
 from partloc.inference.image_loader import LoadedImage, PartDeduplicator, read_ahead
+from partloc.model.camera import PinholeCamera
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model
+from partloc.model.proposals import ProposalLocator
 
 IMAGES_PER_BATCH = 8
 # Subtracted from the confidence logits where whole or part has no plain background: the network has
@@ -110,6 +112,15 @@ class Predictor:
         if not isinstance(model, PartLocator):
             model = load_model(Path(model))
         self.model = model.to(self.device).eval()
+
+    def use_camera(self, azimuth_deg: float, elevation_deg: float, fov_deg: float) -> None:
+        """Predict with this camera, see `PinholeCamera.from_view`, instead of the model's.
+
+        Raises: ValueError for angles out of range, or if the model does not use a camera.
+        """
+        if not isinstance(self.model, ProposalLocator):
+            raise ValueError(f"{self.source}: a model without template matching uses no camera")
+        self.model.set_camera(PinholeCamera.from_view(azimuth_deg, elevation_deg, fov_deg))
 
     def predict(
         self, whole: PathOrImage, parts: Iterable[PathOrImage], distinct: bool = True

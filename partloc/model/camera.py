@@ -13,6 +13,10 @@ from torch.nn import functional as F
 
 from partloc.pose import PartPose
 
+CAMERA_TENSORS = ("slope", "offset", "inverse_distance", "handedness")
+UP_AXES = [1, 2]  # y and z, which may point upward in the frame of the labels
+SLANT_WEIGHT = 2.0
+
 
 class PinholeCamera(NamedTuple):
     """A pinhole camera that looks roughly at the centre of the whole.
@@ -24,6 +28,7 @@ class PinholeCamera(NamedTuple):
     slope: (2, 3), offset: (2,): image coordinates right and down, in [-1, 1].
     inverse_distance: () one over the camera's distance from the whole's centre, 1 / model units;
         0 is an orthographic camera.
+    handedness: () 1 if the frame of the labels is right-handed, -1 if it is left-handed.
     inlier_fraction: fraction of the parts that agree with the camera when it is fitted; NaN
         otherwise. Below about one half, the images were taken by several cameras, or most parts
         are hard to find.
@@ -33,6 +38,7 @@ class PinholeCamera(NamedTuple):
     offset: Tensor
     inverse_distance: Tensor
     inlier_fraction: float
+    handedness: Tensor = torch.ones(())
 
     @classmethod
     def from_view(cls, azimuth_deg: float, elevation_deg: float, fov_deg: float) -> "PinholeCamera":
@@ -41,7 +47,15 @@ class PinholeCamera(NamedTuple):
 
         azimuth_deg: from +x toward +y. elevation_deg: above the horizontal plane. fov_deg: full
         angle of view; 0 is an orthographic camera.
+        Raises: ValueError for an angle out of range.
         """
+        for name, value, low, high in (
+            ("azimuth", azimuth_deg, -360, 360),
+            ("elevation", elevation_deg, -90, 90),
+            ("field of view", fov_deg, 0, 120),
+        ):
+            if not low <= value <= high:  # also if it is NaN
+                raise ValueError(f"camera: {name} {value}; expected {low} to {high} degrees")
         azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
         sine, cosine = math.sin(elevation), math.cos(elevation)
         right = [-math.sin(azimuth), math.cos(azimuth), 0.0]
@@ -58,28 +72,47 @@ class PinholeCamera(NamedTuple):
 
     @property
     def code(self) -> Tensor:
-        """(4,): the direction of up (z) along right, down and forward, and the inverse distance;
+        """(4,): the direction of up along right, down and forward, and the inverse distance;
         zeros for a camera that is not known."""
-        return torch.cat([self.axes[:, 2], self.inverse_distance[None]])
+        up = self.axes.T[UP_AXES]  # (2, 3), each along right, down and forward
+        chosen = self._upright_scores.argmax().expand(1, 3)
+        return torch.cat([up.gather(0, chosen)[0], self.inverse_distance[None]])
+
+    @property
+    def up_axis(self) -> str:
+        """The axis of the labels' frame that points upward in the image, y or z."""
+        return "xyz"[UP_AXES[int(self._upright_scores.argmax())]]
+
+    def describe_frame(self) -> str:
+        """The frame of the labels in words."""
+        hand = "right" if self.handedness > 0 else "left"
+        return f"{hand}-handed frame with {self.up_axis} upward"
+
+    @property
+    def _upright_scores(self) -> Tensor:
+        """(2,), of each of UP_AXES: how far it points upward in the image, less its slant. A camera
+        that is not tilted shows the true one without slant."""
+        right, down, _ = self.axes[:, UP_AXES]  # (2,) each
+        # Without evidence the last one, z.
+        return -down - SLANT_WEIGHT * right.abs() + self.slope.new_tensor([0.0, 1e-3])
 
     def to(self, target: torch.device | torch.dtype) -> "PinholeCamera":
         """On another device or in another precision."""
-        slope, offset = self.slope.to(target), self.offset.to(target)
-        return self._replace(
-            slope=slope, offset=offset, inverse_distance=self.inverse_distance.to(target)
-        )
+        tensors = {name: getattr(self, name).to(target) for name in CAMERA_TENSORS}
+        return self._replace(**tensors)
 
     @property
     def forward(self) -> Tensor:
-        """(3,) unit vector of the viewing direction: right cross down."""
-        return F.normalize(torch.linalg.cross(*self.slope), dim=0)
+        """(3,) unit vector of the viewing direction: right cross down, in a left-handed frame its
+        opposite."""
+        return self.handedness * F.normalize(torch.linalg.cross(*self.slope), dim=0)
 
     @property
     def axes(self) -> Tensor:
         """(3, 3), orthonormal rows: right, down and forward."""
         forward = self.forward
         right = F.normalize(self.slope[0] - (self.slope[0] @ forward) * forward, dim=0)
-        return torch.stack([right, torch.linalg.cross(forward, right), forward])
+        return torch.stack([right, self.handedness * torch.linalg.cross(forward, right), forward])
 
     @property
     def image_scale(self) -> Tensor:
@@ -112,21 +145,24 @@ class PinholeCamera(NamedTuple):
 
 
 class FittedCamera(nn.Module):
-    """A pinhole camera as buffers, which a model file stores; all zeros until one is fitted."""
+    """A pinhole camera as buffers, which a model file stores; the slope is zero until one is
+    fitted."""
 
     slope: Tensor
     offset: Tensor
     inverse_distance: Tensor
+    handedness: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("slope", torch.zeros(2, 3))
         self.register_buffer("offset", torch.zeros(2))
         self.register_buffer("inverse_distance", torch.zeros(()))
+        self.register_buffer("handedness", torch.ones(()))
 
     @torch.no_grad()
     def set(self, camera: PinholeCamera) -> None:
-        for name in ("slope", "offset", "inverse_distance"):
+        for name in CAMERA_TENSORS:
             getattr(self, name).copy_(getattr(camera, name))
 
     @property
@@ -136,7 +172,8 @@ class FittedCamera(nn.Module):
     @property
     def pinhole(self) -> PinholeCamera:
         """On the module's device."""
-        return PinholeCamera(self.slope, self.offset, self.inverse_distance, math.nan)
+        tensors = {name: getattr(self, name) for name in CAMERA_TENSORS}
+        return PinholeCamera(inlier_fraction=math.nan, **tensors)
 
     @property
     def image_scale(self) -> Tensor:

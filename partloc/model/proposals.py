@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from partloc.data.transforms import Preprocessing
 from partloc.model.attention import pooling_matrix
-from partloc.model.camera import PinholeCamera
+from partloc.model.camera import CAMERA_TENSORS, PinholeCamera
 from partloc.model.crop import foreground, resample_crops, to_crop_frame
 from partloc.model.depth_net import MAP_SIDE, DepthFit, DepthReading, fit_depth, load_depth_net
 from partloc.model.encoder import EncodedImages
@@ -113,8 +113,8 @@ class ProposalLocator(PartLocator):
         camera = self.position_decoder.camera
         if not camera.is_known:
             return None
-        slope, offset, inverse_distance = (field.cpu().clone() for field in camera.pinhole[:3])
-        return PinholeCamera(slope, offset, inverse_distance, camera.pinhole.inlier_fraction)
+        tensors = {name: getattr(camera, name).cpu().clone() for name in CAMERA_TENSORS}
+        return PinholeCamera(inlier_fraction=math.nan, **tensors)
 
     def set_camera(self, camera: PinholeCamera) -> None:
         """Predict through a fitted camera: an image position and its depth determine a point."""

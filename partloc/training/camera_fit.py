@@ -36,7 +36,10 @@ OVERFITTED_PARTS = 4
 MIN_FLATNESS_RATIO = 0.05
 # 1 / whole-model units; a camera closer than 1.25 would be inside the bounding sphere of a whole.
 MAX_INVERSE_DISTANCE = 0.8
-FIT_ITERATIONS = 50
+FIT_ITERATIONS, CONVEX_ITERATIONS = 100, 25
+RESIDUAL_SCALE = 0.06  # half image sides; wrong matches, farther away, then count little
+PERSPECTIVE_EVIDENCE = 0.1  # relative difference of mean distances that decides the handedness
+MAX_LOOK_UP_DEG = 12.0  # a camera that looks up more steeply belongs to a left-handed frame
 MIN_RESIDUAL = 0.02  # half image sides; bounds the weights of the reweighted least squares
 
 
@@ -70,7 +73,7 @@ def fit_camera(
         residuals = (camera.project(poses)[:, :2] - targets).norm(dim=1)
         return camera._replace(inlier_fraction=(residuals < INLIER_DISTANCE).float().mean().item())
 
-    camera = with_inlier_fraction(fit_camera_to_points(translations, targets))
+    camera = with_inlier_fraction(fit_either_handedness(translations, targets))
     if known is not None:
         known = with_inlier_fraction(known)
         if known.inlier_fraction >= camera.inlier_fraction - OVERFITTED_PARTS / len(matched):
@@ -115,22 +118,48 @@ def _load_thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> 
     return torch.from_numpy(pixels / 255).permute(2, 0, 1)
 
 
-def fit_camera_to_points(source: Tensor, target: Tensor) -> PinholeCamera:
+def fit_either_handedness(source: Tensor, target: Tensor) -> PinholeCamera:
+    """Fit a camera that maps points (N, 3) to image positions (N, 2), in a frame of unknown
+    handedness.
+
+    A mirrored frame fits an orthographic camera as well, with the opposite viewing direction. What
+    is nearer is larger, so with perspective only one of them fits well. Otherwise the camera looks
+    down on the objects rather than up at them; if neither decides, the frame is right-handed.
+    """
+    right, left = (fit_camera_to_points(source, target, sign) for sign in (1.0, -1.0))
+    costs = [_mean_distance(camera, source, target) for camera in (right, left)]
+    if max(costs) > (1 + PERSPECTIVE_EVIDENCE) * min(costs):
+        return right if costs[0] < costs[1] else left
+    climb = right.code[2].item()  # of the viewing direction, the sine of an angle
+    return left if climb > math.sin(math.radians(MAX_LOOK_UP_DEG)) else right
+
+
+def _mean_distance(camera: PinholeCamera, source: Tensor, target: Tensor) -> float:
+    """Robust: larger distances than INLIER_DISTANCE count as that."""
+    points = PartPose(source, torch.ones_like(source[:, :1]))
+    distances = (camera.project(points)[:, :2] - target).norm(dim=1)
+    return distances.clamp(max=INLIER_DISTANCE).mean().item()
+
+
+def fit_camera_to_points(source: Tensor, target: Tensor, handedness: float = 1.0) -> PinholeCamera:
     """Fit a camera that maps points (N, 3) to image positions (N, 2), robust to outliers.
 
-    Approximately minimises the sum of distances. Multiplied by its denominator, the projection is
-    linear in all parameters except the direction of depth, which is taken from the previous
+    handedness: of the points' frame, 1 or -1.
+    Approximately minimises the sum of distances, then a sum that hardly grows with larger ones, as
+    half of the parts may be matched in a wrong place. Multiplied by its denominator, the projection
+    is linear in all parameters except the direction of depth, which is taken from the previous
     iteration. The inlier fraction of the result is NaN.
 
     Source: the direct linear transform (Abdel-Aziz and Karara, 1971), by iteratively reweighted
-    least squares (Holland and Welsch, 1977).
+    least squares (Holland and Welsch, 1977); the second weights of Geman and McClure (1985).
     """
     source, target = source.double(), target.double()
     homogeneous = torch.cat([source, torch.ones_like(source[:, :1])], 1)  # (N, 4)
     design = torch.block_diag(homogeneous, homogeneous)  # (2 N, 8), rows of right, then of down
     weights = torch.ones(len(source), dtype=torch.float64)
     camera, inverse_distance = None, torch.zeros((), dtype=torch.float64)
-    for _ in range(FIT_ITERATIONS):
+    sign = torch.tensor(handedness, dtype=torch.float64)
+    for iteration in range(FIT_ITERATIONS):
         row_weights = weights.repeat(2)[:, None]  # (2 N, 1)
         values = target.T.reshape(-1, 1)  # (2 N, 1)
         if camera is not None:
@@ -140,9 +169,12 @@ def fit_camera_to_points(source: Tensor, target: Tensor) -> PinholeCamera:
             inverse_distance = solution[8, 0].clamp(0, MAX_INVERSE_DISTANCE)
             values = values * (1 + inverse_distance * depth)
         linear = torch.linalg.lstsq(row_weights * design, row_weights * values).solution.view(2, 4)
-        camera = PinholeCamera(linear[:, :3], linear[:, 3], inverse_distance, math.nan)
+        camera = PinholeCamera(linear[:, :3], linear[:, 3], inverse_distance, math.nan, sign)
         points = PartPose(source, torch.ones_like(source[:, :1]))
         residuals = (camera.project(points)[:, :2] - target).norm(dim=1)  # (N,)
-        weights = residuals.clamp(min=MIN_RESIDUAL).rsqrt()
+        if iteration < CONVEX_ITERATIONS:
+            weights = residuals.clamp(min=MIN_RESIDUAL).rsqrt()
+        else:
+            weights = 1 / (1 + (residuals / RESIDUAL_SCALE).square())
     assert camera is not None
     return camera.to(torch.float32)

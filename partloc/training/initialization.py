@@ -38,9 +38,10 @@ def initialize_model(model: PartLocator, table: PairTable, config: Config) -> st
     camera = fit_camera(table, config.data.max_image_pixels, config.seed, model.pinhole_camera)
     if camera is None or camera.inlier_fraction < MIN_INLIER_FRACTION:
         return _describe_failed_fit(model, camera)
-    message = f"camera: {camera.inlier_fraction:.0%} of the matched parts agree"
+    agreement = f"{camera.inlier_fraction:.0%} of the matched parts agree"
+    message = f"camera: {agreement}; {camera.describe_frame()}"
     if model.has_camera and torch.equal(camera.slope, model.position_decoder.camera.slope):
-        return f"{message} with that of the starting weights, which is kept"
+        return f"{message}; it is that of the starting weights"
     model.set_camera(camera)
     return message
 

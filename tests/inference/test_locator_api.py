@@ -222,6 +222,37 @@ def test_a_model_is_chosen_by_name_or_path(checkpoint):
         Locator.from_pretrained("dinov2")
 
 
+# -- the camera --------------------------------------------------------------------------------
+
+
+def test_a_given_camera_tells_where_the_answers_are(tmp_path):
+    """Seen from the other side, the same images are answered in turned coordinates."""
+    images = EXAMPLE / "bench-whole.png", EXAMPLE / "bench-side-1.png"
+    answers = [
+        Locator.from_pretrained(device="cpu", camera=(azimuth, 30.0, 30.0)).locate(*images)
+        for azimuth in (45.0, -135.0)
+    ]
+    first, turned = (answer.translation for answer in answers)
+    assert np.abs(first[:2]).max() > 0.2
+    assert np.allclose(first[:2], np.negative(turned[:2]), atol=0.05)
+    assert np.isclose(first[2], turned[2], atol=0.05)
+    own = Locator.from_pretrained(device="cpu")
+    assert own.camera.describe_frame() == "right-handed frame with z upward"
+
+
+@pytest.mark.parametrize(
+    ("camera", "message"),
+    [
+        ((45, 91, 30), "camera: elevation 91; expected -90 to 90 degrees"),
+        ((45, 30, -1), "camera: field of view -1; expected 0 to 120 degrees"),
+        ((float("nan"), 30, 30), "camera: azimuth nan; expected -360 to 360 degrees"),
+    ],
+)
+def test_an_impossible_camera_is_refused(camera, message):
+    with pytest.raises(ValueError, match=message):
+        Locator.from_pretrained(device="cpu", camera=camera)
+
+
 # -- the package -------------------------------------------------------------------------------
 
 

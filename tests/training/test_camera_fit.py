@@ -11,7 +11,11 @@ from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
 from partloc.synthetic.camera import DEMO_CAMERA
 from partloc.synthetic.dataset import write_dataset
-from partloc.training.camera_fit import fit_camera, fit_camera_to_points
+from partloc.training.camera_fit import (
+    fit_camera,
+    fit_camera_to_points,
+    fit_either_handedness,
+)
 
 MAX_PIXELS = 10_000_000
 
@@ -79,3 +83,38 @@ def test_labels_in_a_plane_determine_no_camera(rendered_models):
     assert fit_camera(table, MAX_PIXELS, seed=0).inlier_fraction > 0.4
     table.translation[:, 1] *= 1e-3
     assert fit_camera(table, MAX_PIXELS, seed=0) is None
+
+
+# -- frames of other tools -------------------------------------------------------------------------
+
+FRAMES = {
+    "right-handed frame with z upward": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "right-handed frame with y upward": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),
+    "left-handed frame with z upward": ((0, 1, 0), (1, 0, 0), (0, 0, 1)),
+    "left-handed frame with y upward": ((1, 0, 0), (0, 0, 1), (0, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("fov_deg", [0.0, 30.0, 60.0])
+def test_the_frame_of_the_labels_is_recognised(frame, fov_deg):
+    """From correct matches of most parts; the others are matched anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(80, 3, generator=generator) - 0.5
+    camera = PinholeCamera.from_view(-35.0, 25.0, fov_deg)
+    positions = camera.project(PartPose(points, torch.ones(80, 1)))[:, :2]
+    positions[::3] += torch.randn(27, 2, generator=generator) * 0.4
+    axes = torch.tensor(FRAMES[frame]).float()
+    found = fit_either_handedness(points @ axes.T, positions)
+    assert found.describe_frame() == frame
+    assert_close(found.forward, axes @ camera.forward, atol=0.03, rtol=0)
+    assert_close(found.code, camera.code, atol=0.04, rtol=0)
+    assert_close(found.depth(points @ axes.T), camera.depth(points), atol=0.03, rtol=0)
+
+
+def test_perspective_tells_the_handedness_where_the_camera_is_level():
+    points = torch.rand(80, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    camera = PinholeCamera.from_view(30.0, 0.0, 50.0)
+    positions = camera.project(PartPose(points, torch.ones(80, 1)))[:, :2]
+    for swap, handedness in (([0, 1, 2], 1.0), ([1, 0, 2], -1.0)):
+        assert fit_either_handedness(points[:, swap], positions).handedness == handedness

@@ -1,0 +1,182 @@
+"""Errors on the demo's kinds of objects as other tools render them, look by look (`looks.py`).
+
+In every look, 56 models that the demo does not contain are predicted by
+
+- shipped: the starting weights; only the camera is fitted, to the labels of 24 other models
+- camera given: the same with the true camera instead, as `infer --camera`
+- trained: after a training on 120 other models of that look, with --train
+
+Images and trainings are kept in runs/renders, and looks of --output that the same code and weights
+have measured are kept, so an interrupted run continues.
+
+    $ python -m benchmarks.renders --output metrics/renders.json
+    $ python -m benchmarks.renders --looks demo black --train
+"""
+
+import argparse
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.common import benchmark_parser
+from benchmarks.looks import LOOKS, Look, write_models
+from benchmarks.metric_tables import renders_table
+from partloc.cli import map_in_processes, run_command
+from partloc.config import Config, digest, load_config
+from partloc.data.index import build_index
+from partloc.data.table import PairTable
+from partloc.data.transforms import Preprocessing
+from partloc.distributed import distributed_context
+from partloc.evaluation.accumulator import ErrorAccumulator
+from partloc.evaluation.calibration import reliability
+from partloc.evaluation.metrics import bootstrap, median_pose
+from partloc.files import file_sha256, write_json, write_table
+from partloc.inference.predictor import Predictor
+from partloc.inference.table_predictor import predict_table
+from partloc.model.build import build_locator
+from partloc.model.camera import PinholeCamera
+from partloc.model.locator import PartLocator
+from partloc.model.model_file import load_model, save_model
+from partloc.model.proposals import ProposalLocator
+from partloc.pose import RIGHT_TOLERANCE, PartPose
+from partloc.training.fingerprint import source_hash
+from partloc.training.initialization import initialize_model
+from partloc.training.run import run_training, runs_root
+
+FIRST_TEST = 10_000  # numbers of models that the demo does not contain
+FIRST_TRAINING = 20_000
+NUM_TEST, NUM_FIT, NUM_TRAIN, NUM_VAL = 56, 24, 104, 16  # models
+MODELS_PER_JOB = 4
+
+
+def make_manifest(folder: Path, look: Look, config: Config, numbers: range) -> pd.DataFrame:
+    """Render and index models."""
+    jobs = [
+        range(numbers[i], min(numbers[i] + MODELS_PER_JOB, numbers.stop))
+        for i in range(0, len(numbers), MODELS_PER_JOB)
+    ]
+    workers = config.machine.used_processes
+    for _ in map_in_processes(partial(write_models, folder, look, config.seed), jobs, workers):
+        pass
+    data = config.data.model_copy(update={"data_dir": str(folder)})
+    return build_index(data, workers=workers).manifest
+
+
+def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable) -> dict[str, Any]:
+    """Errors on the test models, means with their 95 % intervals."""
+    accumulator = ErrorAccumulator(test)
+    baseline = median_pose(PartPose(fit.translation, fit.scale))
+    predictor = Predictor(model, config.machine.device, config.data.max_image_pixels)
+    for chunk in predict_table(predictor, test):
+        accumulator.update(chunk, baseline, model.pinhole_camera)
+    errors = accumulator.errors
+    chosen = {name: errors[name] for name in ("translation_error", "relative_scale_error")}
+    intervals = bootstrap(chosen, test.models, config.seed)
+    is_right = errors["translation_error"] < RIGHT_TOLERANCE
+    return {
+        name: {
+            "mean": values.mean().item(),
+            "median": values.median().item(),
+            "interval_95": intervals[name]["mean"],
+        }
+        for name, values in chosen.items()
+    } | {
+        "right": is_right.float().mean().item(),
+        "confidence": accumulator.confidence.mean().item(),
+        "expected_calibration_error": reliability(accumulator.confidence, is_right)[
+            "expected_calibration_error"
+        ],
+        "baseline_error": accumulator.baseline_errors["translation_error"].mean().item(),
+    }
+
+
+def measure(config: Config, name: str, look: Look, with_training: bool) -> dict[str, Any]:
+    """One row of the table."""
+    root = runs_root("renders") / re.sub(r"[^a-z0-9]+", "-", name.lower())
+    test = make_manifest(root / "test", look, config, range(FIRST_TEST, FIRST_TEST + NUM_TEST))
+    fit = make_manifest(root / "fit", look, config, range(FIRST_TRAINING, FIRST_TRAINING + NUM_FIT))
+    test_table, fit_table = PairTable(test, root / "test"), PairTable(fit, root / "fit")
+    model = build_locator(config.model, Preprocessing.from_config(config.data))
+    assert isinstance(model, ProposalLocator)
+    camera_message = initialize_model(model.eval(), fit_table, config)
+    row = {
+        "look": name,
+        "group": look.group,
+        "num_parts": len(test),
+        "camera": camera_message,
+        "shipped": evaluate(model, config, fit_table, test_table),
+    }
+    if look.group in ("camera", "tool", "demo") and look.has_renderer_frame:
+        view = look.camera
+        model.set_camera(
+            PinholeCamera.from_view(view.azimuth_deg, view.elevation_deg, view.fov_deg)
+        )
+        row["camera_given"] = evaluate(model, config, fit_table, test_table)
+    if with_training:
+        trained = train(config, look, root)
+        row["trained"] = evaluate(trained, config, fit_table, test_table)
+    return row
+
+
+def train(config: Config, look: Look, root: Path) -> PartLocator:
+    """Train on other models of the look, or take what an earlier call has trained."""
+    numbers = range(FIRST_TRAINING, FIRST_TRAINING + NUM_TRAIN + NUM_VAL)
+    manifest = make_manifest(root / "train", look, config, numbers)
+    is_val = manifest.model.isin(manifest.model.unique()[-NUM_VAL:])
+    folder = root / f"training-{row_fingerprint(config, 'training')}"
+    for split, table in (("train", manifest[~is_val]), ("val", manifest[is_val])):
+        write_table(folder / "split" / f"{split}.csv", table)
+    data = config.data.model_copy(update={"data_dir": str(root / "train")})
+    config, path = config.model_copy(update={"data": data}), folder / "model.pth"
+    if not path.exists():
+        with distributed_context(config.machine.device) as context:
+            run_training(
+                *(config, context, folder / "split", folder, True),
+                lambda trainer: save_model(path, trainer.model, trainer.info),
+            )
+    return load_model(path)
+
+
+def row_fingerprint(config: Config, name: str) -> str:
+    """A hash of all that determines a row."""
+    weights = file_sha256(Path(config.model.start_from)) if config.model.start_from else None
+    return digest([config.model_dump(exclude={"machine"}), name, weights, source_hash()])[:16]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = benchmark_parser(__doc__, config=Path("params.yaml"))
+    add = parser.add_argument
+    add("--looks", nargs="+", choices=list(LOOKS), metavar="NAME", help="default: all")
+    add("--train", action="store_true", help="train in each look, too; minutes each")
+    return parser.parse_args()
+
+
+def read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+    if path is None or not path.exists():
+        return {}
+    return {row["fingerprint"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+
+
+def run() -> None:
+    args = parse_arguments()
+    config = load_config(args.config)
+    earlier, rows = read_earlier_rows(args.output), []
+    for name in args.looks or LOOKS:
+        fingerprint = row_fingerprint(config, name)
+        row = earlier.get(fingerprint)
+        if row is None or (args.train and "trained" not in row):
+            print(f"{name} ...", file=sys.stderr)
+            row = measure(config, name, LOOKS[name], args.train)
+        rows.append(row | {"fingerprint": fingerprint})
+        if args.output:
+            write_json(args.output, {"rows": rows})
+    print(renders_table(rows))
+
+
+if __name__ == "__main__":
+    run_command(run)
