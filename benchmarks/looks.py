@@ -134,8 +134,10 @@ LOOKS = {
 }
 
 
-def write_models(folder: Path, look: Look, seed: int, numbers: range) -> None:
-    """Render models of the demo's kinds, each into its folder unless it exists."""
+def write_models(folder: Path, name: str, seed: int, numbers: range) -> None:
+    """Render models of the demo's kinds in the look LOOKS[name], each into its folder unless it
+    exists."""
+    look = LOOKS[name]
     for number in numbers:
         model = sample_model(seed, number, DEMO_OBJECTS, look.camera)
         target, draft = folder / model.name, folder / f".{model.name}"

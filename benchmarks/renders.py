@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 
+import partloc
 from benchmarks.common import benchmark_parser
 from benchmarks.looks import LOOKS, Look, write_models
 from benchmarks.metric_tables import renders_table
@@ -44,7 +45,6 @@ from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
 from partloc.pose import RIGHT_TOLERANCE, PartPose
-from partloc.training.fingerprint import source_hash
 from partloc.training.initialization import initialize_model
 from partloc.training.run import run_training, runs_root
 
@@ -52,16 +52,17 @@ FIRST_TEST = 10_000  # numbers of models that the demo does not contain
 FIRST_TRAINING = 20_000
 NUM_TEST, NUM_FIT, NUM_TRAIN, NUM_VAL = 56, 24, 104, 16  # models
 MODELS_PER_JOB = 4
+MEASURED_PACKAGES = ("data", "model", "inference")  # whose code determines the answers
 
 
-def make_manifest(folder: Path, look: Look, config: Config, numbers: range) -> pd.DataFrame:
+def make_manifest(folder: Path, name: str, config: Config, numbers: range) -> pd.DataFrame:
     """Render and index models."""
     jobs = [
         range(numbers[i], min(numbers[i] + MODELS_PER_JOB, numbers.stop))
         for i in range(0, len(numbers), MODELS_PER_JOB)
     ]
     workers = config.machine.used_processes
-    for _ in map_in_processes(partial(write_models, folder, look, config.seed), jobs, workers):
+    for _ in map_in_processes(partial(write_models, folder, name, config.seed), jobs, workers):
         pass
     data = config.data.model_copy(update={"data_dir": str(folder)})
     return build_index(data, workers=workers).manifest
@@ -98,8 +99,8 @@ def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable
 def measure(config: Config, name: str, look: Look, with_training: bool) -> dict[str, Any]:
     """One row of the table."""
     root = runs_root("renders") / re.sub(r"[^a-z0-9]+", "-", name.lower())
-    test = make_manifest(root / "test", look, config, range(FIRST_TEST, FIRST_TEST + NUM_TEST))
-    fit = make_manifest(root / "fit", look, config, range(FIRST_TRAINING, FIRST_TRAINING + NUM_FIT))
+    test = make_manifest(root / "test", name, config, range(FIRST_TEST, FIRST_TEST + NUM_TEST))
+    fit = make_manifest(root / "fit", name, config, range(FIRST_TRAINING, FIRST_TRAINING + NUM_FIT))
     test_table, fit_table = PairTable(test, root / "test"), PairTable(fit, root / "fit")
     model = build_locator(config.model, Preprocessing.from_config(config.data))
     assert isinstance(model, ProposalLocator)
@@ -118,15 +119,15 @@ def measure(config: Config, name: str, look: Look, with_training: bool) -> dict[
         )
         row["camera_given"] = evaluate(model, config, fit_table, test_table)
     if with_training:
-        trained = train(config, look, root)
+        trained = train(config, name, root)
         row["trained"] = evaluate(trained, config, fit_table, test_table)
     return row
 
 
-def train(config: Config, look: Look, root: Path) -> PartLocator:
+def train(config: Config, name: str, root: Path) -> PartLocator:
     """Train on other models of the look, or take what an earlier call has trained."""
     numbers = range(FIRST_TRAINING, FIRST_TRAINING + NUM_TRAIN + NUM_VAL)
-    manifest = make_manifest(root / "train", look, config, numbers)
+    manifest = make_manifest(root / "train", name, config, numbers)
     is_val = manifest.model.isin(manifest.model.unique()[-NUM_VAL:])
     folder = root / f"training-{row_fingerprint(config, 'training')}"
     for split, table in (("train", manifest[~is_val]), ("val", manifest[is_val])):
@@ -143,9 +144,11 @@ def train(config: Config, look: Look, root: Path) -> PartLocator:
 
 
 def row_fingerprint(config: Config, name: str) -> str:
-    """A hash of all that determines a row."""
+    """A hash of the settings, the weights and the code of the network that determine a row."""
     weights = file_sha256(Path(config.model.start_from)) if config.model.start_from else None
-    return digest([config.model_dump(exclude={"machine"}), name, weights, source_hash()])[:16]
+    folders = [Path(partloc.__file__).parent / package for package in MEASURED_PACKAGES]
+    code = [file_sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))]
+    return digest([config.model_dump(exclude={"machine"}), name, weights, code])[:16]
 
 
 def parse_arguments() -> argparse.Namespace:
