@@ -212,6 +212,28 @@ def renders_table(rows: list[dict[str, Any]]) -> str:
     return markdown_table(head, cells)
 
 
+def constant_inputs_table(rows: list[dict[str, Any]]) -> str:
+    """Errors with an input constant, and the change from all inputs."""
+    head = ["input", "translation error", "difference", "change", "assigned error"]
+    whole = rows[0]["translation_error"]["mean"]
+    cells = []
+    for row in rows:
+        error = row["translation_error"]
+        low, high = (error["difference_interval_95"][name] for name in ("low", "high"))
+        difference = f"{error['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        change = f"{error['difference'] / whole:+.0%}".replace("%", " %")
+        is_first = row is rows[0]
+        cells.append(
+            [
+                row["variant"],
+                _with_interval(error, ".3f"),
+                *(["", ""] if is_first else [difference, change]),
+                f"{row['assigned_error']['mean']:.3f}",
+            ]
+        )
+    return markdown_table(head, cells)
+
+
 def _with_interval(error: dict[str, Any], form: str) -> str:
     mean, low, high = (
         format_value(error, path, form) for path in ("mean", "interval_95/low", "interval_95/high")
