@@ -45,7 +45,7 @@ def paste_part(
     mask = Image.fromarray((np.asarray(small).min(-1) <= WHITE).astype(np.uint8) * 255)
     # Where the centre of the part, (0, 0, 0) in its own frame, is in the small image:
     corner = (mark.x - centered.x * factor, mark.y - centered.y * factor)
-    canvas.paste(small, [round(value) for value in corner], mask)
+    canvas.paste(small, (round(corner[0]), round(corner[1])), mask)
     pen = ImageDraw.Draw(canvas)
     box = [mark.x - mark.radius, mark.y - mark.radius, mark.x + mark.radius, mark.y + mark.radius]
     pen.ellipse(box, outline=PREDICTION_COLOR, width=2)
@@ -93,7 +93,9 @@ def predict() -> tuple[PoseEstimate, PinholeCamera]:
     """The prediction for the part, and the camera of the shipped weights."""
     torch.set_num_threads(1)  # as many threads on every machine, the same rounding
     locator = Locator.from_pretrained(device="cpu")
-    return locator.locate(WHOLE_FILE, PART_FILE), locator.predictor.model.pinhole_camera
+    camera = locator.predictor.model.pinhole_camera
+    assert camera is not None, "the shipped weights have a camera"
+    return locator.locate(WHOLE_FILE, PART_FILE), camera
 
 
 def run() -> None:
