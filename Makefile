@@ -9,31 +9,49 @@ STAMP := $(VENV)/.requirements-installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help require-git setup repro test check pretrain bench full-step clean
+.PHONY: help require-git setup repro pretrain test check docs clean bench full-step
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} \
+	    /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+## Run
 
 setup: $(STAMP)  ## create .venv with the pinned requirements
 
 repro: require-git $(STAMP)  ## run the stages of the pipeline that are out of date; resume a training
 	$(RUN) -m dvc repro
 
-test: require-git check  ## set up, then lint, check types and test; the tests run a tiny pipeline end to end
+pretrain: $(STAMP)  ## train partloc/weights further, on rendered objects; resumes
+	$(RUN) -m partloc pretrain
+
+## Develop
+
+test: require-git check  ## the same as check
 
 require-git:
 	@git rev-parse --git-dir > /dev/null || { \
 	    echo "error: this copy is not in a git repository, which DVC and the tests need;" \
 	        "make one: git init" >&2; exit 1; }
 
-check: require-git $(STAMP)
+check: require-git $(STAMP)  ## lint, check types and test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-pretrain: $(STAMP)  ## train partloc/weights further, on rendered objects; resumes
-	$(RUN) -m partloc pretrain
+docs: $(STAMP)  ## write all that is generated in README and docs: tables, API, schema, picture
+	$(RUN) -m benchmarks.doc_tables --write
+	$(RUN) -m tools.api_docs
+	$(RUN) -m tools.params_schema
+	$(RUN) -m examples.picture
+
+clean:  ## remove .venv, caches and plots; images, models and trainings stay
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dvc_plots
+	find partloc stages tests tools benchmarks examples -name __pycache__ -type d -prune \
+	    -exec rm -rf {} +
+
+## Measure
 
 bench: $(STAMP)  ## measure speed and memory on a CPU, about 8 minutes
 	$(RUN) -m pip install --disable-pip-version-check -r benchmarks/requirements.txt
@@ -46,10 +64,6 @@ bench: $(STAMP)  ## measure speed and memory on a CPU, about 8 minutes
 
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory
 	$(RUN) -m benchmarks.full_step
-
-clean:  ## remove .venv, caches and plots; images, models and trainings stay
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dvc_plots
-	find partloc stages tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt
 	@command -v "$(PYTHON)" > /dev/null || { \

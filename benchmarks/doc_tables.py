@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/ from the committed files of metrics/.
+"""Writes the tables of the READMEs and of docs/ from the committed files of metrics/.
 
 A table follows a line `<!-- table: NAME -->`. Run this after metrics/ has changed; a test compares
 the documents with the metrics.
@@ -17,7 +17,6 @@ from typing import Any
 
 from benchmarks.common import ROOT
 from benchmarks.metric_tables import (
-    SUMMARY_ROWS,
     TEST_ROWS,
     baselines_table,
     breakdown_table,
@@ -27,10 +26,29 @@ from benchmarks.metric_tables import (
     experiment_table,
     kinds_table,
     sources_table,
+    summary_table,
 )
 from partloc.cli import make_parser, run_command
 from partloc.files import write_json
 
+SUMMARY_HEADINGS = {
+    "README.md": (
+        "translation error, mean",
+        "translation error, median",
+        "translation error below 0.05",
+        "assigned error, mean",
+        "relative scale error, mean",
+        "relative scale error, median",
+    ),
+    "README.zh-CN.md": (
+        "平移误差，均值",
+        "平移误差，中位数",
+        "平移误差小于 0.05 的比例",
+        "分配后误差，均值",
+        "相对尺度误差，均值",
+        "相对尺度误差，中位数",
+    ),
+}
 DEMO_REPORT = ROOT / "metrics/demo.json"
 
 
@@ -45,7 +63,16 @@ def make_tables() -> dict[str, dict[str, str]]:
     as_shipped = real["as-shipped"]
     data_sets = {"demo": demo, "real assemblies": as_shipped}
     return {
-        "README.md": {"summary": evaluation_table(demo, SUMMARY_ROWS)},
+        "README.md": {
+            "summary": summary_table(data_sets, SUMMARY_HEADINGS["README.md"], "constant answer")
+        },
+        "README.zh-CN.md": {
+            "summary": summary_table(
+                {"演示数据": demo, "真实装配体": as_shipped},
+                SUMMARY_HEADINGS["README.zh-CN.md"],
+                "常数预测",
+            )
+        },
         "docs/results.md": {
             "test": evaluation_table(demo, TEST_ROWS),
             "kinds": kinds_table(data_sets),

@@ -34,7 +34,9 @@ CALIBRATION_ERROR = Column(
 )
 MILLISECONDS = Column("ms per part", "ms_per_part", ".0f")
 
-SUMMARY_ROWS = (MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ASSIGNED_ERROR, SCALE_ERROR)
+SUMMARY_ROWS = (
+    *(MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ASSIGNED_ERROR, SCALE_ERROR, MEDIAN_SCALE_ERROR),
+)
 TEST_ROWS = (
     *(MEAN_ERROR, MEDIAN_ERROR, FRACTION_RIGHT, ACROSS_IMAGE, ALONG_VIEW),
     *(ASSIGNED_ERROR, LABELLED_ERROR),
@@ -102,6 +104,28 @@ def evaluation_table(metrics: dict[str, Any], rows: Iterable[Column]) -> str:
         interval = f" ({low.removesuffix(' %')} to {high})" if low else ""
         cells.append([heading, value + interval, format_value(metrics["baseline"], path, form)])
     return markdown_table(["", "partloc", BASELINE], cells)
+
+
+def summary_table(
+    metrics_by_data_set: dict[str, dict[str, Any]], headings: Iterable[str], baseline: str
+) -> str:
+    """The few rows of a README: each data set, and beside it the constant baseline.
+
+    headings: of SUMMARY_ROWS, in the language of the README.
+    """
+    cells = [
+        [
+            heading,
+            *(
+                format_value(source, row.path, row.form)
+                for metrics in metrics_by_data_set.values()
+                for source in (metrics, metrics["baseline"])
+            ),
+        ]
+        for heading, row in zip(headings, SUMMARY_ROWS, strict=True)
+    ]
+    names = [name for data_set in metrics_by_data_set for name in (data_set, baseline)]
+    return markdown_table(["", *names], cells)
 
 
 def baselines_table(metrics: dict[str, Any]) -> str:

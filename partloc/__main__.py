@@ -2,7 +2,7 @@
 
 import sys
 
-from partloc import __version__
+import partloc
 from partloc.cli import USER_ERROR_STATUS, exit_on_signals, load_command, run_command
 
 COMMANDS = {
@@ -27,7 +27,7 @@ def main() -> None:
     if name in (None, "-h", "--help"):
         run_command(lambda: print(usage()))
     elif name == "--version":
-        run_command(lambda: print(f"partloc {__version__}"))
+        run_command(lambda: print(f"partloc {partloc.__version__}"))
     elif name not in COMMANDS:
         print(f"error: unknown command {name!r}\n{usage()}", file=sys.stderr)
         sys.exit(USER_ERROR_STATUS)

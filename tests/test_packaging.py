@@ -18,8 +18,8 @@ import partloc
 from partloc.cli import EXTRA_OF_PACKAGE
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py"))
-# Versions from here on build a wheel without another package, so that no download is needed.
-MIN_SETUPTOOLS = 75
+# The oldest that pyproject.toml accepts; it builds a wheel without a download.
+MIN_SETUPTOOLS = 77
 
 
 def run_python(*arguments: str | Path, cwd: Path, import_path: tuple[Path, ...] = ()) -> str:
@@ -37,7 +37,7 @@ def run_python(*arguments: str | Path, cwd: Path, import_path: tuple[Path, ...] 
 
 def install_wheel(root: Path) -> Path:
     """Build a wheel of this checkout and install it. Returns: the folder of the package."""
-    source = copy_checkout(root / "source", "partloc", "pyproject.toml", "README.md")
+    source = copy_checkout(root / "source", "partloc", "pyproject.toml", "README.md", "LICENSE")
     major = int(importlib.metadata.version("setuptools").split(".")[0])
     isolation = ["--no-build-isolation"] if major >= MIN_SETUPTOOLS else []
     pip = ("-m", "pip", "--disable-pip-version-check")
@@ -58,6 +58,7 @@ def assert_complete(installation: Path) -> None:
     assert {path for path in installed if path.suffix != ".pyc"} == expected
     (metadata,) = importlib.metadata.distributions(path=[str(installation)])
     assert metadata.version == partloc.__version__
+    assert metadata.metadata["License-Expression"] == "Apache-2.0"
     light = [line for line in metadata.requires or [] if "extra ==" not in line]
     assert {"torch", "torchvision", "timm"} <= {*map(requirement_name, light)}
     needless = {"dvc", "pandas", "pyvista", "ruamel.yaml", "tensorboard"}
