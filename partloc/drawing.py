@@ -7,15 +7,17 @@ the images were taken by different cameras, no positions are drawn, and the imag
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from partloc.model.camera import PinholeCamera
 from partloc.pose import POSE_COLUMNS, PartPose
+
+if TYPE_CHECKING:  # the report page of `infer` needs no tables
+    import pandas as pd
 
 WHOLE_PX, PART_PX, MARGIN_PX = 480, 200, 16
 COLUMNS_PX = (0, 130, 220)  # of the table of numbers
@@ -37,8 +39,8 @@ class Mark(NamedTuple):
 
 def draw_case(
     name: str,
-    case: pd.Series,
-    twins: pd.DataFrame,
+    case: "pd.Series",
+    twins: "pd.DataFrame",
     whole: Image.Image,
     part: Image.Image,
     camera: PinholeCamera | None,
@@ -61,7 +63,7 @@ def draw_case(
 
 
 def draw_marks(
-    whole: Image.Image, case: pd.Series, twins: pd.DataFrame, camera: PinholeCamera
+    whole: Image.Image, case: "pd.Series", twins: "pd.DataFrame", camera: PinholeCamera
 ) -> Image.Image:
     """The enlarged whole with the labelled and the predicted pose, and those of the twins, thin."""
     factor = WHOLE_PX * OVERSAMPLING / max(whole.size)
@@ -78,7 +80,7 @@ def draw_marks(
     return canvas
 
 
-def _pose(row: pd.Series, prefix: str = "") -> np.ndarray:
+def _pose(row: "pd.Series", prefix: str = "") -> np.ndarray:
     """(4,): x, y, z, scale, whole-model units."""
     return row[[f"{prefix}{name}" for name in POSE_COLUMNS]].to_numpy(float)
 
@@ -124,7 +126,7 @@ def _write_text(
     pen: ImageDraw.ImageDraw,
     left: int,
     name: str,
-    case: pd.Series,
+    case: "pd.Series",
     num_twins: int,
     camera: PinholeCamera | None,
 ) -> None:
@@ -157,7 +159,7 @@ def _write_text(
 
 
 def _describe_errors(
-    case: pd.Series, offset: np.ndarray, num_twins: int, camera: PinholeCamera | None
+    case: "pd.Series", offset: np.ndarray, num_twins: int, camera: PinholeCamera | None
 ) -> list[str]:
     """offset: (4,), predicted minus labelled pose."""
     lines = [f"translation error {case.translation_error:.3f}"]
