@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -24,15 +25,12 @@ def write_predictions_page(folder: Path, data_dir: Path, max_pixels: int) -> Pat
     """
     with (folder / PREDICTIONS_FILE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    hypotheses = np.load(folder / HYPOTHESES_FILE)  # (N, K, F)
+    # An empty array cannot be mapped.
+    mode: Literal["r"] | None = "r" if rows else None
+    hypotheses = np.load(folder / HYPOTHESES_FILE, mmap_mode=mode)  # (N, K, F)
     confidence = np.array([float(row["confidence"]) for row in rows])
     cases = [
-        Case(
-            *(rows[number][name] for name in ("model", "part", "whole_path", "part_path")),
-            pose=np.array([float(rows[number][name]) for name in POSE_COLUMNS]),
-            confidence=float(confidence[number]),
-            hypotheses=hypotheses[number],
-        )
+        _make_case(rows[number], hypotheses[number])
         for number in select_cases(1 - confidence, SEED)
     ]
     models = len({row["model"] for row in rows})
@@ -42,3 +40,16 @@ def write_predictions_page(folder: Path, data_dir: Path, max_pixels: int) -> Pat
         path, Content(title, cases, len(rows)), read_model_info(folder), data_dir, max_pixels
     )
     return path
+
+
+def _make_case(row: dict[str, str], hypotheses: np.ndarray) -> Case:
+    """row: of PREDICTIONS_FILE. hypotheses: (K, F)."""
+    return Case(
+        row["model"],
+        row["part"],
+        row["whole_path"],
+        row["part_path"],
+        np.array([float(row[name]) for name in POSE_COLUMNS]),
+        float(row["confidence"]),
+        np.array(hypotheses),
+    )

@@ -7,7 +7,8 @@ const byId = (id) => document.getElementById(id);
 const errorOf = (c) => c.errors.translation_error;
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const percent = (x) => `${Math.round(100 * x)}%`;
-const NAMES = ["x", "y", "z", "scale"];
+const AXES = ["x", "y", "z", "scale"];
+const ERRORS = ["translation_error", "across_image", "along_view", "labelled_error", "relative_scale_error"];
 
 function element(tag, attributes = {}, ...children) {
   const svg = ["svg", "image", "circle", "g"].includes(tag);
@@ -48,7 +49,7 @@ function makeCard(c, index) {
     const error = element("span", {}, `off by ${errorOf(c).toFixed(3)}`);
     if (errorOf(c) >= data.tolerance) error.className = "wrong";
     const twins = c.twins.length ? `, ${c.twins.length + 1} twins` : "";
-    text.append(error, `, scale ${percent(c.errors.relative_scale_error)}${twins}`, element("br"));
+    text.append(error, `, scale\u00a0${percent(c.errors.relative_scale_error)}${twins}`, element("br"));
   }
   text.append(`confidence ${c.confidence.toFixed(2)}`);
   const bar = element("i");
@@ -140,7 +141,7 @@ function chartSpecs() {
       height: 260,
       mark: { type: "line", point: true },
       encoding: {
-        x: quantity("epoch", "epoch", { axis: { labelExpr: "datum.value % 1 ? '' : datum.value" } }),
+        x: quantity("epoch", "epoch", { axis: { grid: false, labelExpr: "datum.value % 1 ? '' : datum.value" } }),
         y: quantity("loss", "loss", { scale: { zero: false } }),
         color: { field: "samples", title: null, scale: { domain: ["validation", "training"], range: [color("predicted"), color("true")] }, legend: { orient: "top", symbolType: "stroke" } },
         strokeDash: { field: "samples", title: null, scale: { domain: ["validation", "training"], range: [[1, 0], [6, 4]] } },
@@ -225,7 +226,7 @@ function openCase(c) {
 }
 
 function fillTable(c) {
-  const head = ["", ...NAMES, "weight", "confidence"];
+  const head = ["", ...AXES, "weight", "confidence"];
   const row = (name, pose, ...more) => element("tr", {}, ...[name, ...pose.map((v) => v.toFixed(3)), ...more].map((cell) => element("td", {}, cell)));
   const rows = [element("tr", {}, ...head.map((cell) => element("th", {}, cell)))];
   rows.push(row("predicted", c.pose, "", c.confidence.toFixed(2)));
@@ -239,7 +240,8 @@ function fillTable(c) {
     rows.push(line);
   });
   byId("poses").replaceChildren(...rows);
-  const errors = Object.entries(c.errors || {}).map(([name, value]) => [name.replaceAll("_", " "), value.toFixed(3)]);
+  const names = ERRORS.filter((name) => c.errors && name in c.errors);
+  const errors = names.map((name) => [name.replaceAll("_", " "), c.errors[name].toFixed(3)]);
   errors.push(["confidence", c.confidence.toFixed(2)]);
   byId("errors").replaceChildren(...errors.map((cells) => element("tr", {}, ...cells.map((cell) => element("td", {}, cell)))));
 }
