@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the report page of `infer` needs no tables
 WHOLE_PX, PART_PX, MARGIN_PX = 480, 200, 16
 COLUMNS_PX = (0, 130, 220)  # of the table of numbers
 OVERSAMPLING = 3  # marks are drawn so many times larger and reduced: smooth edges
+WHOLE_OPACITY = 0.4  # of the whole, on which the part is pasted
+OPACITY_PER_LEVEL = 8  # of 255, per level by which a pixel is darker than the white background
 MIN_CAMERA_DISTANCE = 0.1  # model units; nothing nearer to the camera is drawn
 LABEL_COLOR, PREDICTION_COLOR = "#128a3a", "#e8590c"
 TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#202020", "#707070", "#d0d0d0"
@@ -47,11 +49,11 @@ def draw_case(
 ) -> Image.Image:
     """The whole with marks on the left; the part and the numbers on the right.
 
-    case, twins: rows of a table of predictions.
+    case, twins: rows of a table of predictions. whole, part: square, on white.
     """
     sheet = Image.new("RGB", (2 * WHOLE_PX, WHOLE_PX + 2 * MARGIN_PX), "white")
     if camera is not None:
-        whole = draw_marks(whole, case, twins, camera)
+        whole = draw_marks(whole, part, case, twins, camera)
     sheet.paste(_framed(whole, WHOLE_PX), (MARGIN_PX, MARGIN_PX))
     left = WHOLE_PX + 3 * MARGIN_PX
     sheet.paste(_framed(part, PART_PX), (left, MARGIN_PX))
@@ -63,13 +65,20 @@ def draw_case(
 
 
 def draw_marks(
-    whole: Image.Image, case: "pd.Series", twins: "pd.DataFrame", camera: PinholeCamera
+    whole: Image.Image,
+    part: Image.Image,
+    case: "pd.Series",
+    twins: "pd.DataFrame",
+    camera: PinholeCamera,
 ) -> Image.Image:
-    """The enlarged whole with the labelled and the predicted pose, and those of the twins, thin."""
+    """The enlarged and dimmed whole, the part pasted at its predicted place, and marks of the
+    labelled and the predicted pose, and of those of the twins, thin."""
     factor = WHOLE_PX * OVERSAMPLING / max(whole.size)
     canvas = whole.resize([max(1, round(side * factor)) for side in whole.size])
-    pen = ImageDraw.Draw(canvas)
+    canvas = Image.blend(Image.new("RGB", canvas.size, "white"), canvas, WHOLE_OPACITY)
     project = partial(project_pose, camera=camera, size=canvas.size)
+    _paste_part(canvas, part, project(_pose(case, "predicted_")), camera)
+    pen = ImageDraw.Draw(canvas)
     for _, twin in twins.iterrows():
         _draw_mark(pen, project(_pose(twin)), LABEL_COLOR, 1)
     labelled, predicted = project(_pose(case)), project(_pose(case, "predicted_"))
@@ -78,6 +87,28 @@ def draw_marks(
     if labelled and predicted:
         pen.line([labelled[:2], predicted[:2]], fill=PREDICTION_COLOR, width=OVERSAMPLING)
     return canvas
+
+
+def with_transparent_background(image: Image.Image) -> Image.Image:
+    """An image on white as RGBA. Dark pixels are opaque, and those on the rim partly."""
+    darkness = 255 - np.asarray(image).min(-1).astype(int)  # (H, W)
+    alpha = (OPACITY_PER_LEVEL * darkness).clip(0, 255).astype(np.uint8)
+    transparent = image.copy()
+    transparent.putalpha(Image.fromarray(alpha))
+    return transparent
+
+
+def _paste_part(
+    canvas: Image.Image, part: Image.Image, mark: Mark | None, camera: PinholeCamera
+) -> None:
+    """Paste the part's image where it fits a mark. It shows one model unit as that of the whole
+    does, and the part is one unit long in it."""
+    if mark is None:
+        return
+    side = round(4 * mark.radius / camera.image_scale.item())
+    if 0 < side <= 2 * canvas.width:
+        pasted = with_transparent_background(part).resize((side, side))
+        canvas.paste(pasted, (round(mark.x - side / 2), round(mark.y - side / 2)), pasted)
 
 
 def _pose(row: "pd.Series", prefix: str = "") -> np.ndarray:
@@ -172,7 +203,10 @@ def _describe_errors(
         across = np.linalg.norm(offset[:3] - along * direction)
         lines.append(f"   {across:.3f} across the image, {abs(along):.3f} along the view")
     size = "large" if offset[3] > 0 else "small"
-    return [*lines, f"scale {case.relative_scale_error:.0%} too {size}"]
+    lines.append(f"scale {case.relative_scale_error:.0%} too {size}")
+    if "confidence" in case:
+        lines.append(f"confidence {case.confidence:.2f}")
+    return lines
 
 
 def _write_lines(

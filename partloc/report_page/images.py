@@ -1,22 +1,18 @@
-"""Images of the page: WebP in data URIs, each distinct one once, as large as the page allows.
-
-Shapes: H W image in pixels.
-"""
+"""Images of the page: WebP in data URIs, each distinct one once, as large as the page allows."""
 
 import io
 from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from partloc.data.background import load_image
+from partloc.drawing import with_transparent_background
 
 WHOLE_PX, PART_PX = 448, 224  # largest sides
 FACTORS = (1, 0.7, 0.5, 0.35, 0.25, 0.15)  # of the sides; the first whose images fit
 QUALITY = 70  # of WebP, 0 to 100
-OPACITY_PER_LEVEL = 8  # of 255, per level by which a pixel is darker than the white background
 QUOTE_BYTES = 3  # of an image in the page: two quotes and a comma
 URI_START = "data:image/webp;base64,"
 
@@ -32,7 +28,8 @@ class PageImages:
         encoded: dict[bytes, int] = {}
         for paths, side in ((wholes, WHOLE_PX), (parts, PART_PX)):
             for path in dict.fromkeys(paths):
-                data = _encode(load_image(data_dir / path, max_pixels), side)
+                image = with_transparent_background(load_image(data_dir / path, max_pixels))
+                data = _to_webp(image, side)
                 self.index[path] = encoded.setdefault(data, len(encoded))
         self._encoded = list(encoded)
 
@@ -44,15 +41,6 @@ class PageImages:
             if sum(len(uri) + QUOTE_BYTES for uri in uris) <= max_bytes:
                 break
         return uris
-
-
-def _encode(image: Image.Image, side: int) -> bytes:
-    """With a transparent background, so that the image can be pasted and drawn on any colour."""
-    darkness = 255 - np.asarray(image).min(-1).astype(int)  # (H, W)
-    alpha = (OPACITY_PER_LEVEL * darkness).clip(0, 255).astype(np.uint8)
-    image = image.copy()
-    image.putalpha(Image.fromarray(alpha))
-    return _to_webp(image, side)
 
 
 def _reduce(data: bytes, factor: float) -> bytes:

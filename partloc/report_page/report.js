@@ -46,7 +46,8 @@ function makeCard(c, index) {
   picture.append(element("img", { class: corner, src: data.images[c.images[1]], alt: "", loading: "lazy" }));
   const text = element("p", {}, element("b", {}, c.model), ` ${c.part}`, element("br"));
   if (c.truth) {
-    const error = element("span", {}, `off by ${errorOf(c).toFixed(3)}`);
+    const depth = c.errors.across_image < data.tolerance && errorOf(c) >= data.tolerance;
+    const error = element("span", {}, `off by ${errorOf(c).toFixed(3)}${depth ? " in depth" : ""}`);
     if (errorOf(c) >= data.tolerance) error.className = "wrong";
     const twins = c.twins.length ? `, ${c.twins.length + 1} twins` : "";
     text.append(error, `, scale\u00a0${percent(c.errors.relative_scale_error)}${twins}`, element("br"));
