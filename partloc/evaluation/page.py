@@ -21,7 +21,10 @@ from partloc.report_page.case import Case, Truth, kind_of_model, select_cases
 from partloc.report_page.page import Content, Figure
 
 SCALE_EDGES = (0.1, 0.2, 0.3, 0.5)  # between the groups of parts by labelled scale
-MAX_GROUPS = 40  # bars of a chart; of more groups those with the largest errors
+VISIBLE_EDGES = (0.25, 0.5, 0.75)  # by visible share
+# Optional, in the data folder: which share of each part is visible in the image of the whole.
+VISIBLE_FILE, VISIBLE_COLUMNS = "visible.csv", ("model", "part", "visible_share")
+MAX_GROUPS = 24  # bars of a chart; of more groups those with the largest errors
 DIGITS = 4  # after the decimal point, of the charts
 SHOWN_ERRORS = (
     *("translation_error", "labelled_error", "relative_scale_error"),
@@ -67,6 +70,7 @@ def make_content(
     ]
     title = f"partloc: {len(samples)} parts of {report['n_models']} models, {split} split"
     charts = _make_charts(accumulator, report)
+    charts["visible"] = _group_by_visible_share(accumulator, samples)
     if loss_file is not None and loss_file.is_file():
         charts["loss"] = json.loads(loss_file.read_text(encoding="utf-8"))["loss"]
     return Content(title, cases, len(samples), make_figures(report), charts)
@@ -120,14 +124,11 @@ def _make_case(accumulator: ErrorAccumulator, row: int, part: str, hypotheses: n
 def _make_charts(accumulator: ErrorAccumulator, report: dict[str, Any]) -> dict[str, Any]:
     """Name of a chart -> its records. A chart whose records are empty is not drawn."""
     table = accumulator.table
-    edges = ["0", *(f"{edge:g}" for edge in SCALE_EDGES), "1"]
-    ranges = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
-    bins = np.digitize(table.scale[:, 0].numpy(), SCALE_EDGES)
     twins = np.where(table.twin_group_sizes > 1, "with twins", "without twins")
     kinds = _group_means(accumulator, [kind_of_model(name) for name in table.models])
     return {
         "kind": sorted(kinds, key=lambda group: -group["model"])[:MAX_GROUPS],
-        "scale": _group_means(accumulator, [ranges[number] for number in bins]),
+        "scale": _group_means(accumulator, _name_ranges(table.scale[:, 0].numpy(), SCALE_EDGES)),
         "twins": _group_means(accumulator, list(twins)),
         "reliability": [
             {name: round(value, DIGITS) for name, value in group.items()}
@@ -147,15 +148,51 @@ def _make_charts(accumulator: ErrorAccumulator, report: dict[str, Any]) -> dict[
     }
 
 
-def _group_means(accumulator: ErrorAccumulator, groups: list[str]) -> list[dict[str, Any]]:
+def _group_by_visible_share(
+    accumulator: ErrorAccumulator, samples: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Groups of the parts that VISIBLE_FILE lists; none if there is no such file."""
+    path = accumulator.table.data_dir / VISIBLE_FILE
+    if not path.is_file():
+        return []
+    names = list(VISIBLE_COLUMNS[:2])
+    listed = _read_visible_shares(path).drop_duplicates(names)
+    share = samples[names].merge(listed, "left", names)["visible_share"].to_numpy()  # (N,)
+    rows = np.flatnonzero(~np.isnan(share))
+    return _group_means(accumulator, _name_ranges(share[rows], VISIBLE_EDGES), rows)
+
+
+def _read_visible_shares(path: Path) -> pd.DataFrame:
+    """Raises: ValueError if a column of VISIBLE_COLUMNS is missing, or a share not in 0 to 1."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := [name for name in VISIBLE_COLUMNS if name not in table]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(table)}")
+    shares = pd.to_numeric(table["visible_share"], errors="coerce")
+    if (wrong := ~shares.between(0, 1)).any():
+        row = table[wrong].iloc[0]
+        found = f"visible_share {row.visible_share!r}, expected 0 to 1"
+        raise ValueError(f"{path}: model {row.model}, part {row.part}: {found}")
+    return table[list(VISIBLE_COLUMNS[:2])].assign(visible_share=shares)
+
+
+def _name_ranges(values: np.ndarray, edges: tuple[float, ...]) -> list[str]:
+    """The range of each value, like "0.1 to 0.2"; all values are in 0 to 1."""
+    names = ["0", *(f"{edge:g}" for edge in edges), "1"]
+    return [f"{names[i]} to {names[i + 1]}" for i in np.digitize(values, edges)]
+
+
+def _group_means(
+    accumulator: ErrorAccumulator, groups: list[str], rows: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """Mean translation errors of the model and of the baseline by group, sorted by name.
 
-    groups: (N,), the name of each sample's group.
+    groups: the name of the group of each row. rows: of the table; all if None.
     """
+    selected = np.arange(len(accumulator.table)) if rows is None else rows
     names, number = np.unique(np.asarray(groups), return_inverse=True)
     counts = np.bincount(number)
     model, baseline = (
-        np.bincount(number, errors["translation_error"].numpy()) / counts
+        np.bincount(number, errors["translation_error"].numpy()[selected]) / counts
         for errors in (accumulator.errors, accumulator.baseline_errors)
     )
     return [

@@ -127,7 +127,7 @@ function chartSpecs() {
   return {
     scatter: {
       data: { values: points },
-      height: 260,
+      height: 300,
       params: [{ name: "brush", select: { type: "interval", encodings: ["x", "y"] } }],
       mark: { type: "point", filled: true, size: 28, opacity: 0.65 },
       encoding: {
@@ -139,7 +139,7 @@ function chartSpecs() {
     },
     loss: charts.loss && {
       data: { values: charts.loss },
-      height: 260,
+      height: 275,
       mark: { type: "line", point: true },
       encoding: {
         x: quantity("epoch", "epoch", { axis: { grid: false, labelExpr: "datum.value % 1 ? '' : datum.value" } }),

@@ -12,7 +12,7 @@ from partloc.data.table import PairTable
 from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics
 from partloc.evaluation.metrics import median_pose
-from partloc.evaluation.page import make_content
+from partloc.evaluation.page import VISIBLE_FILE, make_content
 from partloc.files import write_json
 from partloc.inference.prediction_files import ModelInfo
 from partloc.model.camera import PinholeCamera
@@ -34,6 +34,7 @@ def make_page(tmp_path_factory) -> Callable[[PinholeCamera | None], Path]:
     samples = make_samples()
     write_images(folder, samples)
     write_json(folder / "loss.json", {"loss": LOSS})
+    samples.assign(visible_share=0.9).iloc[1:].to_csv(folder / VISIBLE_FILE, index=False)
 
     def make(camera: PinholeCamera | None) -> Path:
         path = folder / f"report-{camera is not None}.html"

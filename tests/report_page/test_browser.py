@@ -56,8 +56,8 @@ def shown_cases(tab) -> list[int]:
 def test_every_part_has_a_card_and_every_chart_is_drawn(open_page, page):
     tab = open_page(page)
     assert tab.inner_text("#count") == "12 of 12 parts" and len(shown_cases(tab)) == 12
-    tab.wait_for_function("document.querySelectorAll('.chart svg').length === 7")
-    assert tab.locator("figure").count() == 7
+    tab.wait_for_function("document.querySelectorAll('.chart svg').length === 8")
+    assert tab.locator("figure").count() == 8
     picture = tab.locator(SHOWN).first.locator("svg")
     assert picture.locator("image").count() == 2  # the whole and the part
     for name in ("predicted", "true"):

@@ -72,6 +72,8 @@ def test_the_charts_cover_every_part(page):
         assert sum(group["count"] for group in charts[name]) == 12
     twins, others = charts["twins"]
     assert (twins["group"], others["group"]) == ("with twins", "without twins")
+    (visible,) = charts["visible"]  # the share of one part is not known
+    assert (visible["group"], visible["count"]) == ("0.75 to 1", 11)
     assert charts["loss"][0] == {"epoch": 0, "loss": 1.0, "samples": "validation"}
     assert {row["source"] for row in charts["sources"]} == {
         "correct position",
