@@ -25,7 +25,8 @@ OVERSAMPLING = 3  # marks are drawn so many times larger and reduced: smooth edg
 WHOLE_OPACITY = 0.4  # of the whole, on which the part is pasted
 OPACITY_PER_LEVEL = 8  # of 255, per level by which a pixel is darker than the white background
 MIN_CAMERA_DISTANCE = 0.1  # model units; nothing nearer to the camera is drawn
-LABEL_COLOR, PREDICTION_COLOR = "#128a3a", "#e8590c"
+# Colours that colour-blind people tell apart, from Okabe and Ito (2008), the second one darker.
+LABEL_COLOR, PREDICTION_COLOR = "#0072b2", "#c24e00"
 TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#202020", "#707070", "#d0d0d0"
 # Pillow's own font has no letters beyond ASCII, and names of models may have.
 FONT_FILE = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"

@@ -32,7 +32,7 @@ def test_marks_are_where_the_camera_sees_the_poses(size):
     # The position across the image, by the distance relative to that of the whole's centre.
     labelled, predicted = np.array([0.1, -0.1]) / 0.9, np.array([-0.2, 0.0]) / 1.15
     assert max(image.size) == WHOLE_PX * OVERSAMPLING
-    # The line between both marks ends at the green one, whose box is therefore the circle's.
+    # The line between both marks ends at the label's mark, whose box is therefore the circle's.
     assert center_of(image, LABEL_COLOR) == pytest.approx((labelled + 1) / 2, abs=0.01)
     case = predictions.loc[0].copy()
     case[["tx", "ty", "tz", "scale"]] = [-0.2, 0.3, 0.0, 0.1]
