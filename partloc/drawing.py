@@ -7,21 +7,26 @@ the images were taken by different cameras, no positions are drawn, and the imag
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from partloc.model.camera import PinholeCamera
 from partloc.pose import POSE_COLUMNS, PartPose
 
+if TYPE_CHECKING:  # the report page of `infer` needs no tables
+    import pandas as pd
+
 WHOLE_PX, PART_PX, MARGIN_PX = 480, 200, 16
 COLUMNS_PX = (0, 130, 220)  # of the table of numbers
 OVERSAMPLING = 3  # marks are drawn so many times larger and reduced: smooth edges
+WHOLE_OPACITY = 0.4  # of the whole, on which the part is pasted
+OPACITY_PER_LEVEL = 8  # of 255, per level by which a pixel is darker than the white background
 MIN_CAMERA_DISTANCE = 0.1  # model units; nothing nearer to the camera is drawn
-LABEL_COLOR, PREDICTION_COLOR = "#128a3a", "#e8590c"
+# Colours that colour-blind people tell apart, from Okabe and Ito (2008), the second one darker.
+LABEL_COLOR, PREDICTION_COLOR = "#0072b2", "#c24e00"
 TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#202020", "#707070", "#d0d0d0"
 # Pillow's own font has no letters beyond ASCII, and names of models may have.
 FONT_FILE = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
@@ -37,19 +42,19 @@ class Mark(NamedTuple):
 
 def draw_case(
     name: str,
-    case: pd.Series,
-    twins: pd.DataFrame,
+    case: "pd.Series",
+    twins: "pd.DataFrame",
     whole: Image.Image,
     part: Image.Image,
     camera: PinholeCamera | None,
 ) -> Image.Image:
     """The whole with marks on the left; the part and the numbers on the right.
 
-    case, twins: rows of a table of predictions.
+    case, twins: rows of a table of predictions. whole, part: square, on white.
     """
     sheet = Image.new("RGB", (2 * WHOLE_PX, WHOLE_PX + 2 * MARGIN_PX), "white")
     if camera is not None:
-        whole = draw_marks(whole, case, twins, camera)
+        whole = draw_marks(whole, part, case, twins, camera)
     sheet.paste(_framed(whole, WHOLE_PX), (MARGIN_PX, MARGIN_PX))
     left = WHOLE_PX + 3 * MARGIN_PX
     sheet.paste(_framed(part, PART_PX), (left, MARGIN_PX))
@@ -61,13 +66,20 @@ def draw_case(
 
 
 def draw_marks(
-    whole: Image.Image, case: pd.Series, twins: pd.DataFrame, camera: PinholeCamera
+    whole: Image.Image,
+    part: Image.Image,
+    case: "pd.Series",
+    twins: "pd.DataFrame",
+    camera: PinholeCamera,
 ) -> Image.Image:
-    """The enlarged whole with the labelled and the predicted pose, and those of the twins, thin."""
+    """The enlarged and dimmed whole, the part pasted at its predicted place, and marks of the
+    labelled and the predicted pose, and of those of the twins, thin."""
     factor = WHOLE_PX * OVERSAMPLING / max(whole.size)
     canvas = whole.resize([max(1, round(side * factor)) for side in whole.size])
-    pen = ImageDraw.Draw(canvas)
+    canvas = Image.blend(Image.new("RGB", canvas.size, "white"), canvas, WHOLE_OPACITY)
     project = partial(project_pose, camera=camera, size=canvas.size)
+    _paste_part(canvas, part, project(_pose(case, "predicted_")), camera)
+    pen = ImageDraw.Draw(canvas)
     for _, twin in twins.iterrows():
         _draw_mark(pen, project(_pose(twin)), LABEL_COLOR, 1)
     labelled, predicted = project(_pose(case)), project(_pose(case, "predicted_"))
@@ -78,7 +90,29 @@ def draw_marks(
     return canvas
 
 
-def _pose(row: pd.Series, prefix: str = "") -> np.ndarray:
+def with_transparent_background(image: Image.Image) -> Image.Image:
+    """An image on white as RGBA. Dark pixels are opaque, and those on the rim partly."""
+    darkness = 255 - np.asarray(image).min(-1).astype(int)  # (H, W)
+    alpha = (OPACITY_PER_LEVEL * darkness).clip(0, 255).astype(np.uint8)
+    transparent = image.copy()
+    transparent.putalpha(Image.fromarray(alpha))
+    return transparent
+
+
+def _paste_part(
+    canvas: Image.Image, part: Image.Image, mark: Mark | None, camera: PinholeCamera
+) -> None:
+    """Paste the part's image where it fits a mark. It shows one model unit as that of the whole
+    does, and the part is one unit long in it."""
+    if mark is None:
+        return
+    side = round(4 * mark.radius / camera.image_scale.item())
+    if 0 < side <= 2 * canvas.width:
+        pasted = with_transparent_background(part).resize((side, side))
+        canvas.paste(pasted, (round(mark.x - side / 2), round(mark.y - side / 2)), pasted)
+
+
+def _pose(row: "pd.Series", prefix: str = "") -> np.ndarray:
     """(4,): x, y, z, scale, whole-model units."""
     return row[[f"{prefix}{name}" for name in POSE_COLUMNS]].to_numpy(float)
 
@@ -124,7 +158,7 @@ def _write_text(
     pen: ImageDraw.ImageDraw,
     left: int,
     name: str,
-    case: pd.Series,
+    case: "pd.Series",
     num_twins: int,
     camera: PinholeCamera | None,
 ) -> None:
@@ -157,7 +191,7 @@ def _write_text(
 
 
 def _describe_errors(
-    case: pd.Series, offset: np.ndarray, num_twins: int, camera: PinholeCamera | None
+    case: "pd.Series", offset: np.ndarray, num_twins: int, camera: PinholeCamera | None
 ) -> list[str]:
     """offset: (4,), predicted minus labelled pose."""
     lines = [f"translation error {case.translation_error:.3f}"]
@@ -170,7 +204,10 @@ def _describe_errors(
         across = np.linalg.norm(offset[:3] - along * direction)
         lines.append(f"   {across:.3f} across the image, {abs(along):.3f} along the view")
     size = "large" if offset[3] > 0 else "small"
-    return [*lines, f"scale {case.relative_scale_error:.0%} too {size}"]
+    lines.append(f"scale {case.relative_scale_error:.0%} too {size}")
+    if "confidence" in case:
+        lines.append(f"confidence {case.confidence:.2f}")
+    return lines
 
 
 def _write_lines(

@@ -28,16 +28,30 @@ def center_of(image: Image.Image, color: str) -> np.ndarray:
 @pytest.mark.parametrize("size", [(100, 100), (300, 100), (50, 90)])
 def test_marks_are_where_the_camera_sees_the_poses(size):
     predictions, white = make_predictions(1), Image.new("RGB", size, "white")
-    image = draw_marks(white, predictions.loc[0], predictions[1:], SIDE_CAMERA)
+    image = draw_marks(white, white, predictions.loc[0], predictions[1:], SIDE_CAMERA)
     # The position across the image, by the distance relative to that of the whole's centre.
     labelled, predicted = np.array([0.1, -0.1]) / 0.9, np.array([-0.2, 0.0]) / 1.15
     assert max(image.size) == WHOLE_PX * OVERSAMPLING
-    # The line between both marks ends at the green one, whose box is therefore the circle's.
+    # The line between both marks ends at the label's mark, whose box is therefore the circle's.
     assert center_of(image, LABEL_COLOR) == pytest.approx((labelled + 1) / 2, abs=0.01)
     case = predictions.loc[0].copy()
     case[["tx", "ty", "tz", "scale"]] = [-0.2, 0.3, 0.0, 0.1]
-    image = draw_marks(white, case, predictions[1:], SIDE_CAMERA)
+    image = draw_marks(white, white, case, predictions[1:], SIDE_CAMERA)
     assert center_of(image, PREDICTION_COLOR) == pytest.approx((predicted + 1) / 2, abs=0.01)
+
+
+def test_the_part_is_pasted_where_it_was_predicted():
+    """Its image covers one model unit as that of the whole does, and is reduced by its scale."""
+    case = make_predictions(1).loc[0].copy()
+    case[["predicted_tx", "predicted_ty", "predicted_tz", "predicted_scale"]] = [0.2, 0, -0.1, 0.5]
+    part = Image.new("RGB", (40, 40), "white")
+    part.paste("black", (10, 10, 30, 30))
+    white = Image.new("RGB", (100, 100), "white")
+    image = draw_marks(white, part, case, make_predictions(0), SIDE_CAMERA)
+    rows, columns = np.nonzero(np.asarray(image).max(-1) == 0)
+    side = WHOLE_PX * OVERSAMPLING
+    assert (columns.min() / side, columns.max() / side) == pytest.approx((0.475, 0.725), abs=0.01)
+    assert (rows.min() / side, rows.max() / side) == pytest.approx((0.425, 0.675), abs=0.01)
 
 
 def test_a_circle_is_as_wide_as_the_part_appears():

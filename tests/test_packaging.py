@@ -52,7 +52,8 @@ def assert_complete(installation: Path) -> None:
     expected = {
         path.relative_to(ROOT)
         for path in (ROOT / "partloc").rglob("*")
-        if path.suffix in (".py", ".pth", ".sha256", ".json", ".ttf", ".txt", ".typed")
+        if path.suffix
+        in (".py", ".pth", ".sha256", ".json", ".ttf", ".txt", ".typed", ".html", ".css", ".js")
     }
     installed = {path.relative_to(installation) for path in installation.glob("partloc/**/*.*")}
     assert {path for path in installed if path.suffix != ".pyc"} == expected

@@ -265,10 +265,10 @@ def test_dvc_shows_at_most_nine_figures_of_one_file(finished):
 
 
 def test_the_library_of_the_charts_is_the_pinned_one_and_has_its_licence():
-    folder = ROOT / ".dvc/plots_page"
+    folder = ROOT / "partloc/report_page/libraries"
     page, readme, licences = (
         (folder / name).read_text(encoding="utf-8")
-        for name in ("page.html", "README.md", "LICENSES.txt")
+        for name in ("dvc_plots.html", "README.md", "LICENSES.txt")
     )
     pinned = re.findall(r"^    (vega\S*) +(\S+) +([0-9a-f]{64})$", readme, re.MULTILINE)
     assert [name for name, _, _ in pinned] == ["vega", "vega-lite", "vega-embed"]

@@ -2,7 +2,8 @@
 
 Reads   {output_dir}/infer, {output_dir}/split/{test,train}.csv, the images of the samples drawn
 Writes  metrics.json, the main figures; into {output_dir}/evaluate: report.json, predictions.csv,
-        the images in samples/, the data of the charts in plots/
+        the images in samples/, the data of the charts in plots/, and report.html, a page of all
+        figures and cases
 
 Another split or model file does not change these. Its results go to a folder of their own, e.g.
 {output_dir}/evaluate-val or, for models/other.pth, {output_dir}/evaluate-test-models-other; the
@@ -36,6 +37,7 @@ from partloc.evaluation.evaluate import (
     split_path,
     training_median_pose,
 )
+from partloc.evaluation.page import make_content
 from partloc.evaluation.report import write_samples
 from partloc.files import file_sha256, locked_folder, write_json, write_table_chunks
 from partloc.inference.prediction_files import (
@@ -44,6 +46,7 @@ from partloc.inference.prediction_files import (
     read_model_info,
     read_predictions,
 )
+from partloc.report_page.page import PAGE_FILE, write_page
 
 
 def parse() -> argparse.Namespace:
@@ -90,6 +93,12 @@ def evaluate(args: argparse.Namespace, config: Config, paths: EvaluationPaths) -
         write_json(paths.folder / "plots" / f"{name}.json", {name: records})
     write_json(paths.folder / "report.json", report)
     write_json(paths.metrics, select_figures(report))
+    is_pipeline_model = args.checkpoint.resolve() == PIPELINE_MODEL.resolve()
+    loss_file = output_dir / "train/loss.json" if is_pipeline_model else None
+    content = make_content(
+        args.split, samples, accumulator, report, paths.predictions, loss_file, config.seed
+    )
+    write_page(paths.folder / PAGE_FILE, content, info, data_dir, max_pixels)
     print_summary(format_comparison(report, args.split), paths.metrics, paths.folder)
 
 

@@ -24,7 +24,7 @@ right-handed frame with z upward.
 A folder of models: writes OUT/{model}/{model}-{part}.json for each part, such an object with the
 names of model and part; OUT/predictions.csv, the same as a table; OUT/hypotheses.npy, all
 hypotheses of its rows; OUT/skipped.csv, the images that could not be used; and OUT/model.json,
-facts about the model.
+facts about the model. With --report also OUT/report.html, a page of all predictions.
 
     $ python stages/infer.py --data-dir data/images --output predictions
 
@@ -42,6 +42,7 @@ Several processes divide the models among them and write the same bytes as one.
 import argparse
 import sys
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ def make_infer_parser() -> argparse.ArgumentParser:
     add("--split", metavar="SPLIT", help="train, val, test, or a split table: only these parts")
     add("--output", type=Path, metavar="OUT", help="folder for the predictions of many models")
     add("--all", action="store_true", help="report all hypotheses")
+    add("--report", action="store_true", help="write a page of the predictions, OUT/report.html")
     add("--config", type=Path, metavar="FILE", help="with --split only; default params.yaml")
     add("--checkpoint", type=Path, metavar="FILE", help=f"default {PIPELINE_MODEL}")
     add("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1 or mps")
@@ -109,6 +111,8 @@ def find_mistake(args: argparse.Namespace) -> str | None:
         return f"{'--part' if args.whole else '--whole'} is missing: a whole and a part are needed"
     if many and not args.output and args.split != PIPELINE_SPLIT:
         return "--output is missing: the folder for the predictions"
+    if args.report and not many:
+        return "--report is for --data-dir or --split"
     if args.config and not args.split:
         return "--config is for --split; otherwise the model file contains all settings"
     return None
@@ -209,7 +213,13 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         summaries = context.gather(summary)
         if context.is_main:
             write_model_info(output, make_model_info(predictor.model, checkpoint))
-            print_summary(sum(summaries, start=Summary()), output)
+            written = [output]
+            if args.report:
+                # No import statement: the stage `infer` writes no page, so that a change of the
+                # page does not make DVC predict again.
+                page = import_module("partloc.report_page.predictions")
+                written.append(page.write_predictions_page(output, data_dir, max_pixels))
+            print_summary(sum(summaries, start=Summary()), *written)
 
 
 def run() -> None:
