@@ -47,6 +47,7 @@ ORDER = (
     *("evaluation/evaluate", "evaluation/report"),
     *("training/losses", "training/objective", "training/calibration", "training/validation"),
     *("training/optim", "training/activation_memory", "training/token_cache"),
+    "training/loaders",
     *(
         "training/finite_check",
         "training/run_folder",

@@ -12,15 +12,10 @@ import argparse
 from pathlib import Path
 
 from partloc.cli import make_parser, print_summary, run_command
-from partloc.config import load_config
+from partloc.config import Config, load_config
 from partloc.distributed import distributed_context
 from partloc.training.history import format_training
-from partloc.training.run import (
-    require_unedited_parameters,
-    run_training,
-    runs_root,
-    write_outputs,
-)
+from partloc.training.run import run_training, runs_root, write_outputs
 from partloc.training.trainer import Trainer
 
 
@@ -30,7 +25,8 @@ def parse() -> argparse.Namespace:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="resume an unfinished training of the same configuration and split (default)",
+        help="continue a training of the same configuration and split (default); a finished one "
+        "writes its outputs again",
     )
     return parser.parse_args()
 
@@ -40,15 +36,17 @@ def run() -> None:
     config = load_config(args.config)
 
     def finish(trainer: Trainer) -> None:
-        require_unedited_parameters(config, load_config(args.config))
         reports = Path(config.data.output_dir, "train")
         model_file = write_outputs(trainer, Path("models"), reports)
         print_summary(format_training(trainer.history), model_file, reports)
 
+    def reload_config() -> Config:
+        return load_config(args.config)
+
     split_dir = Path(config.data.output_dir, "split")
     with distributed_context(config.machine.device) as context:
-        run_training(config, context, split_dir, runs_root(), args.resume, finish)
+        run_training(config, context, split_dir, runs_root(), args.resume, finish, reload_config)
 
 
 def main() -> None:
-    run_command(run, stopped="stopped; the same command resumes after the last finished epoch")
+    run_command(run, stopped="stopped; the same command resumes from the last saved state")

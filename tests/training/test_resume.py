@@ -23,6 +23,8 @@ CHANGES = {
     "machine": {"num_workers": 2},
 }
 CONFIG = tiny_config(**CHANGES)
+SAVES_EACH_STEP = CHANGES["train"] | {"state_every_minutes": 1e-9}
+NUM_PAIRS = 13  # of the training samples, and so batches of an epoch
 OUTPUTS = ("models/best_model.pth", "outputs/train/report.json", "outputs/train/loss.json")
 
 
@@ -82,6 +84,15 @@ def progress_line(epoch: int) -> str:
     return f"epoch {epoch:>3}/{EPOCHS}"
 
 
+def wait_for_state(root: Path, epochs: float) -> None:
+    """Wait until a state is saved after so many epochs."""
+    name = f"state-{round(epochs * NUM_PAIRS):09d}.pth"
+    end = time.monotonic() + 120
+    while max((path.name for path in root.glob("runs/train/*/state-*.pth")), default="") < name:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A project with its split; the tests of this module run in it one after the other."""
@@ -104,14 +115,16 @@ def expected_outputs(root) -> list[bytes]:
 
 
 def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outputs):
+    write_params(root, tiny_config(**CHANGES | {"train": SAVES_EACH_STEP}))
     with Stage(root) as stage:
         stage.wait_for(progress_line(1))
-        time.sleep(0.1)
+        wait_for_state(root, 1.3)
         os.kill(stage.process.pid, signal.SIGKILL)  # its workers survive
         stage.process.wait()
 
+    write_params(root, CONFIG)
     with Stage(root, "--resume") as stage:
-        stage.wait_for("resuming after epoch 1;")
+        stage.wait_for("resuming after epoch 1 and ")
         os.kill(stage.process.pid, signal.SIGSTOP)  # keeps the lock for as long as needed
         with Stage(root, log="second.txt") as second:
             assert second.finish() == 2, second.read_log()
@@ -158,16 +171,28 @@ def test_tensorboard_has_each_epoch_once(root, expected_outputs):
         assert [event.step for event in events.Scalars(tag)] == list(range(1, EPOCHS + 1)), tag
 
 
+def test_a_finished_training_that_dvc_has_not_recorded_writes_its_outputs_again(
+    root, expected_outputs
+):
+    """DVC was killed at the end, and deletes the outputs before it runs the stage again."""
+    delete_outputs(root)
+    with Stage(root) as stage:
+        assert stage.finish() == 0, stage.read_log()
+    assert "already trained; the outputs are written from" in stage.read_log()
+    assert "epoch   " not in stage.read_log()
+    assert read_outputs(root) == expected_outputs
+
+
 def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it(
     root, expected_outputs
 ):
     delete_outputs(root)
     edited = tiny_config(**CHANGES | {"train": CHANGES["train"] | {"w_scale": 2.0}})
-    with Stage(root) as stage:
-        stage.wait_for("starting a new training")  # the previous one has finished
+    with Stage(root, "--no-resume") as stage:  # the previous one has finished
+        stage.wait_for("starting a new training")
         write_params(root, edited)
         assert stage.finish() == 2
-    assert "error: the training parameters were edited while" in stage.read_log()
+    assert "error: edited while the training ran: train.w_scale. DVC would" in stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
     with Stage(root) as stage:  # with the edited parameters
@@ -177,13 +202,10 @@ def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it
     write_params(root, CONFIG)
     with Stage(root) as stage:
         assert stage.finish() == 0, stage.read_log()
-    assert f"resuming after epoch {EPOCHS};" in stage.read_log()
+    assert "already trained; the outputs are written from" in stage.read_log()
     assert read_outputs(root) == expected_outputs
 
 
 def test_no_resume_starts_a_new_training(root, expected_outputs):
-    with Stage(root) as stage:
-        stage.wait_for(progress_line(1))
-        os.killpg(stage.process.pid, signal.SIGKILL)
     with Stage(root, "--no-resume") as stage:
         stage.wait_for("starting a new training")

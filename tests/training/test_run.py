@@ -56,7 +56,7 @@ def test_the_weights_of_the_best_epoch_are_written(tables, tmp_path):
     assert trainer.best_epoch == 2
     assert folder.load_state()["best_metric"] == {"name": "val_pose_loss", "value": 0.2, "epoch": 2}
 
-    trainer.load_best(folder)
+    trainer.load_best()
     write_and_reload(trainer, tmp_path)
     output = (tmp_path / "models" / "best_model.pth").read_bytes()
     assert (folder.path / "best_model.pth").read_bytes() == output
@@ -74,10 +74,10 @@ def test_the_run_folder_has_the_best_model_from_the_first_epoch_on(
     folder, best_epochs = RunFolder(tmp_path / "runs", "f" * 16), []
     train_epoch = trainer.train_epoch
 
-    def check_and_train():
+    def check_and_train(folder):
         if trainer.epoch:
             best_epochs.append(load_tensors(folder.best_model)["info"]["best_epoch"])
-        return train_epoch()
+        return train_epoch(folder)
 
     trainer.train_epoch = check_and_train
     trainer.fit(folder)
@@ -103,7 +103,7 @@ def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
     resumed = make_trainer(config, *tables)
     resumed.restore(folder.load_state())
     assert resumed.best_epoch == 0
-    resumed.load_best(folder)
+    resumed.load_best()
     write_outputs(resumed, tmp_path / "models", tmp_path / "reports")
     report = json.loads((tmp_path / "reports/report.json").read_text())
     assert report["best"] == report["history"][0]
