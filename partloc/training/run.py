@@ -8,6 +8,7 @@ training whose DVC was killed does not run in vain.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from partloc.data.split import few_validation_models_warning, read_manifest
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, seed_everything
-from partloc.files import CheckpointError, write_json
+from partloc.files import CheckpointError, open_atomic, write_json
 from partloc.model.build import build_locator
 from partloc.model.model_file import save_model
 from partloc.training.fingerprint import (
@@ -196,6 +197,16 @@ def _report_start(folder: RunFolder, state: dict[str, Any] | None) -> None:
         print(
             f"resuming after epoch {state['epoch']}{steps}; state in {folder.path}", file=sys.stderr
         )
+
+
+def keep_model(model_file: Path, root: Path) -> None:
+    """Copy a finished model to `root`/best_model.pth, which stays when DVC deletes the output.
+
+    Not from a temporary copy of the project: its model is not that of the project.
+    """
+    if root.parents[1].resolve() == Path.cwd().resolve():
+        with model_file.open("rb") as content, open_atomic(root / model_file.name) as file:
+            shutil.copyfileobj(content, file)
 
 
 def write_outputs(trainer: Trainer, models: Path, reports: Path) -> Path:

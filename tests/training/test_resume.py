@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,14 +30,23 @@ NUM_PAIRS = 13  # of the training samples, and so batches of an epoch
 OUTPUTS = ("models/best_model.pth", "outputs/train/report.json", "outputs/train/loss.json")
 
 
-class Stage:
-    """A running `python stages/train.py` in a process group of its own."""
+# Starts the stage like DVC, as the parent of its process.
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
 
-    def __init__(self, root: Path, *options: str, log: str = "stderr.txt") -> None:
-        self.log = root / log
+
+class Stage:
+    """A running `python stages/train.py` in a process group of its own.
+
+    launcher: options of Python that make `process` another program, which starts the stage.
+    """
+
+    def __init__(
+        self, root: Path, *options: str, log: str = "stderr.txt", launcher: tuple[str, ...] = ()
+    ) -> None:
+        self.log, self.launcher = root / log, launcher
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "stages" / "train.py"), *options],
+                [sys.executable, *launcher, str(ROOT / "stages" / "train.py"), *options],
                 cwd=root,
                 env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
                 stderr=file,
@@ -46,8 +57,9 @@ class Stage:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None or self.launcher:
+            with suppress(ProcessLookupError):  # all have ended
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def wait_for(self, text: str) -> "Stage":
@@ -85,10 +97,14 @@ def progress_line(epoch: int) -> str:
 
 
 def wait_for_state(root: Path, epochs: float) -> None:
-    """Wait until a state is saved after so many epochs."""
+    """Wait until a state is saved after so many epochs, or more."""
     name = f"state-{round(epochs * NUM_PAIRS):09d}.pth"
+    wait_until(lambda: any(path.name >= name for path in root.glob("runs/train/*/state-*.pth")))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
-    while max((path.name for path in root.glob("runs/train/*/state-*.pth")), default="") < name:
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -142,9 +158,11 @@ def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outp
         assert stage.finish() == 128 + signal.SIGINT, stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
-    with Stage(root) as stage:
-        assert stage.finish() == 0, stage.read_log()
-    assert "resuming after epoch" in stage.read_log()
+    with Stage(root, launcher=("-c", PARENT)) as stage:
+        stage.wait_for("resuming after epoch")
+        os.kill(stage.process.pid, signal.SIGKILL)  # the stage goes on: its result will be used
+        stage.process.wait()
+        wait_until(lambda: any(root.glob("runs/train/*/finished")))
     kept, written = stage.read_log().splitlines()[-2:]
     assert kept.startswith("kept epoch ") and "validation pose loss" in kept
     assert written == "written: models/best_model.pth, outputs/train"
@@ -181,6 +199,7 @@ def test_a_finished_training_that_dvc_has_not_recorded_writes_its_outputs_again(
     assert "already trained; the outputs are written from" in stage.read_log()
     assert "epoch   " not in stage.read_log()
     assert read_outputs(root) == expected_outputs
+    assert (root / "runs/train/best_model.pth").read_bytes() == expected_outputs[0]
 
 
 def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it(
@@ -207,5 +226,7 @@ def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it
 
 
 def test_no_resume_starts_a_new_training(root, expected_outputs):
+    delete_outputs(root)
     with Stage(root, "--no-resume") as stage:
         stage.wait_for("starting a new training")
+    assert (root / "runs/train/best_model.pth").read_bytes() == expected_outputs[0]
