@@ -108,6 +108,7 @@ class TrainConfig(Group):
     batch_size: Count = 2
     accumulation_steps: Count = 1
     num_epochs: Count = 50
+    state_every_minutes: Positive = 10.0
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2.0e-4
     freeze_backbone: bool = False
     backbone_lr_factor: NonNegative = 0.1

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the import takes half a second, and prediction for one whol
 
 READ_CHUNK_BYTES = 1 << 22
 LOCK_NAME = ".lock"
+SHA256_DIGITS = 64
 
 
 class UnusualFileError(OSError):
@@ -190,9 +191,12 @@ def write_checksum(path: Path) -> None:
 
 
 def matches_checksum(path: Path) -> bool:
-    """Whether a file and its checksum exist and agree."""
+    """Whether a file and its checksum are regular files and agree."""
     checksum = checksum_path(path)
-    return path.exists() and checksum.exists() and checksum.read_text() == file_sha256(path)
+    if not (path.is_file() and checksum.is_file()):
+        return False
+    with checksum.open("rb") as file:
+        return file.read(SHA256_DIGITS + 1) == file_sha256(path).encode()
 
 
 def file_sha256(path: Path) -> str:

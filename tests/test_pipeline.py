@@ -231,6 +231,30 @@ def test_a_mistyped_key_ends_in_one_line_before_any_training(project):
     assert f"error: params.yaml: {message}" in log.splitlines() and "Traceback" not in log
 
 
+def test_a_finished_training_that_dvc_did_not_record_is_not_repeated(project):
+    """DVC was killed between the end of the training and its record."""
+    model, lock = project / "models/best_model.pth", project / "dvc.lock"
+    expected, recorded = model.read_bytes(), YAML(typ="safe").load(lock.read_text("utf-8"))
+    del recorded["stages"]["train"]
+    lock.write_text(json.dumps(recorded), "utf-8")
+    shutil.rmtree(project / ".dvc/cache/runs")  # the record of earlier runs
+    log = dvc("repro", cwd=project)
+    assert executed_stages(log) == ["train"]
+    assert "already trained; the outputs are written from" in log
+    assert model.read_bytes() == expected
+
+
+@pytest.mark.parametrize("key", ["start_from", "weights"])
+def test_weights_replaced_by_others_of_the_same_name_are_a_reason_to_train_again(project, key):
+    weights = project / "own weights.pth"
+    weights.write_bytes(b"1")
+    set_params(project, {"model": {key: weights.name}})
+    dvc("commit", "--force", "train", cwd=project)
+    assert "Data and pipelines are up to date." in dvc("status", "train", cwd=project)
+    weights.write_bytes(b"2")
+    assert weights.name in dvc("status", "train", cwd=project)
+
+
 def test_an_experiment_in_a_copy_runs_the_code_of_the_copy(project):
     """Although the import path names another checkout of partloc."""
     module = project / "partloc/data/index.py"

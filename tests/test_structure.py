@@ -48,6 +48,7 @@ ORDER = (
     *("evaluation/evaluate", "evaluation/report", "evaluation/page"),
     *("training/losses", "training/objective", "training/calibration", "training/validation"),
     *("training/optim", "training/activation_memory", "training/token_cache"),
+    "training/loaders",
     *(
         "training/finite_check",
         "training/run_folder",

@@ -1,7 +1,7 @@
 """Stage `infer`: predict the poses of parts from images. Needs no labels.
 
-Without --checkpoint the model is models/best_model.pth or, if this does not exist, the one whose
-weights come with the package.
+Without --checkpoint the model is models/best_model.pth or, if this does not exist, that of the last
+finished training, or else the one whose weights come with the package.
 
 One whole: prints {"translation": [x, y, z], "scale": s, "confidence": c}, or with several --part a
 list of such objects, each with its "part"; partloc/inference/answer.schema.json describes them. The
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 # reported at once.
 
 PIPELINE_MODEL = Path("models/best_model.pth")
+LAST_MODEL = Path("runs/train/best_model.pth")  # its copy; DVC deletes the former while it trains
 # How long a process waits for others that have more work.
 TIMEOUT = timedelta(days=7)
 PIPELINE_SPLIT = "test"  # its predictions are an output of the pipeline
@@ -119,15 +120,18 @@ def find_mistake(args: argparse.Namespace) -> str | None:
 
 
 def choose_checkpoint(args: argparse.Namespace) -> Path:
-    """The model file: the argument, that of the pipeline, or the shipped one.
+    """The model file: the argument, that of the pipeline, its copy, or the shipped one.
 
     A split table is predicted to measure a model, so no other model may take its place.
     Raises: OSError if it does not exist or is no regular file.
     """
     checkpoint = args.checkpoint or PIPELINE_MODEL
     if not (checkpoint.exists() or args.checkpoint or args.split):
-        checkpoint = find_pretrained()
-        print(f"no {PIPELINE_MODEL}: using the shipped model {checkpoint.name}", file=sys.stderr)
+        checkpoint = LAST_MODEL if LAST_MODEL.is_file() else find_pretrained()
+        found = f"the shipped model {checkpoint.name}"
+        if checkpoint == LAST_MODEL:
+            found = f"{checkpoint}, the model of the last finished training"
+        print(f"no {PIPELINE_MODEL}: using {found}", file=sys.stderr)
     if not checkpoint.exists():
         cure = "train it with `dvc repro`, or fetch it with `dvc pull`"
         raise FileNotFoundError(f"{checkpoint}: no such file; {cure}")

@@ -10,6 +10,7 @@ gizmo) count as background.
 Shapes: H W image in pixels, N pixels of the border band.
 """
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from partloc.data.images import DEFAULT_MAX_PIXELS, load_rgb
+from partloc.data.images import DEFAULT_MAX_PIXELS, ImageError, open_rgb, read_image_bytes
 
 BAND_FRACTION = 0.03  # of the shorter side: width of the border band that shows the background
 MIN_BAND_PX = 2
@@ -56,12 +57,21 @@ class Background(NamedTuple):
     border_fraction: float
 
 
-def load_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def load_image(
+    path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: str | None = None
+) -> Image.Image:
     """Decode an image file, paint its background white and make it square.
 
-    Raises: ImageError as `load_rgb`.
+    sha256: of the file when it was indexed; None accepts any file.
+    Raises: ImageError as `load_rgb`, or if it is not the file that was indexed.
     """
-    return prepare_image(load_rgb(path, max_pixels))[0]
+    data = read_image_bytes(path, max_pixels)
+    if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ImageError(
+            f"{path}: expected the image that was indexed, SHA-256 {sha256[:12]}..., found "
+            f"{found[:12]}...; restore it, or run the stages index and split again"
+        )
+    return prepare_image(open_rgb(data, path, max_pixels))[0]
 
 
 def prepare_image(image: Image.Image) -> tuple[Image.Image, Background]:

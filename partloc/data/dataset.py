@@ -140,7 +140,7 @@ class PairDataset(BatchDataset):
 
     def load_images(self, requests: list[ImageRequest]) -> Tensor:
         """Load, augment and normalise images, (len(requests), 3, H, W)."""
-        images = torch.stack([self._read(request.path) for request in requests])
+        images = torch.stack([self._read(request) for request in requests])
         if self.augmentation is not None:
             color_seeds = [request.color_seed or 0 for request in requests]
             noise_seeds = [request.noise_seed or 0 for request in requests]
@@ -163,8 +163,10 @@ class PairDataset(BatchDataset):
         sequence = np.random.SeedSequence([self.seed, AUGMENT_STREAM, epoch, group_seed, use])
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
-    def _read(self, path: str) -> Tensor:
-        return self.preprocessing.resize(load_image(self.table.data_dir / path, self.max_pixels))
+    def _read(self, request: ImageRequest) -> Tensor:
+        """Raises: ImageError, also if the file is not the one that was indexed."""
+        path = self.table.data_dir / request.path
+        return self.preprocessing.resize(load_image(path, self.max_pixels, request.sha256))
 
     def collate(self, items: list[Sample]) -> Batch:
         """Join the samples of a batch."""

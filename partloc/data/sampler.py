@@ -92,23 +92,28 @@ class PlannedBatchSampler(Sampler):
 
     def __init__(self, table: PairTable, rank: int = 0, world_size: int = 1) -> None:
         self.table, self.rank, self.world_size = table, rank, world_size
-        self.epoch, self.plan = 0, []
+        self.epoch, self.plan, self.first = 0, [], 0
 
-    def set_plan(self, epoch: int, plan: list[list[int]]) -> None:
-        """Set the batches of the next iteration, as rows of the table."""
-        self.epoch, self.plan = epoch, plan
+    def set_plan(self, epoch: int, plan: list[list[int]], first: int = 0) -> None:
+        """Set the batches of the next iterations, as rows of the table.
+
+        first: number of the batch with which they begin; the keys of a batch do not depend on it.
+        """
+        self.epoch, self.plan, self.first = epoch, plan, first
 
     def local_share(self, batch: list[int]) -> list[int]:
         """The part of a batch that belongs to this process; may be empty."""
         return [int(row) for row in np.array_split(batch, self.world_size)[self.rank]]
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.plan) - self.first
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         group_seeds = iter(self._group_seeds())
-        for batch in self.plan:
-            yield self._sample_keys(batch, list(islice(group_seeds, len(batch))))
+        for number, batch in enumerate(self.plan):
+            batch_seeds = list(islice(group_seeds, len(batch)))
+            if number >= self.first:
+                yield self._sample_keys(batch, batch_seeds)
 
     def _group_seeds(self) -> list[int]:
         """For each sample of the plan, the position at which its group starts.

@@ -5,7 +5,7 @@ Shapes: N samples of the table; P requested rows; K size of the largest twin gro
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,13 @@ from partloc.pose import PartPose
 
 if TYPE_CHECKING:  # the network imports this module, and prediction needs no tables
     import pandas as pd
+
+
+class IndexedFile(NamedTuple):
+    """An image and the SHA-256 that it had when it was indexed, 64 hexadecimal digits."""
+
+    path: Path
+    sha256: str
 
 
 class PairTable:
@@ -48,6 +55,12 @@ class PairTable:
 
     def __len__(self) -> int:
         return len(self.models)
+
+    def whole_image(self, row: int) -> IndexedFile:
+        return IndexedFile(self.data_dir / self.whole_paths[row], self.whole_hashes[row].decode())
+
+    def part_image(self, row: int) -> IndexedFile:
+        return IndexedFile(self.data_dir / self.part_paths[row], self.part_hashes[row].decode())
 
     def rows_by_model(self) -> list[np.ndarray]:
         """The rows of each model; models in the order of their first rows."""

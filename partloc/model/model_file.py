@@ -52,12 +52,20 @@ class PreprocessingValues(Group):
     std: tuple[Deviation, Deviation, Deviation]
 
 
-def save_model(path: Path, model: PartLocator, info: dict[str, Any], half: bool = False) -> None:
+def save_model(
+    path: Path,
+    model: PartLocator,
+    info: dict[str, Any],
+    half: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a model file.
 
-    half: in half precision, with a checksum beside it: for weights that come with the code.
+    Args:
+        half: in half precision, with a checksum beside it: for weights that come with the code.
+        weights: other weights of the model than those that it has now.
     """
-    weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    weights = {key: value.cpu() for key, value in (weights or model.state_dict()).items()}
     if half:
         weights = {key: value.half() for key, value in weights.items()}
     content = {

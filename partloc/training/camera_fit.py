@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from partloc.data.background import load_image
-from partloc.data.table import PairTable
+from partloc.data.table import IndexedFile, PairTable
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
 
@@ -95,8 +95,8 @@ def _match_part(table: PairTable, row: int, max_pixels: int) -> tuple[float, flo
     In half image sides from the centre; None if the part's image is empty.
     """
     side = max(2, round(THUMBNAIL_PX * table.scale[row].item()))
-    whole = _load_thumbnail(table, table.whole_paths[row], THUMBNAIL_PX, max_pixels)  # (3, S, S)
-    part = _load_thumbnail(table, table.part_paths[row], side, max_pixels)  # (3, n, n)
+    whole = _load_thumbnail(table.whole_image(row), THUMBNAIL_PX, max_pixels)  # (3, S, S)
+    part = _load_thumbnail(table.part_image(row), side, max_pixels)  # (3, n, n)
     background = part[:, :: side - 1, :: side - 1].mean((1, 2), keepdim=True)  # of the corners
     mask = ((part - background).abs().amax(0) > FOREGROUND_THRESHOLD).float()  # (n, n)
     if mask.sum() < MIN_FOREGROUND_PX:
@@ -111,9 +111,9 @@ def _match_part(table: PairTable, row: int, max_pixels: int) -> tuple[float, flo
     return right, down
 
 
-def _load_thumbnail(table: PairTable, path: str, side: int, max_pixels: int) -> Tensor:
+def _load_thumbnail(indexed: IndexedFile, side: int, max_pixels: int) -> Tensor:
     """Return an image as (3, side, side), 0..1."""
-    image = load_image(table.data_dir / path, max_pixels)
+    image = load_image(indexed.path, max_pixels, indexed.sha256)
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BOX), dtype=np.float32)
     return torch.from_numpy(pixels / 255).permute(2, 0, 1)
 

@@ -11,7 +11,7 @@ MAX_SKIPPED_STEPS = 50
 
 
 class NonFiniteLossError(FloatingPointError):
-    """Training diverged; the state of the last finished epoch is kept."""
+    """Training diverged; the last saved state is kept."""
 
 
 def require_finite(name: str, value: float, epoch: int) -> None:
@@ -21,7 +21,7 @@ def require_finite(name: str, value: float, epoch: int) -> None:
     """
     if not math.isfinite(value):
         raise NonFiniteLossError(
-            f"epoch {epoch + 1}: the {name} is {value}; the state after epoch {epoch} is kept. "
+            f"epoch {epoch + 1}: the {name} is {value}; the last saved state is kept. "
             "Try a lower train.learning_rate or train.use_amp: false"
         )
 
@@ -76,7 +76,7 @@ class DeferredFiniteCheck:
         if self.max_skipped_steps and self.skipped_steps >= self.max_skipped_steps:
             raise NonFiniteLossError(
                 f"epoch {self.epoch + 1}: the gradients of {self.skipped_steps} consecutive steps "
-                "are not finite in float16, so the weights no longer change; the state after epoch "
-                f"{self.epoch} is kept. Try train.use_amp: false, a lower train.learning_rate, or "
-                "a GPU with bfloat16"
+                "are not finite in float16, so the weights no longer change; the last saved state "
+                "is kept. Try train.use_amp: false, a lower train.learning_rate, or a GPU with "
+                "bfloat16"
             )

@@ -50,12 +50,12 @@ def initialize_model(model: PartLocator, table: PairTable, config: Config) -> st
 def fit_projection(model: PartLocator, table: PairTable, max_pixels: int) -> None:
     """Fit the projection of the tokens to some of the training images."""
     rows = torch.linspace(0, len(table) - 1, min(PROJECTION_PAIRS, len(table))).long().tolist()
-    paths = dict.fromkeys(
-        path for row in rows for path in (table.whole_paths[row], table.part_paths[row])
+    files = dict.fromkeys(
+        file for row in rows for file in (table.whole_image(row), table.part_image(row))
     )
     samples = []
-    for path in paths:  # one at a time: an image of full size takes much memory
-        image = model.preprocessing(load_image(table.data_dir / path, max_pixels))
+    for path, sha256 in files:  # one at a time: an image of full size takes much memory
+        image = model.preprocessing(load_image(path, max_pixels, sha256))
         images = image[None].to(model.device)
         samples.append(model.encoder(images, model.encoder.find_crops(images)))
     model.projection.fit(torch.cat(samples).flatten(0, 1))

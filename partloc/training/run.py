@@ -1,11 +1,14 @@
 """One training run from start to outputs: reading, resuming, training, writing.
 
-DVC deletes a stage's outputs before it runs, records the parameters after it has run, and does not
-signal the stage when DVC itself is killed. Hence the state is kept outside the outputs and locked,
-the parameters are compared at the end, and the outputs are written last.
+DVC deletes a stage's outputs before it runs, records parameters and files after it has run, and
+does not signal the stage when DVC itself is killed. Hence the state is kept outside the outputs and
+locked, what the weights depend on is compared at the end, and the outputs are written last. If DVC
+was killed before it recorded them, the next run takes them from the state and trains nothing; so a
+training whose DVC was killed does not run in vain.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +16,20 @@ from typing import Any
 
 import torch
 
-from partloc.config import Config, ConfigError
+from partloc.config import Config
 from partloc.data.split import few_validation_models_warning, read_manifest
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, seed_everything
-from partloc.files import write_json
+from partloc.files import CheckpointError, open_atomic, write_json
 from partloc.model.build import build_locator
 from partloc.model.model_file import save_model
-from partloc.training.fingerprint import run_fingerprint, source_hash, training_parameters
+from partloc.training.fingerprint import (
+    changed_names,
+    read_inputs,
+    require_unedited,
+    shorten,
+)
 from partloc.training.history import loss_records
 from partloc.training.initialization import initialize_model
 from partloc.training.run_folder import RunFolder
@@ -57,37 +65,51 @@ def run_training(
     root: Path,
     resume: bool,
     finish: Callable[[Trainer], None],
+    reload_config: Callable[[], Config] | None = None,
 ) -> None:
     """Train on the tables of `split_dir`.
 
     Args:
         root: folder of the run folders, where the state is kept.
-        resume: continue from an unfinished state with the same fingerprint, if there is one.
+        resume: continue from a state with the same fingerprint, if there is one.
         finish: called on the main process at the end, with the best epoch's weights loaded.
+        reload_config: reads the configuration again; what the weights depend on must not have been
+            edited during the training. None: nobody records it afterwards.
     Raises: ValueError, OSError, FloatingPointError, MemoryError for what a user can correct.
     """
     tables = read_tables(split_dir, Path(config.data.data_dir))
     warning = few_validation_models_warning(len(set(tables[1].models)))
     if context.is_main and warning:
         print(f"warning: {warning}", file=sys.stderr)
-    folder = RunFolder(root, run_fingerprint(config, split_dir))
+    inputs = read_inputs(config, split_dir)
+    folder = RunFolder(root, inputs.fingerprint)
     with context.on_main(folder.locked()):
-        state = load_or_reset(folder, context, resume)
+        state = load_or_reset(folder, context, resume, inputs.code)
         trainer = make_trainer(config, context, tables, state)
-        try:
-            if config.train.freeze_backbone:
-                trainer.use_token_cache(root.parent / "tokens")  # shared by all trainings
-            trainer.fit(folder)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"{str(error).splitlines()[0]} The state of the last finished epoch is kept. Try a "
-                "lower train.batch_size with a higher train.accumulation_steps, or "
-                "train.use_gradient_checkpointing: auto with a lower machine.memory_budget_gb"
-            ) from error
+        trainer.code = inputs.code
+        if context.is_main and trainer.history:
+            trainer.publish_best(folder)
+        train(trainer, folder, root.parent / "tokens")  # tokens are shared by all trainings
         if context.is_main:
-            trainer.load_best(folder)
+            trainer.load_best()
+            if reload_config:
+                require_unedited(inputs, read_inputs(reload_config(), split_dir))
             finish(trainer)
             folder.mark_finished()
+
+
+def train(trainer: Trainer, folder: RunFolder, tokens: Path) -> None:
+    """Train the remaining epochs. `tokens`: folder of the token cache of a frozen encoder."""
+    try:
+        if trainer.config.train.freeze_backbone and not trainer.is_complete:
+            trainer.use_token_cache(tokens)
+        trainer.fit(folder)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{str(error).splitlines()[0]} The last saved state is kept. Try a lower "
+            "train.batch_size with a higher train.accumulation_steps, or "
+            "train.use_gradient_checkpointing: auto with a lower machine.memory_budget_gb"
+        ) from error
 
 
 def make_trainer(
@@ -114,26 +136,49 @@ def make_trainer(
 
 
 def load_or_reset(
-    folder: RunFolder, context: DistributedContext, resume: bool
+    folder: RunFolder, context: DistributedContext, resume: bool, code: dict[str, str]
 ) -> dict[str, Any] | None:
-    """Load the unfinished state to resume from, or clear the folder; report which.
+    """Load the state to continue from, or clear the folder; report which.
 
     Only the main process reads: it is the one that writes, and other processes may run on machines
     that do not share its disk.
 
+    Args:
+        code: the source code that runs now, see `source_hashes`.
     Returns: the state, or None to start from the beginning; the same on every process.
+    Raises: CheckpointError as `_require_origin`.
     """
     state = None
     if context.is_main:
-        state = None if folder.finished or not resume else folder.load_state()
+        state = folder.load_state() if resume else None
+        if state and (changed := changed_names(state["code"], code)):
+            if folder.finished:  # its outputs were written
+                state = None
+            else:
+                _require_origin(folder, state, changed)
         if state is None:
             folder.clear()
-            folder.write_note("code", source_hash())
-        else:
-            folder.truncate_after(state["epoch"])
-            folder.publish_best(state["best_metric"]["epoch"])
         _report_start(folder, state)
     return context.broadcast(state)
+
+
+def _require_origin(folder: RunFolder, state: dict[str, Any], changed: list[str]) -> None:
+    """Warn that the rest of a training runs with other code.
+
+    Raises: CheckpointError if there is no rest: its weights are not those of the present code.
+    """
+    names = shorten(changed)
+    if state["is_complete"]:
+        raise CheckpointError(
+            f"{folder.path}: the code has changed since this training ({names}), which is complete "
+            "but not recorded. Undo the change and run again to use it, or delete the folder to "
+            "train again"
+        )
+    print(
+        f"warning: the code has changed since this training started ({names}); with --no-resume it "
+        "starts again",
+        file=sys.stderr,
+    )
 
 
 def _report_start(folder: RunFolder, state: dict[str, Any] | None) -> None:
@@ -145,27 +190,23 @@ def _report_start(folder: RunFolder, state: dict[str, Any] | None) -> None:
                 f"{folder.path.parent}: {', '.join(others)}",
                 file=sys.stderr,
             )
-        return
-    print(f"resuming after epoch {state['epoch']}; state in {folder.path}", file=sys.stderr)
-    if folder.read_note("code") != source_hash():
+    elif state["is_complete"]:
+        print(f"already trained; the outputs are written from {folder.path}", file=sys.stderr)
+    else:
+        steps = f" and {state['epoch_steps']} steps" if state["epoch_steps"] else ""
         print(
-            "warning: partloc's code has changed since this training started; with --no-resume "
-            "it starts again",
-            file=sys.stderr,
+            f"resuming after epoch {state['epoch']}{steps}; state in {folder.path}", file=sys.stderr
         )
 
 
-def require_unedited_parameters(at_start: Config, at_end: Config) -> None:
-    """Raise ConfigError if the training parameters were edited while the training ran.
+def keep_model(model_file: Path, root: Path) -> None:
+    """Copy a finished model to `root`/best_model.pth, which stays when DVC deletes the output.
 
-    DVC would record the parameters as they are at the end.
+    Not from a temporary copy of the project: its model is not that of the project.
     """
-    if training_parameters(at_start) != training_parameters(at_end):
-        raise ConfigError(
-            "the training parameters were edited while the training ran, and DVC would record the "
-            "edited ones; restore them and run again (the finished training is kept), or train "
-            "again"
-        )
+    if root.parents[1].resolve() == Path.cwd().resolve():
+        with model_file.open("rb") as content, open_atomic(root / model_file.name) as file:
+            shutil.copyfileobj(content, file)
 
 
 def write_outputs(trainer: Trainer, models: Path, reports: Path) -> Path:

@@ -1,11 +1,11 @@
 """The folder of a training run: its lock, and the states from which an interrupted run resumes."""
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from partloc.files import (
     write_checksum,
 )
 
-MAX_STATES = 2  # files of each kind that are kept
+MAX_STATES = 2  # of different times: if the newer one is damaged, the older one is used
+STATE_NAME = re.compile(r"state-(\d{9})\.pth")
 # The lock of a killed trainer is free when its data-loader workers have ended, within seconds.
 LOCK_TIMEOUT_S = 10.0
 
@@ -29,14 +30,14 @@ LOCK_TIMEOUT_S = 10.0
 class RunFolder:
     """Resumable state of one training run, in a folder named after the run's fingerprint.
 
-    Contents: `best_model.pth`, the model file of the best epoch so far; `state-*.pth`, the state
-    after an epoch; `best-*.pth`, the model file of an epoch that was the best one (MAX_STATES of
-    each, with a .sha256 file beside them, so that each state has its best model); `tensorboard/`;
-    `lock` and `process`, the id of the process that holds it; `finished`, if the run is; `code`, a
-    hash of the source code that started the run.
+    Contents: `state-*.pth`, everything that the training depends on after that many optimiser steps
+    (MAX_STATES of them, each with a .sha256 file beside it); `best_model.pth`, the model file of
+    the best epoch so far; `tensorboard/`; `lock` and `process`, the id of the process that holds
+    it; `finished`, if the outputs have been written; `code`, the source code of the training.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
         self.path = root / fingerprint[:16]
         self.tensorboard = self.path / "tensorboard"
         self.best_model = self.path / "best_model.pth"
@@ -70,27 +71,24 @@ class RunFolder:
         return self._finished.exists()
 
     def mark_finished(self) -> None:
-        """Mark the run as finished; keep only its last state and `best_model.pth`."""
+        """Mark the run as finished. Its states stay: DVC may not have recorded the outputs."""
         self._finished.touch()
-        for path in self._paths("state")[:-1] + self._paths("best"):
-            _remove(path)
 
     def write_note(self, name: str, text: str) -> None:
         """Write a short text file into the folder."""
-        (self.path / name).write_text(text)
+        with open_atomic(self.path / name) as file:
+            file.write(text.encode())
 
     def read_note(self, name: str) -> str | None:
         """Return the text of a note, or None if there is none."""
         path = self.path / name
-        return path.read_text() if path.exists() else None
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
     def clear(self) -> None:
         """Delete everything but the lock, so that the next training starts from the beginning."""
         for entry in self.path.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name not in ("lock", "process"):
-                entry.unlink()
+            if entry.name not in ("lock", "process"):
+                _delete(entry)
 
     def other_unfinished_runs(self) -> list[Path]:
         """Return the folders beside this one that hold the state of unfinished runs."""
@@ -101,69 +99,57 @@ class RunFolder:
             if not (folder / self._finished.name).exists()
         )
 
-    def save_state(self, epoch: int, state: dict[str, Any]) -> None:
-        """Write the state after `epoch` epochs and its checksum; delete the oldest state."""
-        self._save("state", epoch, partial(save_tensors, value=state))
-
-    def save_best(self, epoch: int, save: Callable[[Path], None]) -> None:
-        """Write the best model so far with `save`, before its state, and its checksum.
-
-        As many are kept as states, so that each state has its best model.
-        """
-        self._save("best", epoch, save)
-
-    def publish_best(self, epoch: int) -> None:
-        """Make `best_model.pth` a copy of the best model written after `epoch`.
-
-        To be called after its state is written or resumed from, so that the two belong together.
-        Raises: CheckpointError if it is damaged.
-        """
-        source = self._undamaged_best(epoch)
-        with source.open("rb") as content, open_atomic(self.best_model) as file:
-            shutil.copyfileobj(content, file)
+    def save_state(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` optimiser steps and its checksum; delete the oldest one."""
+        path = self.path / f"state-{step:09d}.pth"
+        save_tensors(path, {"run": self.fingerprint, "step": step, "state": state})
+        write_checksum(path)
+        for old in self._states()[:-MAX_STATES]:
+            _delete_state(old)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Load the newest undamaged state, or None; damaged states are reported and skipped."""
-        for path in reversed(self._paths("state")):
-            if matches_checksum(path):
-                return load_tensors(path)
-            print(f"warning: {path} is damaged; trying the previous state", file=sys.stderr)
+        """Load the newest usable state, or None; others are reported, skipped and, if later,
+        deleted, so that they do not displace the states that follow."""
+        for path in sorted(self.path.glob("state-*.pth"), reverse=True):
+            try:
+                content = self._load(path)
+            except (CheckpointError, OSError) as error:
+                print(f"warning: {error}; an older state is used if there is one", file=sys.stderr)
+                continue
+            for other in self._states():
+                if other > path:
+                    _delete_state(other)
+            return content
         return None
 
-    def load_best(self, epoch: int) -> dict[str, Any]:
-        """Load the best model file written after `epoch`. Raises: CheckpointError if damaged."""
-        return load_tensors(self._undamaged_best(epoch))
-
-    def truncate_after(self, epoch: int) -> None:
-        """Delete everything written after `epoch`.
-
-        That is, damaged states, and best models whose state was never written.
-        """
-        for path in self._paths("state") + self._paths("best"):
-            if int(path.stem[-6:]) > epoch:
-                _remove(path)
-
-    def _undamaged_best(self, epoch: int) -> Path:
-        path = self._path("best", epoch)
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Raises: CheckpointError naming the file if it is not a whole state of this run."""
+        name = STATE_NAME.fullmatch(path.name)
+        if name is None:
+            raise CheckpointError(f"{path}: expected a name like state-000000123.pth; not used")
         if not matches_checksum(path):
-            raise CheckpointError(f"{path}: missing or damaged; train again with --no-resume")
-        return path
+            raise CheckpointError(f"{path}: damaged: it does not match its checksum")
+        content = load_tensors(path)
+        origin = (self.fingerprint, int(name[1]))
+        if not isinstance(content, dict) or (content.get("run"), content.get("step")) != origin:
+            raise CheckpointError(f"{path}: damaged: the state of another training or step")
+        state: dict[str, Any] = content["state"]
+        return state
 
-    def _save(self, kind: str, epoch: int, save: Callable[[Path], None]) -> None:
-        path = self._path(kind, epoch)
-        save(path)
-        write_checksum(path)
-        for old in self._paths(kind)[:-MAX_STATES]:
-            _remove(old)
-
-    def _path(self, kind: str, epoch: int) -> Path:
-        return self.path / f"{kind}-{epoch:06d}.pth"
-
-    def _paths(self, kind: str) -> list[Path]:
-        return sorted(self.path.glob(f"{kind}-*.pth"))
+    def _states(self) -> list[Path]:
+        """The files of states, from old to new; also damaged ones."""
+        return sorted(path for path in self.path.iterdir() if STATE_NAME.fullmatch(path.name))
 
 
-def _remove(path: Path) -> None:
-    """Delete a file and its checksum; the checksum first, so that no file has a stale one."""
-    checksum_path(path).unlink(missing_ok=True)
-    path.unlink()
+def _delete_state(path: Path) -> None:
+    """Delete a state and its checksum; the checksum first, so that no file has a stale one."""
+    _delete(checksum_path(path))
+    _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file of any kind, or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

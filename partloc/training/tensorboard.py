@@ -144,8 +144,8 @@ def draw_validation_case(
         "relative_scale_error": results.relative_scale_errors[row].item(),
     }
     whole, part = (
-        load_image(table.data_dir / path, config.data.max_image_pixels)
-        for path in (table.whole_paths[row], part_path)
+        load_image(image.path, config.data.max_image_pixels)
+        for image in (table.whole_image(row), table.part_image(row))
     )
     twin_rows = pd.DataFrame(twins.numpy(), columns=list(POSE_COLUMNS))
     return draw_case("validation", pd.Series(case), twin_rows, whole, part, camera)

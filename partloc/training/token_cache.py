@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import SystemRandom
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from partloc.config import digest
 from partloc.data.background import load_image
 from partloc.data.dataset import Batch, BatchDataset, ImageRequest, PairDataset, Sample, make_loader
-from partloc.data.table import PairTable
+from partloc.data.table import IndexedFile, PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
@@ -40,13 +39,6 @@ from partloc.model.proposals import ProposalLocator
 CACHE_FORMAT = 5
 # Dtypes of the fields of EncodedImages.compact(). numpy has no bfloat16: the file's dtype is int16.
 FIELD_DTYPES = (torch.bfloat16, *[torch.float16] * 3)
-
-
-class ImageFile(NamedTuple):
-    """An image and the SHA-256 that it had when it was indexed, 64 hexadecimal digits."""
-
-    path: Path
-    sha256: str
 
 
 class TokenCache:
@@ -74,8 +66,8 @@ class TokenCache:
             max_pixels: limit of `load_image`.
             num_workers: processes that read images.
             verbose: whether to report the progress.
-        Raises: OSError if the disk space is not sufficient, ImageError for an unreadable image,
-            ValueError for an image that has changed since it was indexed.
+        Raises: OSError if the disk space is not sufficient, ImageError for an image that is
+            unreadable or has changed since it was indexed.
         """
         images = {image.sha256: image for table in tables for image in _image_files(table)}
         with self._locked():
@@ -120,7 +112,7 @@ class TokenCache:
         return self.model.device
 
     def _load_missing(
-        self, missing: list[ImageFile], max_pixels: int, num_workers: int
+        self, missing: list[IndexedFile], max_pixels: int, num_workers: int
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield (SHA-256, image) of the images that are still missing when it is their turn."""
         missing = list(missing)
@@ -241,20 +233,14 @@ class ImageDataset(BatchDataset):
     """Single images: each item is its index and the preprocessed image (3, H, W)."""
 
     def __init__(
-        self, images: list[ImageFile], preprocessing: Preprocessing, max_pixels: int
+        self, images: list[IndexedFile], preprocessing: Preprocessing, max_pixels: int
     ) -> None:
         self.images, self.preprocessing, self.max_pixels = images, preprocessing, max_pixels
 
     def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        """Raises: ValueError if the file is not the one that was indexed."""
-        path, expected = self.images[index]
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != expected:
-            raise ValueError(
-                f"{path}: expected the image that was indexed, SHA-256 {expected[:12]}..., "
-                f"found {found[:12]}...; run the stages index and split again"
-            )
-        return index, self.preprocessing(load_image(path, self.max_pixels))
+        """Raises: ImageError, also if the file is not the one that was indexed."""
+        path, sha256 = self.images[index]
+        return index, self.preprocessing(load_image(path, self.max_pixels, sha256))
 
     @staticmethod
     def collate(items: list[tuple[int, Tensor]]) -> tuple[int, Tensor]:
@@ -285,14 +271,11 @@ def make_row_dtype(model: PartLocator) -> np.dtype:
     return np.dtype([("checksum", np.uint32), ("key", np.uint8, 32), *fields])
 
 
-def _image_files(table: PairTable) -> Iterator[ImageFile]:
+def _image_files(table: PairTable) -> Iterator[IndexedFile]:
     """Yield all images of a table; a whole once per row."""
-    for paths, hashes in (
-        (table.whole_paths, table.whole_hashes),
-        (table.part_paths, table.part_hashes),
-    ):
-        for path, sha256 in zip(paths, hashes, strict=True):
-            yield ImageFile(table.data_dir / path, sha256.decode())
+    for row in range(len(table)):
+        yield table.whole_image(row)
+        yield table.part_image(row)
 
 
 def _checksum(row: bytes) -> int:

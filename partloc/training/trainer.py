@@ -2,8 +2,8 @@
 
 The trained weights are a function of configuration, split and seed: batches depend on (seed,
 epoch), augmentation on (seed, epoch, rows), and the states of all other random-number generators
-are saved after each epoch. An interrupted and resumed run therefore ends with the same weights as
-an uninterrupted one.
+are saved after each epoch, and regularly within it. An interrupted and resumed run therefore ends
+with the same weights as an uninterrupted one.
 """
 
 import math
@@ -11,21 +11,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from partloc.config import Config
-from partloc.data.dataset import Batch, PairDataset, make_loader
+from partloc.data.dataset import Batch
 from partloc.data.sampler import PlannedBatchSampler, plan_epoch, plan_sequential
 from partloc.data.table import PairTable
-from partloc.data.transforms import Augmentation
 from partloc.distributed import (
     DistributedContext,
     peak_memory_gb,
@@ -39,12 +36,13 @@ from partloc.model.model_file import save_model
 from partloc.training.activation_memory import MemoryPlanner
 from partloc.training.finite_check import MAX_SKIPPED_STEPS, DeferredFiniteCheck, require_finite
 from partloc.training.history import Record, best_metric, format_record, make_record
+from partloc.training.loaders import make_pair_loader, with_token_cache
 from partloc.training.losses import LossTerms
 from partloc.training.objective import Objective
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer, make_schedule
 from partloc.training.run_folder import RunFolder
 from partloc.training.tensorboard import TensorBoardLog
-from partloc.training.token_cache import CachedPairDataset, TokenCache
+from partloc.training.token_cache import TokenCache
 from partloc.training.validation import (
     ValidationResults,
     calibrate_confidence,
@@ -53,14 +51,19 @@ from partloc.training.validation import (
 )
 
 # Increase it when a change makes older states useless.
-STATE_FORMAT = 10
+STATE_FORMAT = 11
+# With several processes: optimiser steps from one agreement on the time to the next.
+STEPS_PER_CLOCK = 20
 
 
 class Trainer:
     """Trains a model on a split; `state` and `restore` hold all that a resumed run needs.
 
-    epoch: number of finished epochs. history: a record per epoch. val_results: of the last
-    validation, None without one.
+    epoch: number of finished epochs. epoch_steps: optimiser steps since then. loss_sums: sum of
+    each loss term over this process's pairs since then, on the device. history: a record per epoch.
+    best_weights: of the best epoch so far, on the CPU, on the main process only; empty before the
+    first one. val_results: of the last validation, None without one. code: the source code that
+    trains, for the state.
     """
 
     def __init__(
@@ -74,7 +77,11 @@ class Trainer:
         """val_table: may be empty, then the last epoch counts as the best one."""
         self.config, self.context = config, context
         self.train_table, self.val_table = train_table, val_table
-        self.epoch, self.history = 0, list[Record]()
+        self.epoch, self.epoch_steps, self.history = 0, 0, list[Record]()
+        self.loss_sums = torch.zeros(len(LossTerms._fields), device=context.device)
+        self.best_weights: dict[str, Tensor] = {}
+        self._saved_at = time.monotonic()
+        self.code: dict[str, str] = {}
         self.val_results: ValidationResults | None = None
         self.model = model.to(context.device)
         model.set_trainable(config.train, model.has_camera)
@@ -92,13 +99,9 @@ class Trainer:
         self.network = self.parallel or self.model
         self.train_batches = PlannedBatchSampler(train_table, context.rank, context.world_size)
         self.val_batches = PlannedBatchSampler(val_table, context.rank, context.world_size)
-        # A frozen encoder sees each image as the token cache does, without random changes.
-        frozen = config.train.freeze_backbone
-        augments = config.augment.is_active and not frozen
-        augmentation = Augmentation(config.augment) if augments else None
-        jitter = 0.0 if frozen else config.train.crop_jitter
-        self.train_loader = self._make_loader(self.train_batches, augmentation, jitter)
-        self.val_loader = self._make_loader(self.val_batches)
+        settings = config, model.preprocessing, context.device
+        self.train_loader = make_pair_loader(self.train_batches, *settings, trains=True)
+        self.val_loader = make_pair_loader(self.val_batches, *settings)
 
     def _set_up_checkpointing(self) -> MemoryPlanner | None:
         """Apply train.use_gradient_checkpointing; return a planner if it is decided per batch."""
@@ -115,23 +118,6 @@ class Trainer:
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
         return plan_epoch(self.train_table, self.config.train, self.config.seed, epoch)
 
-    def _make_loader(
-        self,
-        batches: PlannedBatchSampler,
-        augmentation: Augmentation | None = None,
-        jitter: float = 0.0,
-    ) -> DataLoader:
-        dataset = PairDataset(
-            batches.table,
-            self.model.preprocessing,
-            self.config.data.max_image_pixels,
-            augmentation,
-            self.config.seed,
-            jitter,
-        )
-        num_workers = self.config.machine.num_workers
-        return make_loader(dataset, batches, num_workers, self.context.device)
-
     def use_token_cache(self, folder: Path) -> None:
         """Read the tokens of a frozen encoder from a cache in `folder` instead of images.
 
@@ -146,52 +132,59 @@ class Trainer:
             self.config.machine.num_workers,
             self.context.is_main,
         )
-        loaders = self.train_loader, self.val_loader
-        self.train_loader, self.val_loader = (
-            # Without workers, which would only copy memory.
-            make_loader(
-                CachedPairDataset(cast(PairDataset, loader.dataset), cache),
-                batches,
-                0,
-                self.context.device,
-            )
-            for loader, batches in zip(loaders, (self.train_batches, self.val_batches), strict=True)
-        )
+        device = self.context.device
+        self.train_loader = with_token_cache(self.train_loader, cache, device)
+        self.val_loader = with_token_cache(self.val_loader, cache, device)
 
     # -- one epoch -------------------------------------------------------------------------------
 
-    def train_epoch(self) -> dict[str, float]:
-        """Train one epoch; return the mean of each loss term.
+    def train_epoch(self, folder: RunFolder | None = None) -> dict[str, float]:
+        """Train an epoch, or the rest of it after `restore`; return the mean of each loss term.
 
+        folder: where the state is saved every train.state_every_minutes.
         Raises: NonFiniteLossError, at the latest one step after a loss or gradient norm that is not
             finite; with float16 only after MAX_SKIPPED_STEPS such gradients.
         """
         self.model.train()
         self.model.encoder.backbone.train(not self.config.train.freeze_backbone)
         plan = self._plan_epoch(self.epoch)
-        self.train_batches.set_plan(self.epoch, plan)
-        sums = torch.zeros(len(LossTerms._fields), device=self.context.device)
         window_size = self.config.train.accumulation_steps
+        first = self.epoch_steps * window_size
+        self.train_batches.set_plan(self.epoch, plan, first)
         self.finite_check.epoch = self.epoch
-        with self._progress_bar() as progress:
+        with self._progress_bar(sum(map(len, plan[:first]))) as progress:
             batches = iter(self.train_loader)
-            for start in range(0, len(plan), window_size):
+            for start in range(first, len(plan), window_size):
                 window = plan[start : start + window_size]
                 num_pairs = sum(len(batch) for batch in window)
                 local_pairs = sum(len(self.train_batches.local_share(batch)) for batch in window)
                 step_sums = self.accumulate_gradients(batches, window)
-                sums += step_sums
+                self.loss_sums += step_sums
                 local_loss = step_sums[0] / max(1, local_pairs)
                 metrics = self.finite_check.add(local_loss, self.update_weights())
                 progress.update(num_pairs)
                 texts = {name: f"{value:.3f}" for name, value in metrics.items()}
                 progress.set_postfix(texts, refresh=False)
+                self.epoch_steps += 1
+                if folder and self._is_state_due():
+                    self.finite_check.read()  # weights that are not finite must not be saved
+                    self.save_state(folder)
             self.finite_check.read()
-        means = sum(self.context.gather(sums.cpu())) / len(self.train_table)
+        means = sum(self.context.gather(self.loss_sums.cpu())) / len(self.train_table)
+        self.epoch_steps, self.loss_sums = 0, torch.zeros_like(self.loss_sums)
         return dict(zip(LossTerms._fields, means.tolist(), strict=True))
 
-    def _progress_bar(self) -> tqdm:
+    def _is_state_due(self) -> bool:
+        """Whether train.state_every_minutes have passed; the main process's clock decides."""
+        if self.context.world_size > 1 and self.epoch_steps % STEPS_PER_CLOCK:
+            return False
+        interval_s = 60 * self.config.train.state_every_minutes
+        is_due: bool = self.context.broadcast(time.monotonic() - self._saved_at >= interval_s)
+        return is_due
+
+    def _progress_bar(self, initial: int) -> tqdm:
         return tqdm(
+            initial=initial,
             total=len(self.train_table),
             desc=f"epoch {self.epoch + 1}/{self.config.train.num_epochs}",
             unit="pair",
@@ -259,17 +252,19 @@ class Trainer:
     # -- all epochs ------------------------------------------------------------------------------
 
     def fit(self, folder: RunFolder) -> None:
-        """Train the remaining epochs; after each one the state is saved to `folder`."""
+        """Train the remaining epochs; the state is saved to `folder` after each one and within."""
+        if self.is_complete:
+            return
         log, first_epoch = None, self.epoch + 1 if self.history else 0
         if self.context.is_main:
             log = TensorBoardLog(folder.tensorboard, first_epoch, self.config, self.val_table)
         if self.config.model.start_from and not self.history and len(self.val_table):
             # The starting weights solve the task already; training on few models may not help.
             self._finish_epoch(folder, log, make_record(0, {}, self.validate()))
-        while self.epoch < self.config.train.num_epochs:
-            start = time.perf_counter()
-            train = self.train_epoch()
-            pairs_per_s = len(self.train_table) / (time.perf_counter() - start)
+        while not self.is_complete:
+            start, num_pairs = time.perf_counter(), self._remaining_pairs()
+            train = self.train_epoch(folder)
+            pairs_per_s = num_pairs / (time.perf_counter() - start)
             val = self.validate()
             self.epoch += 1
             learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
@@ -291,9 +286,13 @@ class Trainer:
         pairs_per_s: training speed; None for epoch 0.
         """
         self.history.append(record)
-        state = self.state()
+        is_best = self.best_epoch == self.epoch
         if log is None:
+            self.save_state(folder)
             return
+        if is_best:
+            weights = self.model.state_dict()
+            self.best_weights = {key: value.cpu().clone() for key, value in weights.items()}
         line, machine_metrics = format_record(record, self.config.train.num_epochs), {}
         if pairs_per_s is not None:
             memory_gb = peak_memory_gb(self.context.device)
@@ -301,13 +300,20 @@ class Trainer:
             machine_metrics = {"pairs_per_s": pairs_per_s, "peak_memory_gb": memory_gb}
         camera = self.model.pinhole_camera
         log.write_epoch(self.history, self.val_results, camera, **machine_metrics)
-        is_best = self.best_epoch == self.epoch
+        self.save_state(folder)
         if is_best:
-            folder.save_best(self.epoch, partial(save_model, model=self.model, info=self.info))
-        folder.save_state(self.epoch, state)
-        if is_best:
-            folder.publish_best(self.epoch)
+            self.publish_best(folder)
         tqdm.write(line, file=sys.stderr)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no epoch remains."""
+        return self.epoch >= self.config.train.num_epochs
+
+    def _remaining_pairs(self) -> int:
+        """Number of pairs that the current epoch still has to train on."""
+        first = self.epoch_steps * self.config.train.accumulation_steps
+        return sum(map(len, self._plan_epoch(self.epoch)[first:]))
 
     @property
     def best_epoch(self) -> int:
@@ -319,25 +325,40 @@ class Trainer:
         """What the model file of the best epoch says about its training."""
         return {"best_epoch": self.best_epoch, "torch": str(torch.__version__)}
 
-    def load_best(self, folder: RunFolder) -> None:
-        """Load the weights of the best epoch. Raises: CheckpointError if damaged."""
-        self.model.load_state_dict(folder.load_best(self.best_epoch)["weights"])
+    def load_best(self) -> None:
+        """Load the weights of the best epoch; on the main process."""
+        self.model.load_state_dict(self.best_weights)
+
+    def publish_best(self, folder: RunFolder) -> None:
+        """Write the model file of the best epoch so far to `folder`; on the main process."""
+        save_model(folder.best_model, self.model, self.info, weights=self.best_weights)
 
     # -- state -----------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that the next epoch depends on; every process must call this.
+    def save_state(self, folder: RunFolder) -> None:
+        """Save the state to `folder`; every process must call this."""
+        state = self.state()
+        if self.context.is_main:
+            folder.save_state(self.schedule.last_epoch, state)
+        self._saved_at = time.monotonic()
 
-        `best_metric` names the best epoch so far, whose model file belongs to the state.
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on; every process must call this.
+
+        It includes the best weights so far, whose epoch `best_metric` names.
         """
         return {
-            "format": STATE_FORMAT,
+            "code": self.code,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
-            "best_metric": best_metric(self.history),
+            "epoch_steps": self.epoch_steps,
+            "is_complete": self.is_complete,
+            "loss_sums": self.context.gather(self.loss_sums.cpu()),
+            "best_metric": best_metric(self.history) if self.history else None,
+            "best_weights": self.best_weights,
             "history": self.history,
             "rng_states": self.context.gather(rng_states(self.context.device)),
         }
@@ -353,5 +374,12 @@ class Trainer:
         if state["scaler"]:  # empty if it was written without float16
             self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.history = state["epoch"], state["history"]
+        self.epoch_steps = state["epoch_steps"]
+        sums = state["loss_sums"]
+        if len(sums) != self.context.world_size:  # then the main process has the total
+            sums = [sum(sums), *[torch.zeros_like(sums[0])] * (self.context.world_size - 1)]
+        self.loss_sums = sums[self.context.rank].to(self.context.device)
+        if self.context.is_main:
+            self.best_weights = state["best_weights"]
         if self.context.rank < len(state["rng_states"]):
             restore_rng_states(state["rng_states"][self.context.rank], self.context.device)

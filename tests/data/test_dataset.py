@@ -1,14 +1,17 @@
 """Batches contain the planned samples; random changes depend only on seed, epoch and image."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from toys import make_table, tiny_config
+from toys import index_table, make_table, tiny_config, write_model_in_view
 
 from partloc.cli import error_message
 from partloc.config import AugmentConfig
 from partloc.data.dataset import PairDataset, make_loader
+from partloc.data.images import ImageError
 from partloc.data.sampler import PlannedBatchSampler, SampleKey, plan_epoch
 from partloc.data.transforms import Augmentation, Preprocessing
 
@@ -139,6 +142,17 @@ def test_loading_does_not_use_the_global_generator(tables, num_workers):
     before = torch.get_rng_state()
     load_batches(tables[0], num_workers=num_workers)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_image_that_was_replaced_after_indexing_is_refused(tmp_path):
+    """It would change the weights, and nothing would tell."""
+    for model in ("chair", "lamp"):
+        write_model_in_view(tmp_path, model, ["seat", "back"])
+    table = index_table(tmp_path)
+    assert len(load_batches(table))
+    shutil.copy(tmp_path / "lamp/lamp-back.png", tmp_path / "chair/chair-seat.png")
+    with pytest.raises(ImageError, match=r"chair-seat\.png: expected the image that was indexed"):
+        load_batches(table)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -89,6 +89,18 @@ def test_the_local_shares_form_the_batch(world_size):
         assert flatten(sampler.local_share(batch) for sampler in samplers) == batch
 
 
+def test_the_batches_of_the_rest_of_an_epoch_are_those_of_the_whole_epoch():
+    """With the same seeds of augmentation, which count groups from the start of the epoch."""
+    table = make_table({"a": 5, "b": 4})
+    sampler = PlannedBatchSampler(table)
+    plan = plan_epoch(table, tiny_config(train={"batch_size": 2}).train, seed=0, epoch=3)
+    sampler.set_plan(3, plan)
+    expected = list(sampler)
+    for first in range(len(plan) + 1):
+        sampler.set_plan(3, plan, first)
+        assert list(sampler) == expected[first:] and len(sampler) == len(expected) - first
+
+
 def test_a_process_with_an_empty_share_loads_the_first_sample():
     batches = PlannedBatchSampler(make_table({"a": 3}), rank=2, world_size=3)
     batches.set_plan(0, [[1, 2]])

@@ -319,6 +319,26 @@ def test_without_a_model_file_the_shipped_one_answers_and_says_so(run_infer, dat
     assert explicit.out == run.out and "shipped" not in explicit.err
 
 
+def test_while_dvc_trains_anew_the_model_of_the_last_training_answers_and_is_named(
+    run_infer, data_dir, checkpoint, tmp_path
+):
+    """DVC has deleted models/best_model.pth; the copy of it answers, not the shipped model."""
+    copy = tmp_path / "runs/train/best_model.pth"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, copy)
+    lamp = data_dir / "lamp"
+    images = ["--whole", lamp / "lamp-whole.png", "--part", lamp / "lamp-foot.png"]
+    run = run_infer(*images, "--device", "cpu")
+    message = "using runs/train/best_model.pth, the model of the last finished training"
+    assert run.status == 0 and f"no models/best_model.pth: {message}" in run.err.splitlines()
+    explicit = run_infer(*images, "--device", "cpu", "--checkpoint", checkpoint)
+    assert run.out == explicit.out
+    copy.unlink()
+    copy.mkdir()
+    run = run_infer(*images, "--device", "cpu")
+    assert run.status == 0 and "using the shipped model" in run.err and run.out != explicit.out
+
+
 def test_no_model_stands_in_for_one_that_is_named_or_measured(run_infer, data_dir, tmp_path):
     lamp = data_dir / "lamp"
     images = ["--whole", lamp / "lamp-whole.png", "--part", lamp / "lamp-foot.png"]

@@ -1,9 +1,10 @@
 """The fingerprint changes with everything that determines the weights, and with nothing else."""
 
-from toys import tiny_config
+from ruamel.yaml import YAML
+from toys import ROOT, tiny_config
 
 from partloc.training import fingerprint
-from partloc.training.fingerprint import run_fingerprint
+from partloc.training.fingerprint import TRAINING_CODE, run_fingerprint, source_hashes
 
 
 def test_the_fingerprint_depends_on_training_parameters_only(toy_split):
@@ -14,6 +15,7 @@ def test_the_fingerprint_depends_on_training_parameters_only(toy_split):
     assert original == compute(machine={"device": "auto", "num_workers": 7})
     assert original == compute(data={"data_dir": "elsewhere", "output_dir": "there"})
     assert original == compute(demo={"num_models": 9})
+    assert original == compute(train={"state_every_minutes": 1.0})
     changes = [
         {"data": {"image_size": 42}},
         {"model": {"dropout": 0.2}},
@@ -38,3 +40,25 @@ def test_the_fingerprint_depends_on_split_and_starting_weights(toy_split, tmp_pa
         path.write_bytes(path.read_bytes() + b"\n")
         fingerprints.add(run_fingerprint(config, tmp_path))
     assert len(fingerprints) == 5
+
+
+def test_the_code_that_is_compared_is_that_on_which_dvc_lets_the_training_depend():
+    pipeline = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))
+    deps = pipeline["stages"]["train"]["deps"]
+    code = {dep for dep in deps if dep.startswith(("partloc/", "stages/"))} - {"partloc/weights"}
+    assert code == {*TRAINING_CODE}
+    hashes = source_hashes()
+    assert {"stages/train.py", "partloc/cli.py", "partloc/training/run.py"} < hashes.keys()
+    assert len({*hashes.values()}) > len(hashes) // 2
+
+
+def test_an_edited_source_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "partloc/data").mkdir(parents=True)
+    for name in ("partloc/cli.py", "partloc/data/table.py", "partloc/data/index.py"):
+        (tmp_path / name).write_text("pass")
+    monkeypatch.setattr(fingerprint, "_PROJECT", tmp_path)
+    before = source_hashes()
+    (tmp_path / "partloc/data/table.py").write_text("print()")
+    (tmp_path / "partloc/data/index.py").unlink()
+    changed = fingerprint.changed_names(before, source_hashes())
+    assert changed == ["partloc/data/index.py", "partloc/data/table.py"]

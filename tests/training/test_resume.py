@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,17 +25,28 @@ CHANGES = {
     "machine": {"num_workers": 2},
 }
 CONFIG = tiny_config(**CHANGES)
+SAVES_EACH_STEP = CHANGES["train"] | {"state_every_minutes": 1e-9}
+NUM_PAIRS = 13  # of the training samples, and so batches of an epoch
 OUTPUTS = ("models/best_model.pth", "outputs/train/report.json", "outputs/train/loss.json")
 
 
-class Stage:
-    """A running `python stages/train.py` in a process group of its own."""
+# Starts the stage like DVC, as the parent of its process.
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
 
-    def __init__(self, root: Path, *options: str, log: str = "stderr.txt") -> None:
-        self.log = root / log
+
+class Stage:
+    """A running `python stages/train.py` in a process group of its own.
+
+    launcher: options of Python that make `process` another program, which starts the stage.
+    """
+
+    def __init__(
+        self, root: Path, *options: str, log: str = "stderr.txt", launcher: tuple[str, ...] = ()
+    ) -> None:
+        self.log, self.launcher = root / log, launcher
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "stages" / "train.py"), *options],
+                [sys.executable, *launcher, str(ROOT / "stages" / "train.py"), *options],
                 cwd=root,
                 env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
                 stderr=file,
@@ -44,8 +57,9 @@ class Stage:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None or self.launcher:
+            with suppress(ProcessLookupError):  # all have ended
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def wait_for(self, text: str) -> "Stage":
@@ -82,6 +96,19 @@ def progress_line(epoch: int) -> str:
     return f"epoch {epoch:>3}/{EPOCHS}"
 
 
+def wait_for_state(root: Path, epochs: float) -> None:
+    """Wait until a state is saved after so many epochs, or more."""
+    name = f"state-{round(epochs * NUM_PAIRS):09d}.pth"
+    wait_until(lambda: any(path.name >= name for path in root.glob("runs/train/*/state-*.pth")))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A project with its split; the tests of this module run in it one after the other."""
@@ -104,14 +131,16 @@ def expected_outputs(root) -> list[bytes]:
 
 
 def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outputs):
+    write_params(root, tiny_config(**CHANGES | {"train": SAVES_EACH_STEP}))
     with Stage(root) as stage:
         stage.wait_for(progress_line(1))
-        time.sleep(0.1)
+        wait_for_state(root, 1.3)
         os.kill(stage.process.pid, signal.SIGKILL)  # its workers survive
         stage.process.wait()
 
+    write_params(root, CONFIG)
     with Stage(root, "--resume") as stage:
-        stage.wait_for("resuming after epoch 1;")
+        stage.wait_for("resuming after epoch 1 and ")
         os.kill(stage.process.pid, signal.SIGSTOP)  # keeps the lock for as long as needed
         with Stage(root, log="second.txt") as second:
             assert second.finish() == 2, second.read_log()
@@ -129,9 +158,11 @@ def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outp
         assert stage.finish() == 128 + signal.SIGINT, stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
-    with Stage(root) as stage:
-        assert stage.finish() == 0, stage.read_log()
-    assert "resuming after epoch" in stage.read_log()
+    with Stage(root, launcher=("-c", PARENT)) as stage:
+        stage.wait_for("resuming after epoch")
+        os.kill(stage.process.pid, signal.SIGKILL)  # the stage goes on: its result will be used
+        stage.process.wait()
+        wait_until(lambda: any(root.glob("runs/train/*/finished")))
     kept, written = stage.read_log().splitlines()[-2:]
     assert kept.startswith("kept epoch ") and "validation pose loss" in kept
     assert written == "written: models/best_model.pth, outputs/train"
@@ -158,16 +189,29 @@ def test_tensorboard_has_each_epoch_once(root, expected_outputs):
         assert [event.step for event in events.Scalars(tag)] == list(range(1, EPOCHS + 1)), tag
 
 
+def test_a_finished_training_that_dvc_has_not_recorded_writes_its_outputs_again(
+    root, expected_outputs
+):
+    """DVC was killed at the end, and deletes the outputs before it runs the stage again."""
+    delete_outputs(root)
+    with Stage(root) as stage:
+        assert stage.finish() == 0, stage.read_log()
+    assert "already trained; the outputs are written from" in stage.read_log()
+    assert "epoch   " not in stage.read_log()
+    assert read_outputs(root) == expected_outputs
+    assert (root / "runs/train/best_model.pth").read_bytes() == expected_outputs[0]
+
+
 def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it(
     root, expected_outputs
 ):
     delete_outputs(root)
     edited = tiny_config(**CHANGES | {"train": CHANGES["train"] | {"w_scale": 2.0}})
-    with Stage(root) as stage:
-        stage.wait_for("starting a new training")  # the previous one has finished
+    with Stage(root, "--no-resume") as stage:  # the previous one has finished
+        stage.wait_for("starting a new training")
         write_params(root, edited)
         assert stage.finish() == 2
-    assert "error: the training parameters were edited while" in stage.read_log()
+    assert "error: edited while the training ran: train.w_scale. DVC would" in stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
     with Stage(root) as stage:  # with the edited parameters
@@ -177,13 +221,12 @@ def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it
     write_params(root, CONFIG)
     with Stage(root) as stage:
         assert stage.finish() == 0, stage.read_log()
-    assert f"resuming after epoch {EPOCHS};" in stage.read_log()
+    assert "already trained; the outputs are written from" in stage.read_log()
     assert read_outputs(root) == expected_outputs
 
 
 def test_no_resume_starts_a_new_training(root, expected_outputs):
-    with Stage(root) as stage:
-        stage.wait_for(progress_line(1))
-        os.killpg(stage.process.pid, signal.SIGKILL)
+    delete_outputs(root)
     with Stage(root, "--no-resume") as stage:
         stage.wait_for("starting a new training")
+    assert (root / "runs/train/best_model.pth").read_bytes() == expected_outputs[0]

@@ -3,20 +3,17 @@
 import os
 import shutil
 import signal
-from functools import partial
 
 import pytest
 import torch
 from toys import SINGLE_PROCESS
 
-from partloc.files import CheckpointError, load_tensors, save_tensors
+from partloc.files import CheckpointError, checksum_path, save_tensors, write_checksum
 from partloc.training import run_folder
 from partloc.training.run import load_or_reset
 from partloc.training.run_folder import RunFolder
 
-
-def save_best(folder: RunFolder, epoch: int) -> None:
-    folder.save_best(epoch, partial(save_tensors, value={"epoch": epoch}))
+CODE = {"partloc/a.py": "0"}
 
 
 @pytest.fixture
@@ -26,108 +23,139 @@ def folder(tmp_path):
     return folder
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-20])
+def make_state(epoch: int, is_complete: bool = False) -> dict:
+    return {"epoch": epoch, "epoch_steps": 0, "is_complete": is_complete, "code": CODE}
 
 
-def flip_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+def state_path(folder: RunFolder, step: int):
+    return folder.path / f"state-{step:09d}.pth"
 
 
 # -- states ------------------------------------------------------------------------------------
 
 
-def test_the_last_two_states_and_best_weights_are_kept(folder):
-    for epoch in (8, 9, 10, 11):
-        save_best(folder, epoch)
-        folder.save_state(epoch, {"epoch": epoch})
-    names = sorted(path.name for path in folder.path.iterdir())
-    assert names == [
-        f"{kind}-{epoch}.{suffix}"
-        for kind in ("best", "state")
-        for epoch in ("000010", "000011")
+def test_the_last_two_states_are_kept(folder):
+    for step in (8, 9, 10, 11):
+        folder.save_state(step, {"step": step})
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        f"state-{step}.{suffix}"
+        for step in ("000000010", "000000011")
         for suffix in ("pth", "sha256")
     ]
-    assert folder.load_state() == {"epoch": 11}
-    assert folder.load_best(10) == {"epoch": 10}
+    assert folder.load_state() == {"step": 11}
 
 
 def test_an_empty_folder_has_no_state(folder):
     assert folder.load_state() is None
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncate,
-        flip_bit,
-        lambda path: path.with_suffix(".sha256").unlink(),  # killed between the two writes
-        lambda path: path.with_suffix(".sha256").write_text(""),
-    ],
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip_bit(path, bit=1):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= bit
+    path.write_bytes(data)
+
+
+def replace_by_directory(path):
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+
+
+def replace_by_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_foreign_file(path):
+    save_tensors(path, {"epoch": 2, "model": {}})
+    write_checksum(path)
+
+
+def replace_by_other_step(path):
+    """An older state, copied with its checksum."""
+    for suffix in (".pth", ".sha256"):
+        shutil.copy(
+            path.with_name("state-000000001.pth").with_suffix(suffix), path.with_suffix(suffix)
+        )
+
+
+def replace_by_other_training(path):
+    other = RunFolder(path.parent, "other training")
+    other.save_state(2, {"step": 2})
+    for suffix in (".pth", ".sha256"):
+        shutil.copy((other.path / path.name).with_suffix(suffix), path.with_suffix(suffix))
+
+
+def on_checksum(damage):
+    def damage_checksum(path):
+        damage(checksum_path(path))
+
+    damage_checksum.__name__ = f"checksum_{damage.__name__}"
+    return damage_checksum
+
+
+def delete(path):
+    path.unlink()
+
+
+def empty(path):
+    path.write_text("")
+
+
+def flip_high_bit(path):
+    flip_bit(path, 128)
+
+
+FILE_DAMAGES = (delete, empty, truncate, flip_bit, flip_high_bit)
+KIND_DAMAGES = (replace_by_directory, replace_by_pipe)
+DAMAGES = (
+    *FILE_DAMAGES[1:],
+    *KIND_DAMAGES,
+    *map(on_checksum, (*FILE_DAMAGES, *KIND_DAMAGES)),
+    *(replace_by_foreign_file, replace_by_other_step, replace_by_other_training),
 )
-def test_a_damaged_state_is_reported_and_the_previous_one_is_loaded(folder, damage, capsys):
-    for epoch in (1, 2):
-        folder.save_state(epoch, {"epoch": epoch, "weights": torch.zeros(100)})
-    damage(folder.path / "state-000002.pth")
-    assert folder.load_state()["epoch"] == 1
-    assert "state-000002.pth is damaged; trying the previous state" in capsys.readouterr().err
-    damage(folder.path / "state-000001.pth")
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_state_is_named_and_the_older_one_is_used(folder, damage, capsys):
+    """And the states that follow are kept as if it had never been there."""
+    for step in (1, 2):
+        folder.save_state(step, {"step": step, "weights": torch.zeros(100)})
+    damage(state_path(folder, 2))
+    assert folder.load_state()["step"] == 1
+    assert f"warning: {state_path(folder, 2)}: damaged: " in capsys.readouterr().err
+    folder.save_state(2, {"step": 2})
+    assert folder.load_state() == {"step": 2}
+    assert capsys.readouterr().err == ""
+    flip_bit(state_path(folder, 2))
+    assert folder.load_state()["step"] == 1
+    flip_bit(state_path(folder, 1))
     assert folder.load_state() is None
+    folder.clear()
+    assert not list(folder.path.iterdir())
 
 
-def test_truncating_deletes_everything_written_later(folder):
-    """Best weights whose state was lost must not become the best weights of the resumed run."""
+def test_a_file_of_another_name_is_left_alone_and_named(folder, capsys):
+    folder.save_state(1, {"step": 1})
+    backup = folder.path / "state-backup.pth"
+    shutil.copy(state_path(folder, 1), backup)
+    assert folder.load_state() == {"step": 1}
+    assert f"warning: {backup}: expected a name like" in capsys.readouterr().err
+    for step in (2, 3, 4):
+        folder.save_state(step, {"step": step})
+    assert folder.load_state() == {"step": 4} and backup.exists()
+
+
+def test_a_run_whose_newest_state_is_damaged_resumes_from_the_older_one(folder, capsys):
     for epoch in (1, 2):
-        save_best(folder, epoch)
-        folder.save_state(epoch, {"epoch": epoch})
-    save_best(folder, 3)  # killed before its state was written
-    folder.truncate_after(2)
-    assert folder.load_best(2) == {"epoch": 2} and folder.load_state() == {"epoch": 2}
-    with pytest.raises(CheckpointError, match="best-000003.pth: missing or damaged"):
-        folder.load_best(3)
-
-
-def test_the_published_best_model_is_an_atomic_copy(folder, monkeypatch):
-    for epoch in (1, 2):
-        save_best(folder, epoch)
-    folder.publish_best(1)
-    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 1}
-
-    def fail(*_arguments):
-        raise OSError("killed while copying")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfileobj", fail)
-        with pytest.raises(OSError, match="killed while copying"):
-            folder.publish_best(2)
-    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 1}
-    folder.publish_best(2)
-    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 2}
-    flip_bit(folder.path / "best-000001.pth")
-    with pytest.raises(CheckpointError, match="best-000001.pth: missing or damaged"):
-        folder.publish_best(1)
-    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 2}
-
-
-@pytest.mark.parametrize("killed_after", ["save_best", "save_state"])
-def test_the_published_best_model_belongs_to_the_state_from_which_a_run_resumes(
-    folder, killed_after, capsys
-):
-    """Epoch 2 is better than epoch 1, and the training is killed before it is published."""
-    save_best(folder, 1)
-    folder.save_state(1, {"epoch": 1, "best_metric": {"epoch": 1}})
-    folder.publish_best(1)
-    save_best(folder, 2)
-    if killed_after == "save_state":
-        folder.save_state(2, {"epoch": 2, "best_metric": {"epoch": 2}})
-    assert load_tensors(folder.path / "best_model.pth") == {"epoch": 1}
-    state = load_or_reset(folder, SINGLE_PROCESS, resume=True)
-    expected = 1 if killed_after == "save_best" else 2
-    assert state["epoch"] == expected
-    assert f"resuming after epoch {expected};" in capsys.readouterr().err
-    assert load_tensors(folder.path / "best_model.pth") == {"epoch": expected}
+        folder.save_state(epoch, make_state(epoch))
+    truncate(state_path(folder, 2))
+    assert load_or_reset(folder, SINGLE_PROCESS, True, CODE)["epoch"] == 1
+    assert "resuming after epoch 1;" in capsys.readouterr().err
 
 
 def test_clearing_keeps_only_the_lock(folder):
@@ -141,26 +169,42 @@ def test_clearing_keeps_only_the_lock(folder):
         assert sorted(entry.name for entry in folder.path.iterdir()) == ["lock", "process"]
 
 
-def test_a_finished_run_keeps_its_last_state_and_its_best_model(folder):
-    with folder.locked():
-        for epoch in (1, 2):
-            save_best(folder, epoch)
-            folder.save_state(epoch, {"epoch": epoch})
-        folder.publish_best(2)
-        folder.mark_finished()
-    files = {path.name for path in folder.path.iterdir()} - {"lock", "process"}
-    assert files == {"finished", "best_model.pth", "state-000002.pth", "state-000002.sha256"}
-    assert folder.load_state() == {"epoch": 2}
+# -- finished trainings and edited code --------------------------------------------------------
 
 
-def test_a_finished_run_is_not_resumed_but_trained_again(folder, capsys):
-    save_best(folder, 1)
-    folder.save_state(1, {"epoch": 1, "best_metric": {"epoch": 1}})
-    folder.publish_best(1)
+def test_a_finished_run_keeps_two_states_and_is_used_again(folder, capsys):
+    for epoch in (1, 2):
+        folder.save_state(epoch, make_state(epoch, is_complete=epoch == 2))
     folder.mark_finished()
-    assert load_or_reset(folder, SINGLE_PROCESS, resume=True) is None
+    assert load_or_reset(folder, SINGLE_PROCESS, True, CODE)["epoch"] == 2
+    assert "already trained; the outputs are written from" in capsys.readouterr().err
+    assert state_path(folder, 1).exists()
+
+
+def test_a_finished_run_of_other_code_is_trained_again(folder, capsys):
+    folder.save_state(1, make_state(1, is_complete=True))
+    folder.mark_finished()
+    assert load_or_reset(folder, SINGLE_PROCESS, True, CODE | {"partloc/a.py": "1"}) is None
     assert "starting a new training" in capsys.readouterr().err
     assert not folder.finished and not list(folder.path.glob("*.pth"))
+
+
+def test_a_complete_run_without_outputs_is_not_used_with_other_code(folder):
+    """DVC would record this code as the origin of the weights."""
+    folder.save_state(1, make_state(1, is_complete=True))
+    with pytest.raises(
+        CheckpointError, match=r"has changed .* \(partloc/b\.py\), which is complete"
+    ):
+        load_or_reset(folder, SINGLE_PROCESS, True, CODE | {"partloc/b.py": "1"})
+    assert load_or_reset(folder, SINGLE_PROCESS, True, CODE)["epoch"] == 1
+
+
+def test_an_unfinished_run_of_other_code_is_resumed_with_a_warning(folder, capsys):
+    folder.save_state(1, make_state(1))
+    assert load_or_reset(folder, SINGLE_PROCESS, True, {})["epoch"] == 1
+    assert "warning: the code has changed since this training started (partloc/a.py)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_unfinished_runs_of_other_configurations_are_found(folder, tmp_path):

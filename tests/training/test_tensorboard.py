@@ -119,10 +119,10 @@ def test_each_series_has_each_epoch_once_wherever_the_run_was_stopped(
             trainer.restore(state)
         save_state = folder.save_state
 
-        def stop(number, state, last=epoch, save_state=save_state):
-            if stopped_after == "state" or number < last:
-                save_state(number, state)
-            if number == last:
+        def stop(step, state, last=epoch, save_state=save_state):
+            if stopped_after == "state" or state["epoch"] < last:
+                save_state(step, state)
+            if state["epoch"] == last:
                 raise KeyboardInterrupt
 
         folder.save_state = stop

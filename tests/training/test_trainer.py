@@ -1,6 +1,8 @@
 """The training loop: accumulation, divergence, freezing, resuming, and that it learns."""
 
 import math
+from contextlib import nullcontext
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -122,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_the_epoch(tables, value):
     # Without matching: on a CPU, grid_sample crashes in the backward pass at a position of NaN.
     trainer = make_trainer(tiny_config(model={"match_size": 0}), *tables)
     tables[0].translation[3, 1], before = value, float(tables[0].translation[3, 1])
-    message = r"epoch 5: the loss is \w+; .* after epoch 4 is"
+    message = r"epoch 5: the loss is \w+; the last saved state is kept"
     try:
         trainer.epoch = 4
         trainer._plan_epoch = lambda epoch: [[0], [3, 0], [1]]
@@ -170,7 +172,9 @@ def test_gradients_that_stay_non_finite_in_float16_stop_the_training(half_precis
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     trainer.train_epoch()
     trainer.epoch = 1
-    message = "epoch 2: the gradients of 8 consecutive steps.* after epoch 1 is kept. Try train.use"
+    message = (
+        "epoch 2: the gradients of 8 consecutive steps.* last saved state is kept. Try train.use"
+    )
     with pytest.raises(NonFiniteLossError, match=message):
         trainer.train_epoch()
     assert all(map(torch.equal, before, trainer.model.parameters()))
@@ -195,10 +199,10 @@ def test_divergence_keeps_the_state_of_the_last_finished_epoch(tables, tmp_path)
     trainer._plan_epoch = lambda epoch: plan_epoch(epoch) if epoch < 2 else [[0]] * 11
     train_epoch = trainer.train_epoch
 
-    def diverge():
+    def diverge(folder):
         if trainer.epoch == 2:
             torch.nn.init.constant_(trainer.model.pose_head.output.bias, math.nan)
-        return train_epoch()
+        return train_epoch(folder)
 
     trainer.train_epoch = diverge
     folder = RunFolder(tmp_path, "f" * 16)
@@ -287,8 +291,101 @@ def test_the_last_epoch_is_the_best_without_a_validation_set(tables, tmp_path):
     folder = RunFolder(tmp_path, "f" * 16)
     trainer.fit(folder)
     assert trainer.best_epoch == 2
-    trainer.load_best(folder)
+    trainer.load_best()
     write_outputs(trainer, tmp_path / "models", tmp_path / "reports")
+
+
+def assert_equal(found, expected) -> None:
+    """Assert that nested values have the same bits."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_equal(found[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        for pair in zip(found, expected, strict=True):
+            assert_equal(*pair)
+    else:
+        assert found == expected
+
+
+class Killed(BaseException):
+    """Ends a training like a signal."""
+
+
+def test_a_training_that_is_killed_within_an_epoch_resumes_at_the_very_batch(tables, tmp_path):
+    """With the same bits in weights, optimiser, generators, metrics and best model, wherever it is
+    killed: after the first step, during the validation, and in the second epoch."""
+    config = tiny_config(
+        model={"dropout": 0.3},
+        train={"batch_size": 2, "accumulation_steps": 2, "crop_jitter": 0.3, "sampling": "balanced"}
+        | {"state_every_minutes": 1e-9},
+    )
+    uninterrupted = make_trainer(config, *tables)
+    uninterrupted._is_state_due = lambda: False
+    uninterrupted.fit(RunFolder(tmp_path, "a" * 16))
+    assert uninterrupted.schedule.last_epoch == 8
+
+    folder, num_windows = RunFolder(tmp_path, "b" * 16), []
+    for last_step in (1, 4, 6, 8):
+        trainer = run.make_trainer(config, SINGLE_PROCESS, tables, folder.load_state())
+        accumulate, validate = trainer.accumulate_gradients, trainer.validate
+
+        def count_and_accumulate(batches, window, accumulate=accumulate):
+            num_windows.append(len(window))
+            return accumulate(batches, window)
+
+        def validate_or_die(trainer=trainer, last=last_step, validate=validate):
+            if trainer.schedule.last_epoch == last == 4:
+                raise Killed
+            return validate()
+
+        def save_or_die(step, state, last=last_step):
+            RunFolder.save_state(folder, step, state)
+            if step == last != 4:
+                raise Killed
+
+        trainer.accumulate_gradients, trainer.validate = count_and_accumulate, validate_or_die
+        folder.save_state = save_or_die if last_step < 8 else partial(RunFolder.save_state, folder)
+        with pytest.raises(Killed) if last_step < 8 else nullcontext():
+            trainer.fit(folder)
+    assert num_windows == [2, 2, 2, 1] * 2  # no batch twice
+    expected, found = uninterrupted.state(), trainer.state()
+    for state in (expected, found):
+        for record in state["history"]:
+            assert_every_term_is_used(record, prefix="train_")
+    assert expected["history"] == found["history"]
+    for key in ("model", "best_weights", "loss_sums", "rng_states"):
+        assert_equal(found[key], expected[key])
+    assert_equal(found["optimizer"]["state"], expected["optimizer"]["state"])
+    best = [(tmp_path / name / "best_model.pth").read_bytes() for name in ("a" * 16, "b" * 16)]
+    assert best[0] == best[1]
+
+
+def test_weights_that_are_not_finite_are_not_saved_within_an_epoch(tables, tmp_path):
+    train = {"batch_size": 2, "state_every_minutes": 1e-9}
+    trainer = make_trainer(tiny_config(train=train), *tables)
+    steps = []
+
+    def poison(grad):
+        steps.append(len(steps))
+        return grad * math.nan if len(steps) == 3 else grad
+
+    trainer.model.pose_head.hidden[0].weight.register_hook(poison)
+    folder = RunFolder(tmp_path, "f" * 16)
+    with pytest.raises(NonFiniteLossError, match="epoch 1: the gradient norm is nan"):
+        trainer.fit(folder)
+    state = folder.load_state()
+    assert state["epoch_steps"] == 2
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_sums_of_another_number_of_processes_keep_their_total(tables):
+    state = make_trainer(tiny_config(), *tables).state()
+    trainer = make_trainer(tiny_config(), *tables)
+    trainer.restore(state | {"loss_sums": [torch.full_like(state["loss_sums"][0], 2.0)] * 3})
+    assert trainer.loss_sums.tolist() == [6.0] * len(trainer.loss_sums)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
