@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -14,23 +15,23 @@ MIN_FIXED_CHARACTERS = 10  # a shorter text, such as "{name}: {problem}", matche
 MIN_COVERAGE = 0.4  # of a message by fixed texts of the source; the rest are values
 
 
-def fixed_texts(node: ast.expr) -> list[str]:
-    """The texts between the placeholders of a string or an f-string; none in other expressions."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return [node.value]
-    texts: list[str] = []
+def string_texts(node: ast.AST) -> Iterator[list[str]]:
+    """For each string and f-string below a node: the texts between its placeholders."""
     if isinstance(node, ast.JoinedStr):
-        for value in node.values:
-            if isinstance(value, ast.Constant):
-                texts.append(str(value.value))
-    return texts
+        texts = [str(value.value) for value in node.values if isinstance(value, ast.Constant)]
+        yield [line for text in texts for line in text.split("\n") if line]
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield [node.value]
+    for child in ast.iter_child_nodes(node):
+        yield from string_texts(child)
 
 
 @cache
 def source_messages() -> list[list[str]]:
     """The fixed texts of each message in the package."""
     trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "partloc").rglob("*.py")]
-    messages = [fixed_texts(node) for tree in trees for node in ast.walk(tree)]
+    messages = [texts for tree in trees for texts in string_texts(tree)]
     return [texts for texts in messages if sum(map(len, texts)) >= MIN_FIXED_CHARACTERS]
 
 

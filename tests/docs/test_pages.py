@@ -73,7 +73,8 @@ def test_the_speed_and_memory_at_full_size_are_the_measured_ones():
     training = read_metrics("gpu")["training"]
     text = " ".join(ENGLISH.split())
     assert f"One H100 trains {training['pairs_per_s']:.1f} pairs a second" in text
-    assert f"in {training['peak_gb']:.1f} GB with batches of 8 pairs" in text
+    minutes = 50 * 1000 / training["pairs_per_s"] / 60
+    assert f"in {training['peak_gb']:.1f} GB with batches of 8 pairs: {minutes:.0f} min" in text
 
 
 def test_the_numbers_of_models_are_those_of_the_metrics():
