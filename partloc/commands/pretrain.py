@@ -29,7 +29,7 @@ from partloc.pretraining.trainer import PretrainingTrainer
 from partloc.training.run import runs_root
 from partloc.training.run_folder import RunFolder
 
-STATE_FORMAT_VERSION = 1  # increase it when the meaning of a saved state changes
+STATE_FORMAT_VERSION = 2  # increase it when the meaning of a saved state changes
 # Validation batches have numbers that no training reaches.
 FIRST_VAL_BATCH, NUM_VAL_BATCHES = 10**9, 16
 

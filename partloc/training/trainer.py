@@ -312,8 +312,9 @@ class Trainer:
 
     def _remaining_pairs(self) -> int:
         """Number of pairs that the current epoch still has to train on."""
-        first = self.epoch_steps * self.config.train.accumulation_steps
-        return sum(map(len, self._plan_epoch(self.epoch)[first:]))
+        settings = self.config.train
+        num_done = self.epoch_steps * settings.accumulation_steps * settings.batch_size
+        return max(0, len(self.train_table) - num_done)
 
     @property
     def best_epoch(self) -> int:
