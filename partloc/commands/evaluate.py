@@ -1,6 +1,7 @@
 """Stage `evaluate`: measure the errors of the predictions of the stage `infer`.
 
-Reads   {output_dir}/infer, {output_dir}/split/{test,train}.csv, the images of the samples drawn
+Reads   {output_dir}/infer, {output_dir}/split/{test,train}.csv, {output_dir}/train/loss.json, the
+        images of the samples shown
 Writes  metrics.json, the main figures; into {output_dir}/evaluate: report.json, predictions.csv,
         the images in samples/, the data of the charts in plots/, and report.html, a page of all
         figures and cases

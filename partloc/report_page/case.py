@@ -71,7 +71,7 @@ def case_record(case: Case, info: ModelInfo) -> dict[str, Any]:
         "model": case.model,
         "part": case.part,
         "kind": kind_of_model(case.model),
-        "confidence": round(case.confidence, POSE_DIGITS),
+        "confidence": round(case.confidence, MARK_DIGITS),
         **_place(case.pose, info.camera),
         "hypotheses": _list_hypotheses(case.hypotheses, info),
     }
