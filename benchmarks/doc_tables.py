@@ -20,11 +20,13 @@ from benchmarks.metric_tables import (
     TEST_ROWS,
     baselines_table,
     breakdown_table,
+    constant_inputs_table,
     cross_validation_table,
     demo_training_table,
     evaluation_table,
     experiment_table,
     kinds_table,
+    renders_table,
     sources_table,
     summary_table,
 )
@@ -83,14 +85,16 @@ def make_tables() -> dict[str, dict[str, str]]:
             ),
             "real": cross_validation_table(real),
             "real-breakdown": breakdown_table(as_shipped["by"]),
+            "renders": renders_table(read_metrics("renders")["rows"]),
         },
         "docs/training.md": {
             "demo-training": demo_training_table(read_metrics("demo_training")["rows"])
         },
         "docs/ablations.md": {
+            "constant-inputs": constant_inputs_table(read_metrics("constant_inputs")["rows"]),
             "ablations": experiment_table(
                 ablations["rows"], omitted={"labelled error, mean", "relative scale error, mean"}
-            )
+            ),
         },
     }
 

@@ -62,9 +62,9 @@ class PartLocator(nn.Module):
         """Choose which of the pretrained networks are trained; everything else always is."""
         self.encoder.backbone.requires_grad_(not train.freeze_backbone)
 
-    def switch_off_tokens(self) -> None:
-        """Make the predictions independent of the encoder, which training can undo; only of a
-        model that has other evidence."""
+    def fade_tokens(self) -> None:
+        """Make the predictions nearly independent of the encoder, which training can undo; only of
+        a model that has other evidence."""
 
     @property
     def device(self) -> torch.device:

@@ -187,7 +187,7 @@ def start_from(model: PartLocator, path: Path) -> bool:
     _require_shapes(weights, model.state_dict(), path)
     model.load_state_dict(weights)
     if not inherits_encoder:
-        model.switch_off_tokens()
+        model.fade_tokens()
     return inherits_encoder
 
 

@@ -44,6 +44,9 @@ TRAINING_HYPOTHESES = 4  # maximum per pair in training, to save time
 # Outputs of the head per proposal: an affine map of position and depth, a score, and a shift.
 AFFINE_OUTPUTS, SCORE_OUTPUTS, SHIFT_OUTPUTS = 4 * (4 + 1), 1, 4
 POSITION_FEATURES = 4  # right, down, log size, depth
+# Of tokens that the networks behind them do not know: hardly visible in the first predictions. Not
+# zero, because these networks may have zero weights for them, and both would stay zero.
+FAINT = 0.02
 FIT_FEATURES = 3  # residual and visible fraction of the depth fit, log weight of the proposal
 
 
@@ -99,8 +102,8 @@ class ProposalLocator(PartLocator):
             self.depth_net.requires_grad_(trained)
 
     @torch.no_grad()
-    def switch_off_tokens(self) -> None:
-        self.token_gate.zero_()
+    def fade_tokens(self) -> None:
+        self.token_gate.fill_(FAINT / STEP_SCALE)
 
     @property
     def num_hypotheses(self) -> int:

@@ -245,8 +245,8 @@ def test_the_shipped_weights_fit_the_demo_and_are_small():
 
 
 def test_another_encoder_inherits_everything_behind_it(tmp_path):
-    """The first predictions are those of the file without its encoder. Training can use the tokens
-    from the first step on."""
+    """The first predictions are nearly those of the file without its encoder. Training can use the
+    tokens from the first step on."""
     small = other_model()
     randomize_output_layers(small)
     torch.nn.init.normal_(small.cross_attention.output[-1].weight)
@@ -257,11 +257,13 @@ def test_another_encoder_inherits_everything_behind_it(tmp_path):
     pairs = images[:1], images[1:], torch.tensor([0, 0])
     found = large.eval()(*pairs)
     with_tokens = small.eval()(*pairs)
-    small.switch_off_tokens()
+    torch.nn.init.zeros_(small.token_gate)
     expected = small(*pairs)
-    assert_close(found.hypotheses, expected.hypotheses)
-    assert_close(found.log_weight, expected.log_weight)
-    assert not torch.allclose(found.log_weight, with_tokens.log_weight, atol=1e-3)
+    for name in ("translation", "scale"):
+        known, faint, none = (
+            getattr(prediction.hypotheses, name) for prediction in (with_tokens, found, expected)
+        )
+        assert (faint - none).abs().max() < 0.1 * (known - none).abs().max()
     found.log_weight[:, 0].sum().backward()
     assert large.token_gate.grad.any()
 
