@@ -210,8 +210,12 @@ def require_pipeline_values(path: Path) -> None:
     """Raises: ConfigError naming every key with which DVC would fail before a stage can explain it:
     a missing one, since DVC does not know the defaults, or a folder that it refuses."""
     values, config = _read_values(path), load_config(path)
-    found = values | {f"data.{key}": value for key, value in (values.get("data") or {}).items()}
+    found = {
+        *values,
+        *(f"{name}.{key}" for name in ("data", "model") for key in values.get(name) or {}),
+    }
     needed = [f"data.{key}" for key in DataConfig.model_fields]
+    needed += ["model.start_from", "model.weights"]
     needed += [name for name in Config.model_fields if name not in ("data", "machine")]
     problems = [
         f"{name}: missing; DVC, which runs the pipeline, does not know its default"
