@@ -276,7 +276,7 @@ def test_the_check_refuses_every_missing_key_that_dvc_reads(tmp_path):
     names = set(re.findall(r"\$\{([\w.]+)\}", text)) | {"demo"}
     names -= {"optional"}  # a value of dvc.yaml itself
     names |= {name for stage in pipeline.values() for name in stage.get("params", [])}
-    assert {"data.output_dir", "data.train_ratio", "seed", "augment"} <= names
+    assert {"data.output_dir", "data.train_ratio", "seed", "augment", "model.weights"} <= names
     for name in names:
         group, _, key = name.rpartition(".")
         with pytest.raises(ConfigError, match=rf"params\.yaml: .*{re.escape(name)}: missing; DVC"):

@@ -100,9 +100,9 @@ def require_unedited(at_start: TrainingInputs, at_end: TrainingInputs) -> None:
     names = [n for pair in zip(at_start, at_end, strict=True) for n in changed_names(*pair)]
     if names:
         raise ConfigError(
-            f"edited while the training ran: {shorten(names)}. DVC would record this as the origin "
-            "of the weights. Undo the edit and run again: the finished training is kept and is "
-            "used; or run again to train with the edit"
+            f"edited while the training ran: {shorten(names)}. DVC would record this as the "
+            "origin of the weights. The finished training is kept: undo the edit and run again to "
+            "use it"
         )
 
 
