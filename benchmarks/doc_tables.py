@@ -26,7 +26,6 @@ from benchmarks.metric_tables import (
     evaluation_table,
     experiment_table,
     kinds_table,
-    renders_table,
     sources_table,
     summary_table,
 )
@@ -85,7 +84,6 @@ def make_tables() -> dict[str, dict[str, str]]:
             ),
             "real": cross_validation_table(real),
             "real-breakdown": breakdown_table(as_shipped["by"]),
-            "renders": renders_table(read_metrics("renders")["rows"]),
         },
         "docs/training.md": {
             "demo-training": demo_training_table(read_metrics("demo_training")["rows"])
