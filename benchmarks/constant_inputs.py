@@ -107,7 +107,7 @@ def read_table(args: argparse.Namespace, config: Config) -> PairTable:
     return PairTable(build_index(data, config.machine.used_processes).manifest, args.data_dir)
 
 
-def run() -> None:
+def main() -> None:
     parser = benchmark_parser(__doc__, config=Path("params.yaml"))
     parser.add_argument("--checkpoint", type=Path, default=Path("models/best_model.pth"))
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="default: the test split")
@@ -120,4 +120,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run_command(run)
+    run_command(main)

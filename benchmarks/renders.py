@@ -165,7 +165,7 @@ def read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
     return {row["fingerprint"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
 
 
-def run() -> None:
+def main() -> None:
     args = parse_arguments()
     config = load_config(args.config)
     earlier, rows = read_earlier_rows(args.output), []
@@ -182,4 +182,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run_command(run)
+    run_command(main)
