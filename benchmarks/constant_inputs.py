@@ -21,20 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import benchmark_parser
+from benchmarks.errors import accumulate_errors
 from benchmarks.metric_tables import constant_inputs_table
 from partloc.cli import run_command
 from partloc.config import Config, load_config
 from partloc.data.index import build_index
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
-from partloc.evaluation.accumulator import ErrorAccumulator
-from partloc.evaluation.metrics import bootstrap, median_pose
+from partloc.evaluation.metrics import bootstrap
 from partloc.files import write_json
-from partloc.inference.predictor import Predictor
-from partloc.inference.table_predictor import predict_table
 from partloc.model.model_file import load_model
 from partloc.model.proposals import ProposalLocator
-from partloc.pose import PartPose
 
 
 @torch.no_grad()
@@ -61,12 +58,8 @@ VARIANTS: dict[str, Callable[[ProposalLocator], None]] = {
 
 
 def predict_errors(model: ProposalLocator, config: Config, table: PairTable) -> dict[str, Tensor]:
-    accumulator = ErrorAccumulator(table)
-    baseline = median_pose(PartPose(table.translation, table.scale))
-    predictor = Predictor(model, config.machine.device, config.data.max_image_pixels)
-    for chunk in predict_table(predictor, table):
-        accumulator.update(chunk, baseline, model.pinhole_camera)
-    return {name: accumulator.errors[name] for name in ("translation_error", "assigned_error")}
+    errors = accumulate_errors(model, config, table, table).errors
+    return {name: errors[name] for name in ("translation_error", "assigned_error")}
 
 
 def measure(checkpoint: Path, config: Config, table: PairTable) -> list[dict[str, Any]]:

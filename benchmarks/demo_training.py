@@ -10,7 +10,6 @@ have measured are kept, so an interrupted run continues.
 """
 
 import argparse
-import json
 import sys
 import time
 from itertools import product
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 
 from benchmarks.common import benchmark_parser
+from benchmarks.errors import accumulate_errors, read_earlier_rows
 from benchmarks.metric_tables import demo_training_table
 from partloc.cli import positive_int, run_command
 from partloc.config import Config, digest, load_config
@@ -29,15 +29,11 @@ from partloc.data.split import SPLITS, split_models
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, distributed_context
-from partloc.evaluation.accumulator import ErrorAccumulator
-from partloc.evaluation.metrics import bootstrap, median_pose
+from partloc.evaluation.metrics import bootstrap
 from partloc.files import write_json, write_table
-from partloc.inference.predictor import Predictor
-from partloc.inference.table_predictor import predict_table
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
-from partloc.pose import PartPose
 from partloc.synthetic.dataset import write_dataset
 from partloc.training.fingerprint import source_hash
 from partloc.training.history import best_metric
@@ -62,12 +58,8 @@ def make_tables(config: Config) -> dict[str, pd.DataFrame]:
 def evaluate(model: PartLocator, config: Config, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Mean errors on the test models, each with its 95 % interval."""
     train, test = (PairTable(tables[s], Path(config.data.data_dir)) for s in ("train", "test"))
-    accumulator = ErrorAccumulator(test)
-    baseline = median_pose(PartPose(train.translation, train.scale))
-    predictor = Predictor(model, config.machine.device, config.data.max_image_pixels)
-    for chunk in predict_table(predictor, test):
-        accumulator.update(chunk, baseline, model.pinhole_camera)
-    errors = {name: accumulator.errors[name] for name in REPORTED}
+    accumulated = accumulate_errors(model, config, train, test).errors
+    errors = {name: accumulated[name] for name in REPORTED}
     intervals = bootstrap(errors, test.models, config.seed)
     return {
         name: {"mean": values.mean().item(), "interval_95": intervals[name]["mean"]}
@@ -129,14 +121,6 @@ def row_fingerprint(config: Config, threads: int) -> str:
     """A hash of all that determines a row."""
     settings = config.model_dump(exclude={"machine"})
     return digest([settings, threads, source_hash()])[:16]
-
-
-def read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Rows of an earlier result file by fingerprint."""
-    if path is None or not path.exists():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {row["fingerprint"]: row for row in rows}
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ have measured are kept, so an interrupted run continues.
 """
 
 import argparse
-import json
 import re
 import sys
 from functools import partial
@@ -25,6 +24,7 @@ import pandas as pd
 
 import partloc
 from benchmarks.common import benchmark_parser
+from benchmarks.errors import accumulate_errors, read_earlier_rows
 from benchmarks.looks import LOOKS, Look, write_models
 from benchmarks.metric_tables import renders_table
 from partloc.cli import map_in_processes, run_command
@@ -33,18 +33,15 @@ from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import distributed_context
-from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.calibration import reliability
-from partloc.evaluation.metrics import bootstrap, median_pose
+from partloc.evaluation.metrics import bootstrap
 from partloc.files import file_sha256, write_json, write_table
-from partloc.inference.predictor import Predictor
-from partloc.inference.table_predictor import predict_table
 from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
-from partloc.pose import RIGHT_TOLERANCE, PartPose
+from partloc.pose import RIGHT_TOLERANCE
 from partloc.training.initialization import initialize_model
 from partloc.training.run import run_training, runs_root
 
@@ -70,11 +67,7 @@ def make_manifest(folder: Path, name: str, config: Config, numbers: range) -> pd
 
 def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable) -> dict[str, Any]:
     """Errors on the test models, means with their 95 % intervals."""
-    accumulator = ErrorAccumulator(test)
-    baseline = median_pose(PartPose(fit.translation, fit.scale))
-    predictor = Predictor(model, config.machine.device, config.data.max_image_pixels)
-    for chunk in predict_table(predictor, test):
-        accumulator.update(chunk, baseline, model.pinhole_camera)
+    accumulator = accumulate_errors(model, config, fit, test)
     errors = accumulator.errors
     chosen = {name: errors[name] for name in ("translation_error", "relative_scale_error")}
     intervals = bootstrap(chosen, test.models, config.seed)
@@ -157,12 +150,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--looks", nargs="+", choices=list(LOOKS), metavar="NAME", help="default: all")
     add("--train", action="store_true", help="train in each look, too; minutes each")
     return parser.parse_args()
-
-
-def read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
-    if path is None or not path.exists():
-        return {}
-    return {row["fingerprint"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
 
 
 def main() -> None:
