@@ -63,8 +63,10 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_file(
     arguments = ("--checkpoint", "model.pth", "--device", "cpu", "--whole", whole, "--part", part)
     run = run_infer(*arguments)
     assert (run.status, run.out) == (2, "")
-    (*_, error) = run.err.splitlines()
-    assert error == "error: model.pth: its predictions are not finite numbers; train it again"
+    assert run.err.splitlines() == [
+        "camera: not known; translations are in the frame of the training labels",
+        "error: model.pth: its predictions are not finite numbers; train it again",
+    ]
 
 
 def write_boxes(folder: Path, background: str = "white") -> tuple[Path, Path]:
@@ -313,7 +315,8 @@ def test_without_a_model_file_the_shipped_one_answers_and_says_so(run_infer, dat
     assert run.status == 0
     message, camera, *warnings = run.err.splitlines()
     assert message == "no models/best_model.pth: using the shipped model dinov2_vitt14.pth"
-    assert camera.startswith("camera: of the model file")
+    frame = "translations are in a right-handed frame with z upward"
+    assert camera == f"camera: of the model file; {frame}"
     assert all(warning.startswith("warning: ") for warning in warnings)
     require_valid(json.loads(run.out))
     shipped = SHIPPED_MODELS["dinov2_vitt14"]
