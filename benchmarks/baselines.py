@@ -27,7 +27,6 @@ from tqdm import tqdm
 from benchmarks.common import describe_machine
 from benchmarks.metric_tables import baselines_table
 from benchmarks.regression_baseline import RegressionNet, predict_regression, train_regression
-from partloc.cli import make_parser, run_command
 from partloc.config import Config, load_config
 from partloc.data.background import load_image
 from partloc.data.dataset import Batch, PairDataset, make_loader
@@ -37,11 +36,12 @@ from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, inference_dtype, seed_everything
 from partloc.evaluation.evaluate import read_split
 from partloc.evaluation.metrics import median_pose, pose_errors, summarize
-from partloc.files import write_json
 from partloc.inference.predictor import Predictor
 from partloc.inference.table_predictor import predict_table
 from partloc.model.model_file import load_model
 from partloc.pose import PartPose
+from partloc.system.cli import make_parser, run_command
+from partloc.system.files import write_json
 
 try:
     import cv2

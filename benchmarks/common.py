@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from partloc.cli import make_parser
+from partloc.system.cli import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 

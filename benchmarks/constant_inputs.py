@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from benchmarks.common import benchmark_parser
 from benchmarks.errors import accumulate_errors
 from benchmarks.metric_tables import constant_inputs_table
-from partloc.cli import run_command
 from partloc.config import Config, load_config
 from partloc.data.index import build_index
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.evaluation.metrics import bootstrap
-from partloc.files import write_json
 from partloc.model.model_file import load_model
 from partloc.model.proposals import ProposalLocator
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 
 
 @torch.no_grad()

@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.metric_tables import cross_validation_table
-from partloc.cli import make_parser, run_command
 from partloc.config import Config, DataConfig, digest, load_config
 from partloc.data.background import load_image
 from partloc.data.index import build_index
@@ -40,7 +39,6 @@ from partloc.drawing import draw_case
 from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics
 from partloc.evaluation.metrics import median_pose
-from partloc.files import write_json, write_table
 from partloc.inference.prediction_files import TablePredictions
 from partloc.inference.predictor import Predictor
 from partloc.inference.table_predictor import predict_table
@@ -49,6 +47,8 @@ from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.pose import PartPose
+from partloc.system.cli import make_parser, run_command
+from partloc.system.files import write_json, write_table
 from partloc.training.fingerprint import run_fingerprint, source_hash
 from partloc.training.initialization import initialize_model
 from partloc.training.run import run_training, runs_root

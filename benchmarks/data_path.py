@@ -41,13 +41,13 @@ from benchmarks.common import (
     table_row,
     time_alternating,
 )
-from partloc.cli import run_command
 from partloc.data.background import load_image
 from partloc.data.images import load_rgb
 from partloc.data.transforms import Preprocessing
-from partloc.files import write_json
 from partloc.synthetic.dataset import write_dataset
 from partloc.synthetic.render import RenderError
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 
 IMAGE_PX = 1024
 NUM_IMAGES, ROUNDS = 6, 7

@@ -22,7 +22,6 @@ import torch
 from benchmarks.common import benchmark_parser
 from benchmarks.errors import accumulate_errors, read_earlier_rows
 from benchmarks.metric_tables import demo_training_table
-from partloc.cli import positive_int, run_command
 from partloc.config import Config, digest, load_config
 from partloc.data.index import build_index
 from partloc.data.split import SPLITS, split_models
@@ -30,11 +29,12 @@ from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, distributed_context
 from partloc.evaluation.metrics import bootstrap
-from partloc.files import write_json, write_table
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.synthetic.dataset import write_dataset
+from partloc.system.cli import positive_int, run_command
+from partloc.system.files import write_json, write_table
 from partloc.training.fingerprint import source_hash
 from partloc.training.history import best_metric
 from partloc.training.initialization import initialize_model

@@ -29,8 +29,8 @@ from benchmarks.metric_tables import (
     sources_table,
     summary_table,
 )
-from partloc.cli import make_parser, run_command
-from partloc.files import write_json
+from partloc.system.cli import make_parser, run_command
+from partloc.system.files import write_json
 
 SUMMARY_HEADINGS = {
     "README.md": (

@@ -35,8 +35,8 @@ import dvc.api
 
 from benchmarks.common import ROOT, benchmark_parser
 from benchmarks.metric_tables import BASELINE, experiment_table
-from partloc.cli import positive_int, run_command
-from partloc.files import nested_value, write_json
+from partloc.system.cli import positive_int, run_command
+from partloc.system.files import nested_value, write_json
 
 SMALL = ("data.max_train_models=100", "train.num_epochs=2")
 RANDOM_WEIGHTS = ("model.start_from=null", "train.learning_rate=1.0e-3")

@@ -24,12 +24,12 @@ from benchmarks.common import (
     speedup,
     time_alternating,
 )
-from partloc.cli import run_command
 from partloc.config import Config, DataConfig, load_config
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.distributed import DistributedContext, choose_device
-from partloc.files import write_json
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 from partloc.training.run import make_trainer
 from partloc.training.trainer import Trainer
 

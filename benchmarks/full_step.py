@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import ROOT
-from partloc.cli import make_parser, run_command
 from partloc.synthetic.dataset import write_dataset
+from partloc.system.cli import make_parser, run_command
 
 PARAMS = """\
 data: {data_dir: images, train_ratio: 1.0, val_ratio: 0.0, test_ratio: 0.0}

@@ -37,14 +37,14 @@ from benchmarks.common import (
     markdown_table,
 )
 from benchmarks.full_size import SyntheticBatch, full_size_config, num_wholes, synthetic_batch
-from partloc.cli import run_command
 from partloc.data.dataset import Batch, PairDataset, make_loader
 from partloc.data.sampler import PlannedBatchSampler
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, training_dtype
-from partloc.files import write_json
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 from partloc.training.activation_memory import MemoryPlanner
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer
 from partloc.training.summary import count_flops

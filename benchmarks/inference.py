@@ -39,12 +39,10 @@ from benchmarks.common import (
     time_alternating,
 )
 from benchmarks.reference import reference_loader, reference_predict
-from partloc.cli import run_command
 from partloc.config import load_config
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import inference_dtype, seed_everything
-from partloc.files import write_json
 from partloc.inference.folder import predict_jobs
 from partloc.inference.jobs import ModelJob, find_jobs
 from partloc.inference.predictor import IMAGES_PER_BATCH, Predictor
@@ -53,6 +51,8 @@ from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import save_model
 from partloc.synthetic.dataset import write_dataset
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 
 PARTS_PER_WHOLE = 4
 DEMO_MODELS, DEMO_PX = 26, 512  # larger than the encoder's images, so that decoding counts
@@ -79,9 +79,7 @@ def measure_start_up(
     question = [ROOT / "stages/infer.py", "--checkpoint", checkpoint, "--device", args.device]
     question += ["--whole", data_dir / job.whole, "--part", data_dir / job.parts[0][1]]
     # The same way of importing as the command's.
-    imports = (
-        "from partloc.cli import gc_paused\nwith gc_paused(): import partloc.inference.predictor"
-    )
+    imports = "from partloc.system.cli import gc_paused\nwith gc_paused(): import partloc.inference.predictor"
 
     def run_python(*arguments: str | Path) -> None:
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)

@@ -31,13 +31,13 @@ from benchmarks.common import (
     table_row,
 )
 from benchmarks.full_size import full_size_config, num_wholes, synthetic_batch
-from partloc.cli import run_command
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device
-from partloc.files import write_json
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 from partloc.training.activation_memory import StepMemory, measure_step_memory
 from partloc.training.optim import make_optimizer
 

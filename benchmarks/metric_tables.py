@@ -5,7 +5,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from benchmarks.common import markdown_table
-from partloc.files import nested_value
+from partloc.system.files import nested_value
 
 BASELINE = "training median"
 

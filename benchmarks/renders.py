@@ -27,7 +27,6 @@ from benchmarks.common import benchmark_parser
 from benchmarks.errors import accumulate_errors, read_earlier_rows
 from benchmarks.looks import LOOKS, Look, write_models
 from benchmarks.metric_tables import renders_table
-from partloc.cli import map_in_processes, run_command
 from partloc.config import Config, digest, load_config
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
@@ -35,13 +34,15 @@ from partloc.data.transforms import Preprocessing
 from partloc.distributed import distributed_context
 from partloc.evaluation.calibration import reliability
 from partloc.evaluation.metrics import bootstrap
-from partloc.files import file_sha256, write_json, write_table
 from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
 from partloc.pose import RIGHT_TOLERANCE
+from partloc.system.cli import run_command
+from partloc.system.files import file_sha256, write_json, write_table
+from partloc.system.processes import map_in_processes
 from partloc.training.initialization import initialize_model
 from partloc.training.run import run_training, runs_root
 

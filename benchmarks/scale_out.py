@@ -29,12 +29,12 @@ from benchmarks.common import (
     table_head,
     table_row,
 )
-from partloc.cli import run_command
 from partloc.config import load_config
 from partloc.data.index import build_index
 from partloc.data.split import split_models
-from partloc.files import write_json, write_table
 from partloc.model.model_file import load_model
+from partloc.system.cli import run_command
+from partloc.system.files import write_json, write_table
 
 PROCESS_COUNTS = (1, 2)
 RATIOS = (0.8, 0.2, 0.0)

@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.box_images import NUM_SOURCES, random_boxes
-from partloc.cli import make_parser, run_command
 from partloc.config import Config, DataConfig
 from partloc.data import index
 from partloc.data.layout import SPLITS
 from partloc.data.split import count_split, find_shared_images, read_manifest, split_models
 from partloc.data.twins import THUMBNAIL_PX
-from partloc.files import write_table, write_table_chunks
+from partloc.system.cli import make_parser, run_command
+from partloc.system.files import write_table, write_table_chunks
 
 RATIOS = (0.8, 0.1, 0.1)
 # Imports of a stage that take seconds and are not among the imports above.

@@ -27,15 +27,15 @@ from benchmarks.common import (
     time_alternating,
 )
 from benchmarks.reference import reference_loader, reference_loss
-from partloc.cli import run_command
 from partloc.config import Config
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, choose_device, seed_everything
-from partloc.files import write_json
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.proposals import ProposalLocator
+from partloc.system.cli import run_command
+from partloc.system.files import write_json
 from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer
 from partloc.training.trainer import Trainer
 

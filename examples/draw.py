@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from partloc.cli import run_command
 from partloc.synthetic.dataset import sample_model
 from partloc.synthetic.families import DEMO_FAMILIES, ObjectDistribution
 from partloc.synthetic.render import render_image
 from partloc.synthetic.scene import pose_label, render_part, scene_geometry
+from partloc.system.cli import run_command
 
 NAME, IMAGE_SIZE_PX, SEED, NUMBER = "bench", 256, 0, 4
 PARTS = ("plank-1", "rail-1", "side-1", "side-2")  # the sides are twins

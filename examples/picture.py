@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from partloc import Locator, PoseEstimate
-from partloc.cli import make_parser, run_command
 from partloc.drawing import FONT_FILE, PREDICTION_COLOR, TEXT_COLOR, project_pose
 from partloc.model.camera import PinholeCamera
+from partloc.system.cli import make_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE_FILE = ROOT / "docs/images/placed.png"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from partloc.data.images import ImageError
-    from partloc.files import CheckpointError
     from partloc.inference.estimate import PoseEstimate
     from partloc.inference.locator_api import Locator
+    from partloc.system.files import CheckpointError
 
     __version__: str
 
@@ -20,7 +20,7 @@ __all__ = ["CheckpointError", "ImageError", "Locator", "PoseEstimate"]
 
 # Imported on first use: torch takes a second, and most commands need only a part of the package.
 _MODULE_OF_NAME = {
-    "CheckpointError": "partloc.files",
+    "CheckpointError": "partloc.system.files",
     "ImageError": "partloc.data.images",
     "Locator": "partloc.inference.locator_api",
     "PoseEstimate": "partloc.inference.estimate",

@@ -3,7 +3,7 @@
 import sys
 
 import partloc
-from partloc.cli import USER_ERROR_STATUS, exit_on_signals, load_command, run_command
+from partloc.system.cli import USER_ERROR_STATUS, exit_on_signals, load_command, run_command
 
 COMMANDS = {
     "infer": "predict the poses of parts",

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from partloc.cli import make_parser, run_command
-from partloc.files import open_atomic
+from partloc.system.cli import make_parser, run_command
+from partloc.system.files import open_atomic
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

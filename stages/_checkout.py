@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def run_stage(name: str) -> None:
-    from partloc.cli import exit_on_signals, load_command
+    from partloc.system.cli import exit_on_signals, load_command
 
     exit_on_signals()
     load_command(name)()

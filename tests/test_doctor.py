@@ -10,11 +10,11 @@ from checkout import ROOT
 from folders import write_folder
 from toys import tiny_config
 
-from partloc.cli import EXTRA_OF_PACKAGE
 from partloc.commands import doctor
 from partloc.config import Config, ModelConfig
 from partloc.diagnosis import environment, full_size
 from partloc.diagnosis.environment import Check
+from partloc.system.cli import EXTRA_OF_PACKAGE
 
 # Fake tensors access a missing gradient; torch's own filter of that warning is overruled by ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")

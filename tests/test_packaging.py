@@ -15,7 +15,7 @@ from checkout import ROOT, copy_checkout
 from toys import noise_image
 
 import partloc
-from partloc.cli import EXTRA_OF_PACKAGE
+from partloc.system.cli import EXTRA_OF_PACKAGE
 
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py"))
 # The oldest that pyproject.toml accepts; it builds a wheel without a download.
@@ -143,10 +143,13 @@ def test_a_stage_runs_the_code_of_its_own_checkout(stage, tmp_path):
     """`dvc exp run --temp` runs the stages in a copy; another partloc may be importable there."""
     copy = copy_checkout(tmp_path / "copy", "stages", "partloc/*.py")
     (copy / f"partloc/commands/{stage}.py").write_text(
-        "from partloc import cli\n\ndef main():\n    print(__file__, cli.__file__)\n"
+        "from partloc.system import cli\n\ndef main():\n    print(__file__, cli.__file__)\n"
     )
     output = run_python(copy / f"stages/{stage}.py", cwd=tmp_path, import_path=(ROOT,))
-    assert output.split() == [f"{copy}/partloc/commands/{stage}.py", f"{copy}/partloc/cli.py"]
+    assert output.split() == [
+        f"{copy}/partloc/commands/{stage}.py",
+        f"{copy}/partloc/system/cli.py",
+    ]
 
 
 @pytest.mark.parametrize("target", ["repro", "test", "check"])

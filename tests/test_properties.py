@@ -36,8 +36,8 @@ from partloc.data.index import MANIFEST_COLUMNS, build_index
 from partloc.data.labels import LABEL_ERRORS, LABEL_WARNINGS, read_label
 from partloc.data.layout import SampleError, normalize_name
 from partloc.data.split import read_manifest
-from partloc.files import write_table
 from partloc.inference.jobs import find_jobs, read_jobs
+from partloc.system.files import write_table
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")

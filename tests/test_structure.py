@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only modules that precede it here; a package, therefore, only earlier packages.
 ORDER = (
-    *("cli", "files", "config", "pose", "distributed"),
+    *("system/processes", "system/cli", "system/files", "config", "pose", "distributed"),
     *("synthetic/camera", "synthetic/mesh", "synthetic/render", "synthetic/builder"),
     *("synthetic/scene", "synthetic/components"),
     *("synthetic/objects/furniture", "synthetic/objects/seats", "synthetic/objects/vehicles"),
@@ -73,7 +73,7 @@ MODULES = sorted(
     for path in (ROOT / "partloc").rglob("*.py")
     if path.name not in ("__init__.py", "__main__.py")
 )
-MAX_DEPENDENCIES = 59
+MAX_DEPENDENCIES = 55
 
 
 def stage_name(title: str) -> str:
@@ -130,8 +130,8 @@ def test_the_modules_of_a_package_are_adjacent():
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("partloc/synthetic/")])
 def test_rendering_does_not_depend_on_the_model(module):
-    others = imported_recursively(module) - {"partloc/cli.py"}
-    assert all("/synthetic/" in other for other in others)
+    others = imported_recursively(module)
+    assert all("/synthetic/" in other or "/system/" in other for other in others)
 
 
 def test_demo_and_pretraining_objects_share_no_drawing_code():

@@ -18,13 +18,13 @@ from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext
-from partloc.files import write_table
 from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
 from partloc.model.prediction import Prediction
 from partloc.model.proposals import ProposalLocator
 from partloc.pose import PartPose
+from partloc.system.files import write_table
 from partloc.training import run
 from partloc.training.losses import LossTerms
 from partloc.training.trainer import Trainer

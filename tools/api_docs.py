@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import partloc
-from partloc.cli import make_parser, run_command
 from partloc.data.image_input import ImageInput
+from partloc.system.cli import make_parser, run_command
 
 API_FILE = Path(__file__).resolve().parents[1] / "docs/api.md"
 INTRODUCTION = """# Python interface

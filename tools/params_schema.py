@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from partloc.cli import make_parser, run_command
 from partloc.config import Config
+from partloc.system.cli import make_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA_FILE = ROOT / "docs/params.schema.json"

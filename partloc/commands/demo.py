@@ -8,11 +8,11 @@ Writes  data/demo (a folder for each model)
 
 from pathlib import Path
 
-from partloc.cli import make_parser, run_command
 from partloc.config import load_config
-from partloc.files import locked_folder
 from partloc.synthetic.dataset import write_dataset
 from partloc.synthetic.render import check_opengl
+from partloc.system.cli import make_parser, run_command
+from partloc.system.files import locked_folder
 
 
 def run() -> None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from partloc.cli import make_parser, run_command
+from partloc.system.cli import make_parser, run_command
 
 if TYPE_CHECKING:
     from partloc.config import Config

@@ -21,7 +21,6 @@ import sys
 from pathlib import Path
 
 import partloc
-from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import Config, load_config
 from partloc.data.layout import SPLITS
 from partloc.data.table import PairTable
@@ -40,7 +39,6 @@ from partloc.evaluation.evaluate import (
 )
 from partloc.evaluation.page import make_content
 from partloc.evaluation.report import write_samples
-from partloc.files import file_sha256, locked_folder, write_json, write_table_chunks
 from partloc.inference.prediction_files import (
     ModelInfo,
     has_predictions,
@@ -48,6 +46,8 @@ from partloc.inference.prediction_files import (
     read_predictions,
 )
 from partloc.report_page.page import PAGE_FILE, write_page
+from partloc.system.cli import make_parser, print_summary, run_command
+from partloc.system.files import file_sha256, locked_folder, write_json, write_table_chunks
 
 
 def parse() -> argparse.Namespace:

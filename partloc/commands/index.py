@@ -8,10 +8,10 @@ Writes  {output_dir}/manifest.csv, {output_dir}/index_report.csv, {output_dir}/i
 
 from pathlib import Path
 
-from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.data.index import build_index, count_findings, format_summary
-from partloc.files import locked_folder, write_json, write_table
+from partloc.system.cli import make_parser, print_summary, run_command
+from partloc.system.files import locked_folder, write_json, write_table
 
 
 def run() -> None:

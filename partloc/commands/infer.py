@@ -46,7 +46,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partloc.cli import (
+from partloc.inference.checkpoint import find_pretrained
+from partloc.system.cli import (
     gc_paused,
     importing,
     make_parser,
@@ -55,7 +56,6 @@ from partloc.cli import (
     print_summary,
     run_command,
 )
-from partloc.inference.checkpoint import find_pretrained
 
 if TYPE_CHECKING:
     from partloc.model.camera import PinholeCamera
@@ -179,7 +179,6 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         from partloc.config import Config, load_config
         from partloc.data.layout import SPLITS
         from partloc.distributed import distributed_context
-        from partloc.files import locked_folder
         from partloc.inference.folder import (
             Summary,
             make_model_info,
@@ -190,6 +189,7 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         from partloc.inference.jobs import find_jobs, local_jobs, read_jobs
         from partloc.inference.locator_api import Locator
         from partloc.inference.prediction_files import write_model_info
+        from partloc.system.files import locked_folder
 
     config = load_config(args.config or "params.yaml") if args.split else Config()
     data_dir = args.data_dir or Path(config.data.data_dir)

@@ -17,15 +17,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from partloc.cli import make_parser, positive_int, run_command
 from partloc.config import digest, load_config
 from partloc.distributed import seed_everything
-from partloc.files import file_sha256, write_json
 from partloc.model.depth_net import SHIPPED_WEIGHTS
 from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
 from partloc.pretraining.batches import RenderedBatches, load_batches
 from partloc.pretraining.trainer import PretrainingTrainer
+from partloc.system.cli import make_parser, positive_int, run_command
+from partloc.system.files import file_sha256, write_json
 from partloc.training.run import runs_root
 from partloc.training.run_folder import RunFolder
 

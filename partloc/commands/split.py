@@ -8,7 +8,6 @@ Writes  {output_dir}/split/{train,val,test}.csv, {output_dir}/split/counts.json
 
 from pathlib import Path
 
-from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import load_config
 from partloc.data.split import (
     SPLITS,
@@ -19,7 +18,8 @@ from partloc.data.split import (
     read_manifest,
     split_models,
 )
-from partloc.files import locked_folder, write_json, write_table
+from partloc.system.cli import make_parser, print_summary, run_command
+from partloc.system.files import locked_folder, write_json, write_table
 
 
 def run() -> None:

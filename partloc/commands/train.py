@@ -12,9 +12,9 @@ Writes  models/best_model.pth, {output_dir}/train/report.json and loss.json; the
 import argparse
 from pathlib import Path
 
-from partloc.cli import make_parser, print_summary, run_command
 from partloc.config import Config, load_config
 from partloc.distributed import distributed_context
+from partloc.system.cli import make_parser, print_summary, run_command
 from partloc.training.history import format_training
 from partloc.training.run import keep_model, run_training, runs_root, write_outputs
 from partloc.training.trainer import Trainer

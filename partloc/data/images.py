@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from partloc.files import FileTooLargeError, UnusualFileError, read_regular_file
+from partloc.system.files import FileTooLargeError, UnusualFileError, read_regular_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # detected from the content, not the file name
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # lower case

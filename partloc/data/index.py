@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from partloc.cli import map_in_processes
 from partloc.config import DataConfig
 from partloc.data.background import prepare_image
 from partloc.data.images import (
@@ -41,6 +40,7 @@ from partloc.data.layout import (
     whole_file,
 )
 from partloc.data.twins import group_twins, make_thumbnail
+from partloc.system.processes import map_in_processes
 
 MANIFEST_COLUMNS = (
     *("model", "part", "whole_path", "part_path", "whole_sha256", "part_sha256"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from partloc.data.images import NOT_REGULAR
 from partloc.data.layout import SampleError, normalize_name
-from partloc.files import FileTooLargeError, UnusualFileError, read_regular_file
+from partloc.system.files import FileTooLargeError, UnusualFileError, read_regular_file
 
 MALFORMED, UNREADABLE_LABEL = "malformed JSON", "unreadable label"
 

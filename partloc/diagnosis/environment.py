@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from partloc.cli import EXTRA_OF_PACKAGE
 from partloc.distributed import choose_device, inference_dtype, training_dtype
+from partloc.system.cli import EXTRA_OF_PACKAGE
 
 PACKAGES = ("partloc", "torch", "torchvision", "timm", "numpy", "dvc")
 # Import names of packages that pip knows by another name.

@@ -12,9 +12,9 @@ from torch._subclasses import FakeTensorMode
 from partloc.config import Config, ModelConfig
 from partloc.data.layout import LayoutError, find_model_folders, pair_files
 from partloc.diagnosis.environment import Check
-from partloc.files import checksum_path, matches_checksum
 from partloc.inference.checkpoint import SHIPPED_MODELS
 from partloc.model.backbone import TIMM_NAMES, ActivationPolicy
+from partloc.system.files import checksum_path, matches_checksum
 from partloc.training.activation_memory import RESERVED_FRACTION, StepMemory, measure_step_memory
 from partloc.training.summary import build_without_weights
 

@@ -22,8 +22,8 @@ from partloc.evaluation.accumulator import (
 )
 from partloc.evaluation.calibration import reliability
 from partloc.evaluation.metrics import bootstrap, median_pose, summarize
-from partloc.files import nested_value
 from partloc.pose import POSE_COLUMNS, RIGHT_TOLERANCE, PartPose
+from partloc.system.files import nested_value
 
 PIPELINE_MODEL = Path("models/best_model.pth")
 PIPELINE_METRICS = Path("metrics.json")

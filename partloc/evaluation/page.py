@@ -13,12 +13,12 @@ import torch
 
 from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.metrics import RELATIVE_SCALE_TOLERANCE
-from partloc.files import nested_value
 from partloc.inference.hypotheses import Hypotheses
 from partloc.inference.prediction_files import HYPOTHESES_FILE
 from partloc.pose import RIGHT_TOLERANCE
 from partloc.report_page.case import Case, Truth, kind_of_model, select_cases
 from partloc.report_page.page import Content, Figure
+from partloc.system.files import nested_value
 
 SCALE_EDGES = (0.1, 0.2, 0.3, 0.5)  # between the groups of parts by labelled scale
 VISIBLE_EDGES = (0.25, 0.5, 0.75)  # by visible share

@@ -8,8 +8,8 @@ import pandas as pd
 from partloc.data.background import load_image
 from partloc.data.images import DEFAULT_MAX_PIXELS
 from partloc.drawing import draw_case
-from partloc.files import open_atomic
 from partloc.model.camera import PinholeCamera
+from partloc.system.files import open_atomic
 
 NUM_WORST, NUM_TYPICAL, NUM_BEST = 6, 6, 3  # cases that are drawn
 CHUNK_ROWS = 4096  # of a table that is searched for the rows of a few models

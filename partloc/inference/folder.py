@@ -21,7 +21,6 @@ from tqdm import tqdm
 from partloc.data.background import NO_BACKGROUND_WARNING
 from partloc.data.images import ImageError
 from partloc.distributed import DistributedContext
-from partloc.files import file_sha256, write_json
 from partloc.inference.hypotheses import NUM_FIELDS
 from partloc.inference.jobs import ModelJob, SkippedFile, prediction_path
 from partloc.inference.joined_file import joined_file
@@ -35,6 +34,7 @@ from partloc.inference.prediction_files import (
 )
 from partloc.inference.predictor import ModelImages, ModelResult, PartResult, Predictor
 from partloc.model.locator import PartLocator
+from partloc.system.files import file_sha256, write_json
 
 
 class PartPrediction(NamedTuple):

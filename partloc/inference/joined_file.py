@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from partloc.distributed import DistributedContext
-from partloc.files import name_file_in_errors, open_atomic
+from partloc.system.files import name_file_in_errors, open_atomic
 
 
 @contextmanager

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from partloc.data.table import PairTable
-from partloc.files import open_atomic
 from partloc.inference.hypotheses import Hypotheses
 from partloc.model.camera import CAMERA_TENSORS, PinholeCamera
 from partloc.pose import POSE_COLUMNS, PartPose
+from partloc.system.files import open_atomic
 
 PREDICTIONS_FILE, HYPOTHESES_FILE = "predictions.csv", "hypotheses.npy"
 SKIPPED_FILE, MODEL_INFO_FILE = "skipped.csv", "model.json"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.files import checksum_path, matches_checksum
 from partloc.model.crop import pixel_centers
+from partloc.system.files import checksum_path, matches_checksum
 
 MAP_SIDE = 48  # of a depth map, pixels
 CAMERA_CHANNELS = 4  # of `PinholeCamera.code`

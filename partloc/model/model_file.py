@@ -11,7 +11,9 @@ from torch import Tensor
 
 from partloc.config import ConfigError, Group, ModelConfig, validate
 from partloc.data.transforms import Preprocessing
-from partloc.files import (
+from partloc.model.build import build_locator
+from partloc.model.locator import PartLocator
+from partloc.system.files import (
     CheckpointError,
     checksum_path,
     load_tensors,
@@ -19,8 +21,6 @@ from partloc.files import (
     save_tensors,
     write_checksum,
 )
-from partloc.model.build import build_locator
-from partloc.model.locator import PartLocator
 
 MODEL_FORMAT = "partloc-model-9"
 FORMAT_PREFIX = "partloc-model-"

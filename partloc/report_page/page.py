@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from partloc.files import open_atomic
 from partloc.inference.prediction_files import ModelInfo
 from partloc.pose import RIGHT_TOLERANCE
 from partloc.report_page.case import Case, case_record
 from partloc.report_page.images import PageImages
+from partloc.system.files import open_atomic
 
 MAX_BYTES = 4_900_000  # of the page
 FOLDER = Path(__file__).parent

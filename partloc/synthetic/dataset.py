@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from partloc.cli import map_in_processes
 from partloc.synthetic.builder import ObjectBuilder, Part, randomize_appearance
 from partloc.synthetic.camera import DEMO_CAMERA, Camera
 from partloc.synthetic.families import DEMO_OBJECTS, ObjectDistribution
@@ -32,6 +31,7 @@ from partloc.synthetic.scene import (
     render_part,
     scene_geometry,
 )
+from partloc.system.processes import map_in_processes
 
 MIN_SCALE = 0.03  # of the longest side of the whole; a smaller part gets no sample
 MAX_ATTEMPTS = 100  # at a model within the limits of its distribution

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from partloc.config import Config, ConfigError, digest
-from partloc.files import file_sha256
 from partloc.model.depth_net import SHIPPED_WEIGHTS
+from partloc.system.files import file_sha256
 from partloc.training.trainer import STATE_FORMAT
 
 _PROJECT = Path(__file__).parents[2]
 # The code on which DVC's stage `train` depends.
 TRAINING_CODE = (
-    *("stages/train.py", "partloc/commands/train.py", "partloc/cli.py", "partloc/config.py"),
-    *("partloc/distributed.py", "partloc/drawing.py", "partloc/files.py", "partloc/pose.py"),
-    *("partloc/data", "partloc/model", "partloc/training"),
+    *("stages/train.py", "partloc/commands/train.py", "partloc/config.py"),
+    *("partloc/distributed.py", "partloc/drawing.py", "partloc/pose.py"),
+    *("partloc/system", "partloc/data", "partloc/model", "partloc/training"),
 )
 WITHOUT_EFFECT = {"train.state_every_minutes"}  # on the weights
 

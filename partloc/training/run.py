@@ -21,9 +21,9 @@ from partloc.data.split import few_validation_models_warning, read_manifest
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import DistributedContext, seed_everything
-from partloc.files import CheckpointError, open_atomic, write_json
 from partloc.model.build import build_locator
 from partloc.model.model_file import save_model
+from partloc.system.files import CheckpointError, open_atomic, write_json
 from partloc.training.fingerprint import (
     changed_names,
     read_inputs,

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from partloc.files import (
+from partloc.system.files import (
     CheckpointError,
     checksum_path,
     load_tensors,

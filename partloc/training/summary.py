@@ -13,11 +13,11 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from partloc.cli import make_parser
 from partloc.data.transforms import Preprocessing
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
+from partloc.system.cli import make_parser
 from partloc.training.activation_memory import StepMemory, measure_step_memory
 
 if TYPE_CHECKING:  # FLOPs are counted also where pydantic is not installed

@@ -8,12 +8,12 @@ import torch
 from torch.testing import assert_close
 from toys import index_table, make_table, tiny_config, write_model_in_view
 
-from partloc.cli import error_message
 from partloc.config import AugmentConfig
 from partloc.data.dataset import PairDataset, make_loader
 from partloc.data.images import ImageError
 from partloc.data.sampler import PlannedBatchSampler, SampleKey, plan_epoch
 from partloc.data.transforms import Augmentation, Preprocessing
+from partloc.system.cli import error_message
 
 NO_AUGMENTATION = AugmentConfig(
     color_jitter=0.0, hue=0.0, gray_probability=0.0, blur_probability=0.0, noise_std=0.0

@@ -23,7 +23,7 @@ from partloc.data.index import (
 )
 from partloc.data.layout import UNREADABLE_FOLDER, VANISHED, LayoutError
 from partloc.data.split import read_manifest
-from partloc.files import write_table
+from partloc.system.files import write_table
 
 ALL_SAMPLES = sorted((model, part) for model, parts in MODELS.items() for part in parts)
 

@@ -11,7 +11,7 @@ from partloc.config import DataConfig
 from partloc.data import layout
 from partloc.data.index import Index, build_index
 from partloc.data.split import read_manifest
-from partloc.files import write_table
+from partloc.system.files import write_table
 
 
 def index_folder(root: Path) -> Index:

@@ -23,7 +23,7 @@ from partloc.data.split import (
     read_manifest,
     split_models,
 )
-from partloc.files import write_table
+from partloc.system.files import write_table
 
 RATIOS = (0.8, 0.1, 0.1)
 

@@ -11,10 +11,10 @@ from partloc.data.table import PairTable
 from partloc.evaluation.accumulator import MAX_PLOT_RECORDS, ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics, plot_records
 from partloc.evaluation.metrics import median_pose
-from partloc.files import write_table_chunks
 from partloc.inference.hypotheses import Hypotheses
 from partloc.inference.prediction_files import TablePredictions
 from partloc.pose import PartPose
+from partloc.system.files import write_table_chunks
 
 
 def make_table(samples: pd.DataFrame) -> PairTable:

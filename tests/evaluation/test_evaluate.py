@@ -32,11 +32,11 @@ from partloc.evaluation.evaluate import (
 )
 from partloc.evaluation.metrics import median_pose
 from partloc.evaluation.report import NUM_TYPICAL, NUM_WORST
-from partloc.files import write_table
 from partloc.inference.prediction_files import TablePredictions
 from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import save_model
 from partloc.pose import PartPose
+from partloc.system.files import write_table
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from PIL import Image
 from samples import SIDE_CAMERA, make_predictions
 
 from partloc.evaluation.report import choose_cases, write_samples
-from partloc.files import write_table
+from partloc.system.files import write_table
 
 
 def test_the_worst_the_typical_and_the_best_cases_are_chosen():

@@ -9,8 +9,8 @@ from partloc.config import DataConfig
 from partloc.data.index import build_index
 from partloc.data.layout import LayoutError
 from partloc.distributed import DistributedContext
-from partloc.files import write_table
 from partloc.inference.jobs import ModelJob, find_jobs, local_jobs, read_jobs
+from partloc.system.files import write_table
 
 
 def test_processes_get_consecutive_models_and_about_equally_many_parts():

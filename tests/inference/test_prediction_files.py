@@ -10,7 +10,6 @@ import torch
 from samples import FRONT_CAMERA, make_samples
 
 from partloc.data.table import PairTable
-from partloc.files import write_table
 from partloc.inference.hypotheses import NUM_FIELDS, Hypotheses
 from partloc.inference.prediction_files import (
     SKIPPED_COLUMNS,
@@ -20,6 +19,7 @@ from partloc.inference.prediction_files import (
     read_predictions,
     write_model_info,
 )
+from partloc.system.files import write_table
 
 INFO = ModelInfo(None, 0.5, 1.0, "0" * 64)
 NUM_HYPOTHESES = 4

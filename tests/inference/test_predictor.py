@@ -21,11 +21,11 @@ from partloc.config import DataConfig
 from partloc.data.images import ImageError
 from partloc.data.index import build_index
 from partloc.distributed import inference_dtype, training_dtype
-from partloc.files import CheckpointError, locked_folder, write_table
 from partloc.inference.checkpoint import SHIPPED_MODELS
 from partloc.inference.predictor import NO_BACKGROUND_PENALTY, PartResult, Predictor
 from partloc.model.camera import PinholeCamera
 from partloc.model.model_file import MODEL_FORMAT
+from partloc.system.files import CheckpointError, locked_folder, write_table
 
 # What a prediction for one part does not need.
 UNNEEDED_MODULES = (

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from toys import SINGLE_PROCESS, make_table, randomize_output_layers, tiny_config
 
 from partloc.data.transforms import Preprocessing
-from partloc.files import checksum_path
 from partloc.model import depth_net
 from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
@@ -29,6 +28,7 @@ from partloc.pretraining.depth_maps import crop_depth_maps, depth_map_losses
 from partloc.synthetic.dataset import sample_model
 from partloc.synthetic.render import render_depth_map, render_image
 from partloc.synthetic.scene import scene_geometry
+from partloc.system.files import checksum_path
 from partloc.training.losses import DEPTH_PIXEL_OFFSET, LossTerms, depth_loss, training_loss
 from partloc.training.trainer import Trainer
 

@@ -13,7 +13,6 @@ from toys import randomize_output_layers, tiny_config
 
 from partloc.config import Config, load_config
 from partloc.data.transforms import Preprocessing
-from partloc.files import CheckpointError, save_tensors
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import (
@@ -24,6 +23,7 @@ from partloc.model.model_file import (
     save_model,
     start_from,
 )
+from partloc.system.files import CheckpointError, save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from toys import CAMERA, make_small_model, run_python, tiny_config, write_params
 
-from partloc.files import matches_checksum
 from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
 from partloc.pretraining import trainer as trainer_module
 from partloc.pretraining.batches import RenderedBatch, RenderedBatches
 from partloc.pretraining.trainer import PretrainingTrainer, predict_batch, validate
+from partloc.system.files import matches_checksum
 from partloc.training.run_folder import RunFolder
 
 STEPS = 4

@@ -13,11 +13,11 @@ from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics
 from partloc.evaluation.metrics import median_pose
 from partloc.evaluation.page import VISIBLE_FILE, make_content
-from partloc.files import write_json
 from partloc.inference.prediction_files import ModelInfo
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
 from partloc.report_page.page import Content, write_page
+from partloc.system.files import write_json
 
 NUM_PARTS = 12
 LOSS = [{"epoch": epoch, "loss": 1.0 - epoch / 4, "samples": "validation"} for epoch in range(3)]

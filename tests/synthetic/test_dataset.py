@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partloc.files import locked_folder
 from partloc.synthetic import dataset
 from partloc.synthetic.builder import Part
 from partloc.synthetic.camera import DEMO_CAMERA
@@ -36,6 +35,7 @@ from partloc.synthetic.scene import (
     render_part_indices,
     scene_geometry,
 )
+from partloc.system.files import locked_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64  # pixels

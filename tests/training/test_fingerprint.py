@@ -48,13 +48,13 @@ def test_the_code_that_is_compared_is_that_on_which_dvc_lets_the_training_depend
     code = {dep for dep in deps if dep.startswith(("partloc/", "stages/"))} - {"partloc/weights"}
     assert code == {*TRAINING_CODE}
     hashes = source_hashes()
-    assert {"stages/train.py", "partloc/cli.py", "partloc/training/run.py"} < hashes.keys()
+    assert {"stages/train.py", "partloc/system/cli.py", "partloc/training/run.py"} < hashes.keys()
     assert len({*hashes.values()}) > len(hashes) // 2
 
 
 def test_an_edited_source_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "partloc/data").mkdir(parents=True)
-    for name in ("partloc/cli.py", "partloc/data/table.py", "partloc/data/index.py"):
+    for name in ("partloc/config.py", "partloc/data/table.py", "partloc/data/index.py"):
         (tmp_path / name).write_text("pass")
     monkeypatch.setattr(fingerprint, "_PROJECT", tmp_path)
     before = source_hashes()

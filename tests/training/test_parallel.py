@@ -10,7 +10,7 @@ from toys import (
     write_split,
 )
 
-from partloc.files import load_tensors
+from partloc.system.files import load_tensors
 
 # The train stage. Fails if the process group ends before all DistributedDataParallel models, which
 # occasionally hangs.

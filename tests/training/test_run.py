@@ -8,8 +8,8 @@ from toys import SINGLE_PROCESS, make_trainer, tiny_config, write_split
 
 from partloc.commands import infer
 from partloc.config import ConfigError
-from partloc.files import load_tensors, save_tensors
 from partloc.model.model_file import load_model, save_model
+from partloc.system.files import load_tensors, save_tensors
 from partloc.training import fingerprint
 from partloc.training.run import read_tables, run_training, write_outputs
 from partloc.training.run_folder import RunFolder

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import SINGLE_PROCESS
 
-from partloc.files import CheckpointError, checksum_path, save_tensors, write_checksum
+from partloc.system.files import CheckpointError, checksum_path, save_tensors, write_checksum
 from partloc.training import run_folder
 from partloc.training.run import load_or_reset
 from partloc.training.run_folder import RunFolder

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 # Errors that a user can correct: one line, no traceback. All others are bugs.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
@@ -32,11 +32,6 @@ EXTRA_OF_PACKAGE = {
 MAX_SUMMARY_LINES = 12
 # A signal to the process group may kill a worker before it reaches the main process.
 SIGNAL_TIMEOUT_S = 1.0
-
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-CHUNK_ITEMS = 4  # that a worker process receives at once
 
 
 class Interrupted(BaseException):
@@ -268,64 +263,3 @@ def _wait_for_signal(received: list[int]) -> None:
             time.sleep(0.05)
         except RuntimeError:  # torch's handler reports the death of another worker
             continue
-
-
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Result]:
-    """Like `map`, in order, in `workers` processes; in this process for fewer than 2.
-
-    The workers end with this process, also when it is killed.
-    """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import active_children, get_context
-
-    workers = min(workers, len(items))
-    if workers < 2:
-        yield from map(function, items)
-        return
-    pool = None
-    try:
-        with _terminal_signals_blocked():  # in the new processes, too: this one stops them
-            # Processes are spawned because forking a process that has threads can deadlock.
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
-            results = pool.map(function, items, chunksize=CHUNK_ITEMS)
-        yield from results
-    except BaseException:
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for process in active_children():
-            process.terminate()
-        raise
-    pool.shutdown()
-
-
-@contextmanager
-def _terminal_signals_blocked() -> Iterator[None]:
-    """Delay what a terminal sends to all processes, SIGINT and SIGHUP.
-
-    Processes that are started meanwhile inherit this and never receive them.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-def _end_with_parent() -> None:
-    """Let this worker process end when its parent does: a killed one cannot stop it."""
-    from multiprocessing import parent_process
-    from threading import Thread
-
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()

@@ -1,5 +1,4 @@
-"""What all commands share: output in any encoding, summaries, signals, and workers that end with
-them."""
+"""What all commands share: output in any encoding, summaries and signals."""
 
 import io
 import json
@@ -7,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from checkout import ROOT
+from programs import start
 
-from partloc.cli import MAX_SUMMARY_LINES, map_in_processes, print_json, print_summary
+from partloc.system.cli import MAX_SUMMARY_LINES, print_json, print_summary
 
 
 @pytest.mark.parametrize(
@@ -57,28 +55,6 @@ def test_a_long_summary_is_cut_to_the_screen(capsys):
 # -- signals -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def default_signals():
-    """SIGHUP is ignored where the tests run under nohup, and child processes inherit that."""
-    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, previous)
-
-
-def start(*arguments: object, **options) -> subprocess.Popen:
-    """Start the interpreter in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
-
-
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize(
     ("arguments", "module"),
@@ -113,7 +89,7 @@ def test_a_signal_during_imports_is_one_line_and_a_status(tmp_path, arguments, m
 
 RUN = """
 import sys, time
-from partloc.cli import run_command
+from partloc.system.cli import run_command
 def main():
     print("begun", flush=True)
     time.sleep(60)
@@ -138,59 +114,6 @@ def test_a_command_under_nohup_ignores_the_end_of_its_terminal():
         process.send_signal(signal.SIGHUP)
         assert process.communicate() == ("ended\n", "")
     assert process.returncode == 0
-
-
-# -- processes ---------------------------------------------------------------------------------
-
-WORKERS = """
-import time
-from partloc.cli import map_in_processes, run_command
-if __name__ == "__main__":
-    run_command(lambda: [*map_in_processes(time.sleep, [100] * 8, 2)])
-"""
-
-
-def test_results_are_in_order_in_any_number_of_processes():
-    items = list(range(-20, 20))
-    for workers in (0, 1, 2, 3):
-        assert [*map_in_processes(abs, items, workers)] == [abs(item) for item in items]
-
-
-@pytest.mark.parametrize(
-    ("name", "to_group"),
-    [("SIGKILL", False), ("SIGTERM", False), ("SIGHUP", True), ("SIGINT", True)],
-)
-def test_workers_end_with_their_parent(tmp_path, name, to_group):
-    (tmp_path / "main.py").write_text(WORKERS)
-    with start(tmp_path / "main.py") as process:
-        wait_until(lambda: len(psutil.Process(process.pid).children()) == 3)  # and a tracker
-        workers = psutil.Process(process.pid).children()
-        time.sleep(0.5)  # some are still importing
-        (os.killpg if to_group else os.kill)(process.pid, signal.Signals[name])
-        errors = process.communicate(timeout=30)[1]
-    if name != "SIGKILL":  # after it, Python's own tracker of resources reports what is left
-        message, rest = errors.split("\n", 1)
-        assert message == f"{name}: stopped"
-        # Python's executor may add that its pipe is closed already (3.11, under load).
-        assert not rest or rest.startswith("Exception ignored in: <module 'threading'")
-    number = signal.Signals[name]
-    assert process.returncode == (-number if name == "SIGKILL" else 128 + number)
-    wait_until(lambda: not any(map(is_alive, workers)))
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """An ended process whose new parent has not noticed it yet is a zombie."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until(condition, timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 # -- the camera of infer -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import torch
 from checkout import ROOT
 
-from partloc.files import (
+from partloc.system.files import (
     CheckpointError,
     FileTooLargeError,
     load_tensors,
@@ -117,7 +117,7 @@ def test_a_second_writer_of_a_folder_is_refused_until_the_first_ends(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from partloc.files import locked_folder
+from partloc.system.files import locked_folder
 with locked_folder(Path({str(folder)!r})):
     print("locked", flush=True)
     time.sleep(60)

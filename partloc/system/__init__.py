@@ -1,0 +1,1 @@
+"""The command line, worker processes and files: what all commands share."""
