@@ -32,7 +32,7 @@ from partloc.evaluation.metrics import bootstrap
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
-from partloc.synthetic.dataset import write_dataset
+from partloc.synthetic.dataset import DEMO_IMAGE_PX, write_dataset
 from partloc.system.cli import positive_int, run_command
 from partloc.system.files import write_json, write_table
 from partloc.training.fingerprint import source_hash
@@ -47,8 +47,8 @@ REPORTED = ("translation_error", "assigned_error", "relative_scale_error")
 def make_tables(config: Config) -> dict[str, pd.DataFrame]:
     """Render the demo of the configuration's seed into its data_dir, and split it."""
     workers = config.machine.used_processes
-    demo, folder = config.demo, Path(config.data.data_dir)
-    write_dataset(folder, demo.num_models, demo.image_size, config.seed, workers, resume=True)
+    num_models, folder = config.demo.num_models, Path(config.data.data_dir)
+    write_dataset(folder, num_models, DEMO_IMAGE_PX, config.seed, workers, resume=True)
     manifest = build_index(config.data, workers=workers).manifest
     ratios = (config.data.train_ratio, config.data.val_ratio, config.data.test_ratio)
     split_of_row = manifest.model.map(split_models(manifest.model, ratios, config.seed))

@@ -28,6 +28,7 @@ from partloc.config import Config, DataConfig, load_config
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.distributed import DistributedContext, choose_device
+from partloc.synthetic.dataset import DEMO_IMAGE_PX
 from partloc.system.cli import run_command
 from partloc.system.files import write_json
 from partloc.training.run import make_trainer
@@ -121,7 +122,7 @@ def main() -> None:
     config = load_config(args.config)
     results = {}
     with tempfile.TemporaryDirectory() as name:
-        tables = make_tables(args.data_dir, Path(name), config.demo.image_size, args.models)
+        tables = make_tables(args.data_dir, Path(name), DEMO_IMAGE_PX, args.models)
         for match_size in (0, config.model.match_size):
             chosen = make_config(config, match_size)
             results[match_size] = compare(chosen, tables, args.rounds, Path(name, "tokens"))

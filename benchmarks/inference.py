@@ -79,7 +79,10 @@ def measure_start_up(
     question = [ROOT / "stages/infer.py", "--checkpoint", checkpoint, "--device", args.device]
     question += ["--whole", data_dir / job.whole, "--part", data_dir / job.parts[0][1]]
     # The same way of importing as the command's.
-    imports = "from partloc.system.cli import gc_paused\nwith gc_paused(): import partloc.inference.predictor"
+    imports = """
+from partloc.system.cli import gc_paused
+with gc_paused(): import partloc.inference.predictor
+"""
 
     def run_python(*arguments: str | Path) -> None:
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)

@@ -108,9 +108,9 @@ class TrainConfig(Group):
     batch_size: Count = 2
     accumulation_steps: Count = 1
     num_epochs: Count = 50
-    state_every_minutes: Positive = 10.0
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2.0e-4
     freeze_backbone: bool = False
+    augmentation: Literal["none", "light", "strong"] = "strong"
     backbone_lr_factor: NonNegative = 0.1
     warmup_epochs: NonNegative = 1.0
     weight_decay: NonNegative = 0.05
@@ -127,28 +127,13 @@ class TrainConfig(Group):
     twin_aware: bool = True
     use_amp: bool = True
     use_gradient_checkpointing: bool | Literal["auto"] = True
-
-
-class AugmentConfig(Group):
-    """Colour augmentation in training. Geometry is unchanged: it determines the pose."""
-
-    color_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    gray_probability: Fraction = 0.1
-    blur_probability: Fraction = 0.1
-    noise_std: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the augmentation changes any image."""
-        return any(self.model_dump().values())
+    state_every_minutes: Positive = 10.0
 
 
 class DemoConfig(Group):
     """Stage `demo`: the procedural data set."""
 
     num_models: Annotated[int, Field(ge=8)] = 234
-    image_size: Annotated[int, Field(ge=32)] = 256
 
 
 class MachineConfig(Group):
@@ -172,7 +157,6 @@ class Config(Group):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    augment: AugmentConfig = AugmentConfig()
     demo: DemoConfig = DemoConfig()
     machine: MachineConfig = MachineConfig()
 

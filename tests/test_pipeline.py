@@ -26,7 +26,7 @@ DVC_TABLES = (
 )
 TERMINAL_COLUMNS, TERMINAL_LINES = 120, 40
 TINY = {
-    "demo": {"num_models": 10, "image_size": 64},
+    "demo": {"num_models": 10},
     "data": {"data_dir": "data/demo", "image_size": 42, "read_size": 48},
     "model": {
         "backbone_name": "dinov2_vitt14",

@@ -9,7 +9,7 @@ Writes  data/demo (a folder for each model)
 from pathlib import Path
 
 from partloc.config import load_config
-from partloc.synthetic.dataset import write_dataset
+from partloc.synthetic.dataset import DEMO_IMAGE_PX, write_dataset
 from partloc.synthetic.render import check_opengl
 from partloc.system.cli import make_parser, run_command
 from partloc.system.files import locked_folder
@@ -22,11 +22,11 @@ def run() -> None:
     )
     args = parser.parse_args()
     config = load_config(args.config)
-    demo, workers = config.demo, config.machine.used_processes
+    num_models, workers = config.demo.num_models, config.machine.used_processes
     check_opengl()
     with locked_folder(args.out):
-        counts = write_dataset(args.out, demo.num_models, demo.image_size, config.seed, workers)
-    print(f"{args.out}: {demo.num_models} models, {counts.total()} parts, {len(counts)} families")
+        counts = write_dataset(args.out, num_models, DEMO_IMAGE_PX, config.seed, workers)
+    print(f"{args.out}: {num_models} models, {counts.total()} parts, {len(counts)} families")
     for family, count in sorted(counts.items()):
         print(f"  {family:12} {count:5} parts")
 

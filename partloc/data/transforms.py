@@ -6,7 +6,7 @@ Shapes: I images; B crops; H W pixels.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 if TYPE_CHECKING:  # any object with these fields is accepted, also where pydantic is not installed
-    from partloc.config import AugmentConfig, DataConfig
+    from partloc.config import DataConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -66,6 +66,29 @@ class Preprocessing:
         return self.normalize(self.resize(image))
 
 
+class ColorChanges(NamedTuple):
+    """The strengths of an augmentation.
+
+    color_jitter: largest relative change of brightness, contrast and saturation. hue: largest
+    rotation, turns: 0.5 is the opposite colour. gray_probability: of a whole with its parts.
+    blur_probability: of an image. noise_std: largest standard deviation, where white is 1.
+    """
+
+    color_jitter: float = 0.0
+    hue: float = 0.0
+    gray_probability: float = 0.0
+    blur_probability: float = 0.0
+    noise_std: float = 0.0
+
+
+# By the value of train.augmentation.
+COLOR_CHANGES = {
+    "none": ColorChanges(),
+    "light": ColorChanges(color_jitter=0.1, noise_std=0.01),
+    "strong": ColorChanges(0.3, 0.05, 0.1, 0.1, 0.02),
+}
+
+
 class Augmentation:
     """Random colour changes. A geometric change would change the target pose.
 
@@ -74,8 +97,8 @@ class Augmentation:
     noise depend on the noise seed, which differs between images.
     """
 
-    def __init__(self, config: "AugmentConfig") -> None:
-        self.config = config
+    def __init__(self, changes: ColorChanges) -> None:
+        self.changes = changes
 
     def __call__(
         self, images: Tensor, color_seeds: Sequence[int], noise_seeds: Sequence[int]
@@ -101,11 +124,11 @@ class Augmentation:
 
     def _sample_color_transform(self, seed: int) -> tuple[Tensor, float, float]:
         """Return matrix (3, 3), gain and offset: color -> matrix @ clamp(gain * color + offset)."""
-        config, rng = self.config, torch.Generator().manual_seed(seed)
-        strengths = torch.tensor((*3 * (config.color_jitter,), config.hue))
-        changes = (2 * torch.rand(4, generator=rng) - 1) * strengths
-        brightness, contrast, saturation, hue = changes.tolist()
-        is_gray = torch.rand((), generator=rng) < config.gray_probability
+        changes, rng = self.changes, torch.Generator().manual_seed(seed)
+        strengths = torch.tensor((*3 * (changes.color_jitter,), changes.hue))
+        uniform = 2 * torch.rand(4, generator=rng) - 1
+        brightness, contrast, saturation, hue = (uniform * strengths).tolist()
+        is_gray = torch.rand((), generator=rng) < changes.gray_probability
         angle = torch.tensor(2 * math.pi * hue, dtype=torch.float64)
         change = torch.eye(3, dtype=torch.float64)  # of a colour in YIQ
         rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
@@ -119,15 +142,15 @@ class Augmentation:
         """Change a float image (3, H, W) in place."""
         rng = torch.Generator().manual_seed(seed)
         blur, blur_width, noise_level = torch.rand(3, generator=rng).tolist()
-        if blur < self.config.blur_probability:
+        if blur < self.changes.blur_probability:
             low, high = BLUR_SIGMA_RANGE
             sigma = low + (high - low) * blur_width
             image.copy_(tvf.gaussian_blur(image, [BLUR_KERNEL_PX] * 2, [sigma, sigma]))
-        if self.config.noise_std:
+        if self.changes.noise_std:
             # A separate generator, because the noise is generated on the image's device.
             rng = torch.Generator(image.device).manual_seed(seed + 1)
             noise = torch.randn(image.shape, generator=rng, device=image.device)
-            image.add_(noise, alpha=self.config.noise_std * noise_level)
+            image.add_(noise, alpha=self.changes.noise_std * noise_level)
 
 
 def crop_jitter_from_uniform(uniform: Tensor, strength: float) -> Tensor:

@@ -18,9 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from partloc.config import AugmentConfig, TrainConfig
+from partloc.config import TrainConfig
 from partloc.data.background import paint_white
-from partloc.data.transforms import Augmentation, Preprocessing, crop_jitter_from_uniform
+from partloc.data.transforms import (
+    COLOR_CHANGES,
+    Augmentation,
+    Preprocessing,
+    crop_jitter_from_uniform,
+)
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
 from partloc.synthetic.builder import Part
@@ -63,7 +68,7 @@ class RenderedBatches(Dataset):
 
     def __init__(self, seed: int, preprocessing: Preprocessing) -> None:
         self.seed, self.preprocessing = seed, preprocessing
-        self.augmentation = Augmentation(AugmentConfig())
+        self.augmentation = Augmentation(COLOR_CHANGES["strong"])
 
     def __getitem__(self, number: int) -> RenderedBatch:
         rng = np.random.default_rng([self.seed, BATCH_STREAM, number])

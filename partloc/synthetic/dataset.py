@@ -33,6 +33,7 @@ from partloc.synthetic.scene import (
 )
 from partloc.system.processes import map_in_processes
 
+DEMO_IMAGE_PX = 256  # side of the square images of the stage `demo`
 MIN_SCALE = 0.03  # of the longest side of the whole; a smaller part gets no sample
 MAX_ATTEMPTS = 100  # at a model within the limits of its distribution
 MARKER_NAME = ".partloc-demo"  # file in a folder that `write_dataset` made, and may remove

@@ -64,7 +64,7 @@ def run_fingerprint(config: Config, split_dir: Path) -> str:
 
 def training_parameters(config: Config) -> dict[str, Any]:
     """Return the parameters on which the weights depend; not machine settings or folders."""
-    groups = {name: getattr(config, name).model_dump() for name in ("model", "augment", "train")}
+    groups = {name: getattr(config, name).model_dump() for name in ("model", "train")}
     parameters = {
         "seed": config.seed,
         "data.image_size": config.data.image_size,

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from partloc.config import Config
 from partloc.data.dataset import PairDataset, make_loader
 from partloc.data.sampler import PlannedBatchSampler
-from partloc.data.transforms import Augmentation, Preprocessing
+from partloc.data.transforms import COLOR_CHANGES, Augmentation, Preprocessing
 from partloc.training.token_cache import CachedPairDataset, TokenCache
 
 
@@ -25,11 +25,12 @@ def make_pair_loader(
         cache does, without changes.
     """
     changes = trains and not config.train.freeze_backbone
+    color_changes = COLOR_CHANGES[config.train.augmentation]
     dataset = PairDataset(
         batches.table,
         preprocessing,
         config.data.max_image_pixels,
-        Augmentation(config.augment) if changes and config.augment.is_active else None,
+        Augmentation(color_changes) if changes and any(color_changes) else None,
         config.seed,
         config.train.crop_jitter if changes else 0.0,
     )

@@ -29,7 +29,7 @@ from partloc.training.losses import LossTerms
 from partloc.training.validation import ValidationResults
 
 NUM_CASES = 8  # validation samples that are drawn in each epoch
-HPARAM_GROUPS = ("data", "model", "train", "augment")  # of the configuration
+HPARAM_GROUPS = ("data", "model", "train")  # of the configuration
 PATH_KEYS = ("data.data_dir", "data.output_dir")
 # Of the kept epoch; the columns of TensorBoard's table of hyper-parameters.
 FINAL_METRICS = (

@@ -8,16 +8,13 @@ import torch
 from torch.testing import assert_close
 from toys import index_table, make_table, tiny_config, write_model_in_view
 
-from partloc.config import AugmentConfig
 from partloc.data.dataset import PairDataset, make_loader
 from partloc.data.images import ImageError
 from partloc.data.sampler import PlannedBatchSampler, SampleKey, plan_epoch
-from partloc.data.transforms import Augmentation, Preprocessing
+from partloc.data.transforms import COLOR_CHANGES, Augmentation, ColorChanges, Preprocessing
 from partloc.system.cli import error_message
 
-NO_AUGMENTATION = AugmentConfig(
-    color_jitter=0.0, hue=0.0, gray_probability=0.0, blur_probability=0.0, noise_std=0.0
-)
+STRONG = COLOR_CHANGES["strong"]
 
 
 def make_plan(table, epoch=0):
@@ -25,9 +22,9 @@ def make_plan(table, epoch=0):
     return plan_epoch(table, config, seed=0, epoch=epoch, pairs_per_whole=3)
 
 
-def load_batches(table, epoch=0, rank=0, world_size=1, num_workers=0, augment=None):
+def load_batches(table, epoch=0, rank=0, world_size=1, num_workers=0, changes=STRONG):
     """The batches of one epoch from the loader of one process."""
-    augmentation = Augmentation(augment or AugmentConfig())
+    augmentation = Augmentation(changes)
     dataset = PairDataset(table, Preprocessing(28), 10**6, augmentation, seed=3, jitter=0.2)
     batches = PlannedBatchSampler(table, rank, world_size)
     loader = make_loader(dataset, batches, num_workers, torch.device("cpu"))
@@ -40,7 +37,7 @@ def load_batches(table, epoch=0, rank=0, world_size=1, num_workers=0, augment=No
 
 def test_a_batch_joins_each_part_with_its_whole_and_its_pose(tables):
     table = tables[0]
-    for batch in load_batches(table, augment=NO_AUGMENTATION):
+    for batch in load_batches(table, changes=ColorChanges()):
         for position, row in enumerate(batch.rows.tolist()):
             whole, part = PairDataset(table, Preprocessing(28), 10**6)[
                 SampleKey(0, 0, (row,))
@@ -93,14 +90,14 @@ def test_the_processes_together_load_the_batches_of_one(tables, world_size):
 
 def test_augmentation_seeds_differ_between_epochs_and_uses():
     table = make_table({"a": 2})
-    dataset = PairDataset(table, Preprocessing(28), 10**6, Augmentation(AugmentConfig()))
+    dataset = PairDataset(table, Preprocessing(28), 10**6, Augmentation(STRONG))
     seeds = {dataset._augmentation_seed(epoch, 0, use) for epoch in range(10) for use in range(4)}
     assert len(seeds) == 40
 
 
 def test_a_whole_and_its_parts_share_the_color_seed_but_not_the_noise_seed():
     table = make_table({"a": 3})
-    dataset = PairDataset(table, Preprocessing(28), 10**6, Augmentation(AugmentConfig()))
+    dataset = PairDataset(table, Preprocessing(28), 10**6, Augmentation(STRONG))
     requests = dataset.requests(SampleKey(0, 0, (0, 1, 2)))
     assert len({request.color_seed for request in requests}) == 1
     assert len({request.noise_seed for request in requests}) == len(requests) == 4

@@ -6,10 +6,15 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from partloc.config import AugmentConfig
-from partloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Preprocessing
+from partloc.data.transforms import (
+    COLOR_CHANGES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    Preprocessing,
+)
 
-# Settings that disable a kind of change; the other kinds keep their defaults.
+# Settings that disable a kind of change; the other kinds keep the strength of "strong".
 NO_COLOR_CHANGE = {"color_jitter": 0.0, "hue": 0.0, "gray_probability": 0.0}
 NO_BLUR_OR_NOISE = {"blur_probability": 0.0, "noise_std": 0.0}
 NO_CHANGE = NO_COLOR_CHANGE | NO_BLUR_OR_NOISE
@@ -17,7 +22,7 @@ LUMA_WEIGHTS = torch.tensor([0.299, 0.587, 0.114])
 
 
 def make_augmentation(settings: dict) -> Augmentation:
-    return Augmentation(AugmentConfig(**settings))
+    return Augmentation(COLOR_CHANGES["strong"]._replace(**settings))
 
 
 def uniform_images(*colors, side=32):

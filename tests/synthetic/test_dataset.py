@@ -249,7 +249,7 @@ def test_a_lock_that_the_caller_holds_in_the_folder_is_no_foreign_file(tmp_path)
 
 def test_the_stage_reports_counts_and_one_line_on_an_error(tmp_path):
     params = tmp_path / "params.yaml"
-    params.write_text("demo: {num_models: 8, image_size: 32}\nmachine: {num_workers: 0}\n")
+    params.write_text("demo: {num_models: 8}\nmachine: {num_workers: 0}\n")
     command = [sys.executable, ROOT / "stages" / "demo.py", "--config", params, "--out"]
     success = subprocess.run([*command, tmp_path / "out"], capture_output=True, text=True)
     assert success.returncode == 0, success.stderr

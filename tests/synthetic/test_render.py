@@ -188,7 +188,7 @@ def test_the_stage_reports_one_line_where_vtk_would_crash(tmp_path):
     if trial.returncode == 0:
         pytest.skip("this machine has another OpenGL library, which cannot be hidden")
     params = tmp_path / "params.yaml"
-    params.write_text("demo: {num_models: 8, image_size: 32}\nmachine: {num_workers: 2}\n")
+    params.write_text("demo: {num_models: 8}\nmachine: {num_workers: 2}\n")
     command = [sys.executable, ROOT / "stages" / "demo.py", "--config", params]
     command += ["--out", tmp_path / "out"]
     result = subprocess.run(command, env=env, capture_output=True, text=True)

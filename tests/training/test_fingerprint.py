@@ -19,7 +19,7 @@ def test_the_fingerprint_depends_on_training_parameters_only(toy_split):
     changes = [
         {"data": {"image_size": 42}},
         {"model": {"dropout": 0.2}},
-        {"augment": {"hue": 0.0}},
+        {"train": {"augmentation": "none"}},
         {"train": {"num_epochs": 3}},
         {"train": {"w_scale": 2.0}},
     ]

@@ -112,8 +112,8 @@ def test_each_image_is_encoded_once_and_no_epoch_opens_one(tables, tmp_path, mon
 
 def test_another_head_learning_rate_augmentation_or_split_encodes_nothing(tables, tmp_path):
     first = make_frozen_trainer(tables, folder=tmp_path)
-    train = {"learning_rate": 2e-4, "batch_size": 3}
-    changed = frozen_config(model={"mlp_hidden_dim": 32}, train=train, augment={"hue": 0.3})
+    train = {"learning_rate": 2e-4, "batch_size": 3, "augmentation": "light"}
+    changed = frozen_config(model={"mlp_hidden_dim": 32}, train=train)
     assert make_frozen_trainer(tables, changed, tmp_path).encoded == []
 
     split = tables[0].data_dir.parent / "outputs" / "split"

@@ -17,7 +17,6 @@ from toys import (
 )
 from tqdm import tqdm
 
-from partloc.config import AugmentConfig
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.distributed import DistributedContext
@@ -31,7 +30,6 @@ from partloc.training.run_folder import RunFolder
 from partloc.training.trainer import Trainer
 
 NO_WARMUP = {"learning_rate": 1e-3, "warmup_epochs": 0.0}
-NO_AUGMENTATION = dict.fromkeys(AugmentConfig.model_fields, 0.0)
 
 
 def make_randomized_trainer(tables, **groups) -> Trainer:
@@ -230,7 +228,9 @@ def test_the_progress_bar_shows_the_mean_loss_of_the_pairs_of_this_process(table
     monkeypatch.setattr(trainer_module, "DistributedDataParallel", lambda model: model)
 
     def shown_loss(context, rows) -> float:
-        trainer = run.make_trainer(tiny_config(augment=NO_AUGMENTATION), context, tables, None)
+        trainer = run.make_trainer(
+            tiny_config(train={"augmentation": "none"}), context, tables, None
+        )
         trainer._plan_epoch = lambda epoch: [rows]
         with (
             patch.object(tqdm, "set_postfix") as set_postfix,
@@ -278,11 +278,20 @@ def test_crops_are_jittered_in_training_unless_the_encoder_is_frozen(tables, fre
     assert set(strengths) == {0.0}
 
 
-@pytest.mark.parametrize("freezes", [False, True])
-def test_images_are_augmented_in_training_unless_the_encoder_is_frozen(tables, freezes):
-    trainer = make_trainer(tiny_config(train={"freeze_backbone": freezes}), *tables)
+@pytest.mark.parametrize(
+    ("name", "freezes", "strength"),
+    [
+        *(("strong", False, 0.3), ("light", False, 0.1)),
+        *(("none", False, None), ("strong", True, None)),
+    ],
+)
+def test_images_are_augmented_in_training_unless_the_encoder_is_frozen(
+    tables, name, freezes, strength
+):
+    settings = {"augmentation": name, "freeze_backbone": freezes}
+    trainer = make_trainer(tiny_config(train=settings), *tables)
     augmentation = trainer.train_loader.dataset.augmentation
-    assert augmentation is None if freezes else augmentation is not None
+    assert (augmentation and augmentation.changes.color_jitter) == strength
     assert trainer.val_loader.dataset.augmentation is None
 
 
