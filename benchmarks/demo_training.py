@@ -74,8 +74,8 @@ def train(config: Config, tables: dict[str, pd.DataFrame], folder: Path) -> dict
     facts: dict[str, Any] = {}
 
     def finish(trainer: Trainer) -> None:
-        save_model(folder / "model.pth", trainer.model, trainer.info)
-        facts["kept_epoch"] = best_metric(trainer.history)["epoch"]
+        save_model(folder / "model.pth", trainer.model, trainer.state.info)
+        facts["kept_epoch"] = best_metric(trainer.state.history)["epoch"]
 
     start, cpu_start = time.perf_counter(), time.process_time()
     with distributed_context(config.machine.device) as context:

@@ -78,7 +78,7 @@ class Epochs:
     def __call__(self) -> None:
         train, val = self.trainer.train_epoch(), self.trainer.validate()
         self.metrics = [*train.values(), *val.values()]
-        self.trainer.epoch += 1
+        self.trainer.state.epoch += 1
 
 
 def compare(

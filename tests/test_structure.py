@@ -53,6 +53,7 @@ ORDER = (
         "training/finite_check",
         "training/run_folder",
         "training/history",
+        "training/training_state",
         "training/tensorboard",
         "training/trainer",
     ),

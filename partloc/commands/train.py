@@ -40,7 +40,7 @@ def run() -> None:
         reports = Path(config.data.output_dir, "train")
         model_file = write_outputs(trainer, Path("models"), reports)
         keep_model(model_file, root)
-        print_summary(format_training(trainer.history), model_file, reports)
+        print_summary(format_training(trainer.state.history), model_file, reports)
 
     def reload_config() -> Config:
         return load_config(args.config)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from partloc.config import Config, ConfigError, digest
 from partloc.model.depth_net import SHIPPED_WEIGHTS
 from partloc.system.files import file_sha256
-from partloc.training.trainer import STATE_FORMAT
+from partloc.training.training_state import STATE_FORMAT
 
 _PROJECT = Path(__file__).parents[2]
 # The code on which DVC's stage `train` depends.

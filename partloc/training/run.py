@@ -86,12 +86,12 @@ def run_training(
     with context.on_main(folder.locked()):
         state = load_or_reset(folder, context, resume, inputs.code)
         trainer = make_trainer(config, context, tables, state)
-        trainer.code = inputs.code
-        if context.is_main and trainer.history:
-            trainer.publish_best(folder)
+        trainer.state.code = inputs.code
+        if context.is_main and trainer.state.history:
+            trainer.state.publish_best(folder)
         train(trainer, folder, root.parent / "tokens")  # tokens are shared by all trainings
         if context.is_main:
-            trainer.load_best()
+            trainer.state.load_best()
             if reload_config:
                 require_unedited(inputs, read_inputs(reload_config(), split_dir))
             finish(trainer)
@@ -101,7 +101,7 @@ def run_training(
 def train(trainer: Trainer, folder: RunFolder, tokens: Path) -> None:
     """Train the remaining epochs. `tokens`: folder of the token cache of a frozen encoder."""
     try:
-        if trainer.config.train.freeze_backbone and not trainer.is_complete:
+        if trainer.config.train.freeze_backbone and not trainer.state.is_complete:
             trainer.use_token_cache(tokens)
         trainer.fit(folder)
     except torch.OutOfMemoryError as error:
@@ -131,7 +131,7 @@ def make_trainer(
     seed_everything(config.seed, context.rank)
     trainer = Trainer(config, model, *tables, context)
     if state is not None:
-        trainer.restore(state)
+        trainer.state.restore(state)
     return trainer
 
 
@@ -217,9 +217,9 @@ def write_outputs(trainer: Trainer, models: Path, reports: Path) -> Path:
 
     Returns: the model file.
     """
-    model_file = models / "best_model.pth"
-    best = next(record for record in trainer.history if record["epoch"] == trainer.best_epoch)
-    save_model(model_file, trainer.model, trainer.info)
-    write_json(reports / "report.json", {"best": best, "history": trainer.history})
-    write_json(reports / "loss.json", {"loss": loss_records(trainer.history)})
+    model_file, state = models / "best_model.pth", trainer.state
+    best = next(record for record in state.history if record["epoch"] == state.best_epoch)
+    save_model(model_file, trainer.model, state.info)
+    write_json(reports / "report.json", {"best": best, "history": state.history})
+    write_json(reports / "loss.json", {"loss": loss_records(state.history)})
     return model_file

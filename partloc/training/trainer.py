@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +25,13 @@ from partloc.data.table import PairTable
 from partloc.distributed import (
     DistributedContext,
     peak_memory_gb,
-    restore_rng_states,
-    rng_states,
     training_dtype,
 )
 from partloc.model.backbone import ActivationPolicy
 from partloc.model.locator import PartLocator
-from partloc.model.model_file import save_model
 from partloc.training.activation_memory import MemoryPlanner
 from partloc.training.finite_check import MAX_SKIPPED_STEPS, DeferredFiniteCheck, require_finite
-from partloc.training.history import Record, best_metric, format_record, make_record
+from partloc.training.history import Record, format_record, make_record
 from partloc.training.loaders import make_pair_loader, with_token_cache
 from partloc.training.losses import LossTerms
 from partloc.training.objective import Objective
@@ -43,6 +39,7 @@ from partloc.training.optim import MAX_GRADIENT_NORM, make_optimizer, make_sched
 from partloc.training.run_folder import RunFolder
 from partloc.training.tensorboard import TensorBoardLog
 from partloc.training.token_cache import TokenCache
+from partloc.training.training_state import TrainingState
 from partloc.training.validation import (
     ValidationResults,
     calibrate_confidence,
@@ -50,20 +47,11 @@ from partloc.training.validation import (
     summarize_results,
 )
 
-# Increase it when a change makes older states useless.
-STATE_FORMAT = 11
-# With several processes: optimiser steps from one agreement on the time to the next.
-STEPS_PER_CLOCK = 20
-
 
 class Trainer:
-    """Trains a model on a split; `state` and `restore` hold all that a resumed run needs.
+    """Trains a model on a split; `state` has all that a resumed run needs.
 
-    epoch: number of finished epochs. epoch_steps: optimiser steps since then. loss_sums: sum of
-    each loss term over this process's pairs since then, on the device. history: a record per epoch.
-    best_weights: of the best epoch so far, on the CPU, on the main process only; empty before the
-    first one. val_results: of the last validation, None without one. code: the source code that
-    trains, for the state.
+    val_results: of the last validation, None without one.
     """
 
     def __init__(
@@ -77,11 +65,6 @@ class Trainer:
         """val_table: may be empty, then the last epoch counts as the best one."""
         self.config, self.context = config, context
         self.train_table, self.val_table = train_table, val_table
-        self.epoch, self.epoch_steps, self.history = 0, 0, list[Record]()
-        self.loss_sums = torch.zeros(len(LossTerms._fields), device=context.device)
-        self.best_weights: dict[str, Tensor] = {}
-        self._saved_at = time.monotonic()
-        self.code: dict[str, str] = {}
         self.val_results: ValidationResults | None = None
         self.model = model.to(context.device)
         model.set_trainable(config.train, model.has_camera)
@@ -91,6 +74,8 @@ class Trainer:
         self.dtype = training_dtype(config.train.use_amp, context.device)
         scales = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=scales)
+        training = model, self.optimizer, self.schedule, self.scaler
+        self.state = TrainingState(config.train, context, *training)
         self.finite_check = DeferredFiniteCheck(MAX_SKIPPED_STEPS if scales else 0)
         self.objective = Objective(config.train, model, self.dtype)
         self.memory_planner = self._set_up_checkpointing()
@@ -121,7 +106,7 @@ class Trainer:
     def use_token_cache(self, folder: Path) -> None:
         """Read the tokens of a frozen encoder from a cache in `folder` instead of images.
 
-        EncodedImages that the cache does not hold are computed and added first.
+        Images that the cache does not hold are computed and added first.
 
         Raises: as `TokenCache.fill`.
         """
@@ -145,13 +130,14 @@ class Trainer:
         Raises: NonFiniteLossError, at the latest one step after a loss or gradient norm that is not
             finite; with float16 only after MAX_SKIPPED_STEPS such gradients.
         """
+        state = self.state
         self.model.train()
         self.model.encoder.backbone.train(not self.config.train.freeze_backbone)
-        plan = self._plan_epoch(self.epoch)
+        plan = self._plan_epoch(state.epoch)
         window_size = self.config.train.accumulation_steps
-        first = self.epoch_steps * window_size
-        self.train_batches.set_plan(self.epoch, plan, first)
-        self.finite_check.epoch = self.epoch
+        first = state.epoch_steps * window_size
+        self.train_batches.set_plan(state.epoch, plan, first)
+        self.finite_check.epoch = state.epoch
         with self._progress_bar(sum(map(len, plan[:first]))) as progress:
             batches = iter(self.train_loader)
             for start in range(first, len(plan), window_size):
@@ -159,34 +145,26 @@ class Trainer:
                 num_pairs = sum(len(batch) for batch in window)
                 local_pairs = sum(len(self.train_batches.local_share(batch)) for batch in window)
                 step_sums = self.accumulate_gradients(batches, window)
-                self.loss_sums += step_sums
+                state.loss_sums += step_sums
                 local_loss = step_sums[0] / max(1, local_pairs)
                 metrics = self.finite_check.add(local_loss, self.update_weights())
                 progress.update(num_pairs)
                 texts = {name: f"{value:.3f}" for name, value in metrics.items()}
                 progress.set_postfix(texts, refresh=False)
-                self.epoch_steps += 1
-                if folder and self._is_state_due():
+                state.epoch_steps += 1
+                if folder and state.is_due():
                     self.finite_check.read()  # weights that are not finite must not be saved
-                    self.save_state(folder)
+                    state.save(folder)
             self.finite_check.read()
-        means = sum(self.context.gather(self.loss_sums.cpu())) / len(self.train_table)
-        self.epoch_steps, self.loss_sums = 0, torch.zeros_like(self.loss_sums)
+        means = sum(self.context.gather(state.loss_sums.cpu())) / len(self.train_table)
+        state.epoch_steps, state.loss_sums = 0, torch.zeros_like(state.loss_sums)
         return dict(zip(LossTerms._fields, means.tolist(), strict=True))
-
-    def _is_state_due(self) -> bool:
-        """Whether train.state_every_minutes have passed; the main process's clock decides."""
-        if self.context.world_size > 1 and self.epoch_steps % STEPS_PER_CLOCK:
-            return False
-        interval_s = 60 * self.config.train.state_every_minutes
-        is_due: bool = self.context.broadcast(time.monotonic() - self._saved_at >= interval_s)
-        return is_due
 
     def _progress_bar(self, initial: int) -> tqdm:
         return tqdm(
             initial=initial,
             total=len(self.train_table),
-            desc=f"epoch {self.epoch + 1}/{self.config.train.num_epochs}",
+            desc=f"epoch {self.state.epoch + 1}/{self.config.train.num_epochs}",
             unit="pair",
             leave=False,
             disable=None if self.context.is_main else True,
@@ -246,29 +224,30 @@ class Trainer:
         )
         calibrate_confidence(self.model, results)
         metrics = summarize_results(results, self.config.train)
-        require_finite("validation loss", metrics["loss"], self.epoch)
+        require_finite("validation loss", metrics["loss"], self.state.epoch)
         return metrics
 
     # -- all epochs ------------------------------------------------------------------------------
 
     def fit(self, folder: RunFolder) -> None:
         """Train the remaining epochs; the state is saved to `folder` after each one and within."""
-        if self.is_complete:
+        state = self.state
+        if state.is_complete:
             return
-        log, first_epoch = None, self.epoch + 1 if self.history else 0
+        log, first_epoch = None, state.epoch + 1 if state.history else 0
         if self.context.is_main:
             log = TensorBoardLog(folder.tensorboard, first_epoch, self.config, self.val_table)
-        if self.config.model.start_from and not self.history and len(self.val_table):
+        if self.config.model.start_from and not state.history and len(self.val_table):
             # The starting weights solve the task already; training on few models may not help.
             self._finish_epoch(folder, log, make_record(0, {}, self.validate()))
-        while not self.is_complete:
+        while not state.is_complete:
             start, num_pairs = time.perf_counter(), self._remaining_pairs()
             train = self.train_epoch(folder)
             pairs_per_s = num_pairs / (time.perf_counter() - start)
             val = self.validate()
-            self.epoch += 1
+            state.epoch += 1
             learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
-            record = make_record(self.epoch, train, val, learning_rate=learning_rate)
+            record = make_record(state.epoch, train, val, learning_rate=learning_rate)
             self._finish_epoch(folder, log, record, pairs_per_s)
         if log:
             log.close()
@@ -285,102 +264,24 @@ class Trainer:
         The line on stderr comes last, so that whatever it has reported is safe on the disk.
         pairs_per_s: training speed; None for epoch 0.
         """
-        self.history.append(record)
-        is_best = self.best_epoch == self.epoch
+        is_best = self.state.finish_epoch(record)
         if log is None:
-            self.save_state(folder)
+            self.state.save(folder)
             return
-        if is_best:
-            weights = self.model.state_dict()
-            self.best_weights = {key: value.cpu().clone() for key, value in weights.items()}
         line, machine_metrics = format_record(record, self.config.train.num_epochs), {}
         if pairs_per_s is not None:
             memory_gb = peak_memory_gb(self.context.device)
             line += f"  {pairs_per_s:.1f} pairs/s  {memory_gb:.1f} GB"
             machine_metrics = {"pairs_per_s": pairs_per_s, "peak_memory_gb": memory_gb}
         camera = self.model.pinhole_camera
-        log.write_epoch(self.history, self.val_results, camera, **machine_metrics)
-        self.save_state(folder)
+        log.write_epoch(self.state.history, self.val_results, camera, **machine_metrics)
+        self.state.save(folder)
         if is_best:
-            self.publish_best(folder)
+            self.state.publish_best(folder)
         tqdm.write(line, file=sys.stderr)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether no epoch remains."""
-        return self.epoch >= self.config.train.num_epochs
 
     def _remaining_pairs(self) -> int:
         """Number of pairs that the current epoch still has to train on."""
         settings = self.config.train
-        num_done = self.epoch_steps * settings.accumulation_steps * settings.batch_size
+        num_done = self.state.epoch_steps * settings.accumulation_steps * settings.batch_size
         return max(0, len(self.train_table) - num_done)
-
-    @property
-    def best_epoch(self) -> int:
-        """The best epoch so far, see `history.best_metric`; 0 for the starting weights."""
-        return best_metric(self.history)["epoch"]
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the model file of the best epoch says about its training."""
-        return {"best_epoch": self.best_epoch, "torch": str(torch.__version__)}
-
-    def load_best(self) -> None:
-        """Load the weights of the best epoch; on the main process."""
-        self.model.load_state_dict(self.best_weights)
-
-    def publish_best(self, folder: RunFolder) -> None:
-        """Write the model file of the best epoch so far to `folder`; on the main process."""
-        save_model(folder.best_model, self.model, self.info, weights=self.best_weights)
-
-    # -- state -----------------------------------------------------------------------------------
-
-    def save_state(self, folder: RunFolder) -> None:
-        """Save the state to `folder`; every process must call this."""
-        state = self.state()
-        if self.context.is_main:
-            folder.save_state(self.schedule.last_epoch, state)
-        self._saved_at = time.monotonic()
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on; every process must call this.
-
-        It includes the best weights so far, whose epoch `best_metric` names.
-        """
-        return {
-            "code": self.code,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch,
-            "epoch_steps": self.epoch_steps,
-            "is_complete": self.is_complete,
-            "loss_sums": self.context.gather(self.loss_sums.cpu()),
-            "best_metric": best_metric(self.history) if self.history else None,
-            "best_weights": self.best_weights,
-            "history": self.history,
-            "rng_states": self.context.gather(rng_states(self.context.device)),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Restore all of a state but the weights.
-
-        The model must have them before the trainer is built: they contain the camera, on which
-        the set of trainable parameters depends.
-        """
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if state["scaler"]:  # empty if it was written without float16
-            self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.history = state["epoch"], state["history"]
-        self.epoch_steps = state["epoch_steps"]
-        sums = state["loss_sums"]
-        if len(sums) != self.context.world_size:  # then the main process has the total
-            sums = [sum(sums), *[torch.zeros_like(sums[0])] * (self.context.world_size - 1)]
-        self.loss_sums = sums[self.context.rank].to(self.context.device)
-        if self.context.is_main:
-            self.best_weights = state["best_weights"]
-        if self.context.rank < len(state["rng_states"]):
-            restore_rng_states(state["rng_states"][self.context.rank], self.context.device)

@@ -56,16 +56,16 @@ def test_the_weights_of_the_best_epoch_are_written(tables, tmp_path):
     validate = set_pose_losses(trainer, 0.4, 0.2, 0.3, 0.3)
     folder = RunFolder(tmp_path / "runs", "f" * 16)
     trainer.fit(folder)
-    assert trainer.best_epoch == 2
+    assert trainer.state.best_epoch == 2
     assert folder.load_state()["best_metric"] == {"name": "val_pose_loss", "value": 0.2, "epoch": 2}
 
-    trainer.load_best()
+    trainer.state.load_best()
     write_and_reload(trainer, tmp_path)
     output = (tmp_path / "models" / "best_model.pth").read_bytes()
     assert (folder.path / "best_model.pth").read_bytes() == output
-    error = trainer.history[1]["val_labelled_error"]
+    error = trainer.state.history[1]["val_labelled_error"]
     assert validate()["labelled_error"] == pytest.approx(error, rel=1e-6)
-    assert error != pytest.approx(trainer.history[3]["val_labelled_error"], rel=1e-6)
+    assert error != pytest.approx(trainer.state.history[3]["val_labelled_error"], rel=1e-6)
 
 
 def test_the_run_folder_has_the_best_model_from_the_first_epoch_on(
@@ -78,7 +78,7 @@ def test_the_run_folder_has_the_best_model_from_the_first_epoch_on(
     train_epoch = trainer.train_epoch
 
     def check_and_train(folder):
-        if trainer.epoch:
+        if trainer.state.epoch:
             best_epochs.append(load_tensors(folder.best_model)["info"]["best_epoch"])
         return train_epoch(folder)
 
@@ -100,13 +100,13 @@ def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
     validate = set_pose_losses(trainer, 0.1, 0.4, 0.3, 0.2)
     folder = RunFolder(tmp_path / "runs", "f" * 16)
     trainer.fit(folder)
-    assert trainer.best_epoch == 0
+    assert trainer.state.best_epoch == 0
     assert load_tensors(folder.best_model)["info"]["best_epoch"] == 0
 
     resumed = make_trainer(config, *tables)
-    resumed.restore(folder.load_state())
-    assert resumed.best_epoch == 0
-    resumed.load_best()
+    resumed.state.restore(folder.load_state())
+    assert resumed.state.best_epoch == 0
+    resumed.state.load_best()
     write_outputs(resumed, tmp_path / "models", tmp_path / "reports")
     report = json.loads((tmp_path / "reports/report.json").read_text())
     assert report["best"] == report["history"][0]
@@ -116,7 +116,7 @@ def test_starting_weights_are_written_if_no_epoch_is_better(tables, tmp_path):
     validated = [("validation", epoch) for epoch in range(4)]
     assert drawn == [("training", epoch) for epoch in (1, 2, 3)] + validated
     trainer.objective.model = load_model(tmp_path / "models" / "best_model.pth")
-    error = trainer.history[0]["val_labelled_error"]
+    error = trainer.state.history[0]["val_labelled_error"]
     assert validate()["labelled_error"] == pytest.approx(error)
 
 

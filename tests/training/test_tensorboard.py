@@ -46,7 +46,7 @@ def test_scalars_are_grouped_by_what_they_measure(finished):
     assert {"loss_terms/depth_training", "loss_terms/depth_validation"} < {*groups["loss_terms"]}
     assert {"validation/translation_error", "validation/pose_loss"} < {*groups["validation"]}
     losses = [event.value for event in events.Scalars("loss/validation")]
-    assert losses == pytest.approx([record["val_loss"] for record in trainer.history])
+    assert losses == pytest.approx([record["val_loss"] for record in trainer.state.history])
 
 
 def test_a_case_without_its_image_is_left_out_and_the_training_goes_on(
@@ -98,7 +98,7 @@ def test_the_hyper_parameters_have_the_metrics_of_the_kept_epoch(tables, tmp_pat
     (kept,) = events.Scalars("kept/epoch")
     assert kept.value == 2
     (error,) = events.Scalars("kept/val_translation_error")
-    assert error.value == pytest.approx(trainer.history[1]["val_translation_error"])
+    assert error.value == pytest.approx(trainer.state.history[1]["val_translation_error"])
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     values = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert values["train.num_epochs"].number_value == NUM_EPOCHS
@@ -116,7 +116,7 @@ def test_each_series_has_each_epoch_once_wherever_the_run_was_stopped(
         trainer = make_trainer(CONFIG, *tables)
         if state := folder.load_state():
             trainer.model.load_state_dict(state["model"])
-            trainer.restore(state)
+            trainer.state.restore(state)
         save_state = folder.save_state
 
         def stop(step, state, last=epoch, save_state=save_state):
@@ -132,7 +132,7 @@ def test_each_series_has_each_epoch_once_wherever_the_run_was_stopped(
     trainer = make_trainer(CONFIG, *tables)
     if state := folder.load_state():
         trainer.model.load_state_dict(state["model"])
-        trainer.restore(state)
+        trainer.state.restore(state)
     trainer.fit(folder)
 
     resumed, expected = read_events(folder), finished[1]

@@ -68,7 +68,7 @@ def test_training_from_the_cache_equals_training_from_images(tables, tmp_path, m
         for group in trainer.optimizer.param_groups:
             group["eps"] = 1e-4  # AdamW makes full steps of gradients that are only rounding
         metrics = []
-        for trainer.epoch in range(2):
+        for trainer.state.epoch in range(2):
             metrics += [*trainer.train_epoch().values(), *trainer.validate().values()]
         results.append((metrics, trainer.model.state_dict()))
     (expected, weights), (found, others) = results
@@ -104,7 +104,7 @@ def test_each_image_is_encoded_once_and_no_epoch_opens_one(tables, tmp_path, mon
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr("partloc.data.dataset.load_image", fail)
-    for trainer.epoch in range(3):
+    for trainer.state.epoch in range(3):
         trainer.train_epoch()
         trainer.validate()
     assert len(trainer.encoded) == NUM_IMAGES
@@ -249,12 +249,12 @@ def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path):
         resumed = make_frozen_trainer(tables, config_of(3))
         if state := folder.load_state():
             resumed.model.load_state_dict(state["model"])
-            resumed.restore(state)
+            resumed.state.restore(state)
         resumed.use_token_cache(tmp_path / "resumed")
         resumed.config = config_of(num_epochs)
         resumed.fit(folder)
     assert resumed.encoded == []
-    assert resumed.history == uninterrupted.history
+    assert resumed.state.history == uninterrupted.state.history
     for key, expected in uninterrupted.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], expected), key
 

@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_the_epoch(tables, value):
     tables[0].translation[3, 1], before = value, float(tables[0].translation[3, 1])
     message = r"epoch 5: the loss is \w+; the last saved state is kept"
     try:
-        trainer.epoch = 4
+        trainer.state.epoch = 4
         trainer._plan_epoch = lambda epoch: [[0], [3, 0], [1]]
         with pytest.raises(NonFiniteLossError, match=message):
             trainer.train_epoch()
@@ -169,7 +169,7 @@ def test_gradients_that_stay_non_finite_in_float16_stop_the_training(half_precis
     trainer.model.pose_head.hidden[0].weight.register_hook(lambda grad: grad * math.nan)
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     trainer.train_epoch()
-    trainer.epoch = 1
+    trainer.state.epoch = 1
     message = (
         "epoch 2: the gradients of 8 consecutive steps.* last saved state is kept. Try train.use"
     )
@@ -186,7 +186,7 @@ def test_single_overflows_in_float16_do_not_stop_the_training(half_precision_tra
         return grad * (math.inf if calls[-1] else 1.0)
 
     trainer.model.pose_head.hidden[0].weight.register_hook(overflow_often)
-    for trainer.epoch in range(3):
+    for trainer.state.epoch in range(3):
         trainer.train_epoch()
     assert len(calls) - calls.count(0) > 8 > trainer.finite_check.skipped_steps
 
@@ -198,7 +198,7 @@ def test_divergence_keeps_the_state_of_the_last_finished_epoch(tables, tmp_path)
     train_epoch = trainer.train_epoch
 
     def diverge(folder):
-        if trainer.epoch == 2:
+        if trainer.state.epoch == 2:
             torch.nn.init.constant_(trainer.model.pose_head.output.bias, math.nan)
         return train_epoch(folder)
 
@@ -208,9 +208,9 @@ def test_divergence_keeps_the_state_of_the_last_finished_epoch(tables, tmp_path)
         trainer.fit(folder)
     state = folder.load_state()
     assert state["epoch"] == 2
-    assert state["best_metric"] == best_metric(trainer.history)
+    assert state["best_metric"] == best_metric(trainer.state.history)
     best = state["best_metric"]
-    assert best["value"] == trainer.history[best["epoch"] - 1][best["name"]]
+    assert best["value"] == trainer.state.history[best["epoch"] - 1][best["name"]]
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
@@ -254,7 +254,7 @@ def test_training_distinguishes_two_parts(tables, toy_split):
     config = tiny_config(train={"num_epochs": 60, "learning_rate": 2e-3})
     trainer = make_trainer(config, table, empty_table(table))
     losses = []
-    for trainer.epoch in range(60):
+    for trainer.state.epoch in range(60):
         losses.append(trainer.train_epoch()["loss"])
     assert losses[-1] < 0.5 * losses[0]
 
@@ -299,8 +299,8 @@ def test_the_last_epoch_is_the_best_without_a_validation_set(tables, tmp_path):
     trainer = make_trainer(tiny_config(), tables[0], empty_table(tables[1]))
     folder = RunFolder(tmp_path, "f" * 16)
     trainer.fit(folder)
-    assert trainer.best_epoch == 2
-    trainer.load_best()
+    assert trainer.state.best_epoch == 2
+    trainer.state.load_best()
     write_outputs(trainer, tmp_path / "models", tmp_path / "reports")
 
 
@@ -332,7 +332,7 @@ def test_a_training_that_is_killed_within_an_epoch_resumes_at_the_very_batch(tab
         | {"state_every_minutes": 1e-9},
     )
     uninterrupted = make_trainer(config, *tables)
-    uninterrupted._is_state_due = lambda: False
+    uninterrupted.state.is_due = lambda: False
     uninterrupted.fit(RunFolder(tmp_path, "a" * 16))
     assert uninterrupted.schedule.last_epoch == 8
 
@@ -360,7 +360,7 @@ def test_a_training_that_is_killed_within_an_epoch_resumes_at_the_very_batch(tab
         with pytest.raises(Killed) if last_step < 8 else nullcontext():
             trainer.fit(folder)
     assert num_windows == [2, 2, 2, 1] * 2  # no batch twice
-    expected, found = uninterrupted.state(), trainer.state()
+    expected, found = uninterrupted.state.content(), trainer.state.content()
     for state in (expected, found):
         for record in state["history"]:
             assert_every_term_is_used(record, prefix="train_")
@@ -393,8 +393,8 @@ def test_weights_that_are_not_finite_are_not_saved_within_an_epoch(tables, tmp_p
 def test_sums_of_another_number_of_processes_keep_their_total(tables):
     state = make_trainer(tiny_config(), *tables).state()
     trainer = make_trainer(tiny_config(), *tables)
-    trainer.restore(state | {"loss_sums": [torch.full_like(state["loss_sums"][0], 2.0)] * 3})
-    assert trainer.loss_sums.tolist() == [6.0] * len(trainer.loss_sums)
+    trainer.state.restore(state | {"loss_sums": [torch.full_like(state["loss_sums"][0], 2.0)] * 3})
+    assert trainer.state.loss_sums.tolist() == [6.0] * len(trainer.state.loss_sums)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -408,11 +408,11 @@ def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path, dropout
         resumed = make_trainer(config, *tables)
         if state := folder.load_state():
             resumed.model.load_state_dict(state["model"])
-            resumed.restore(state)
+            resumed.state.restore(state)
         train = {"num_epochs": num_epochs}
         resumed.config = tiny_config(model={"dropout": dropout}, train=train)
         resumed.fit(folder)
-    assert_every_term_is_used(resumed.history[-1], prefix="train_")
-    assert resumed.history == uninterrupted.history
+    assert_every_term_is_used(resumed.state.history[-1], prefix="train_")
+    assert resumed.state.history == uninterrupted.state.history
     for key, expected in uninterrupted.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], expected), key
