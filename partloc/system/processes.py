@@ -33,10 +33,12 @@ def map_in_processes(
             results = pool.map(function, items, chunksize=CHUNK_ITEMS)
         yield from results
     except BaseException:
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        # The workers first, so that the pool has nothing to wait for; and the pool waits, because
+        # otherwise its thread may be closing a pipe to which the interpreter writes at exit.
         for process in active_children():
             process.terminate()
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
         raise
     pool.shutdown()
 
