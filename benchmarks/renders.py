@@ -22,7 +22,6 @@ from typing import Any
 
 import pandas as pd
 
-import partloc
 from benchmarks.common import benchmark_parser
 from benchmarks.errors import accumulate_errors, read_earlier_rows
 from benchmarks.looks import LOOKS, Look, write_models
@@ -43,6 +42,7 @@ from partloc.pose import RIGHT_TOLERANCE
 from partloc.system.cli import run_command
 from partloc.system.files import file_sha256, write_json, write_table
 from partloc.system.processes import map_in_processes
+from partloc.training.fingerprint import source_hash
 from partloc.training.initialization import initialize_model
 from partloc.training.run import run_training, runs_root
 
@@ -140,9 +140,8 @@ def train(config: Config, name: str, root: Path) -> PartLocator:
 def row_fingerprint(config: Config, name: str) -> str:
     """A hash of the settings, the weights and the code of the network that determine a row."""
     weights = file_sha256(Path(config.model.start_from)) if config.model.start_from else None
-    folders = [Path(partloc.__file__).parent / package for package in MEASURED_PACKAGES]
-    code = [file_sha256(path) for folder in folders for path in sorted(folder.glob("*.py"))]
-    return digest([config.model_dump(exclude={"machine"}), name, weights, code])[:16]
+    settings, code = config.model_dump(exclude={"machine"}), source_hash(*MEASURED_PACKAGES)
+    return digest([settings, name, weights, code])[:16]
 
 
 def parse_arguments() -> argparse.Namespace:

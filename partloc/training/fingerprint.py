@@ -1,7 +1,6 @@
 """What the weights of a training run depend on: its parameters, its data, its starting weights, its
 code."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,10 +80,11 @@ def source_hashes() -> dict[str, str]:
     return {str(file.relative_to(_PROJECT)): file_sha256(file) for file in sorted(files)}
 
 
-def source_hash() -> str:
-    """Return a SHA-256 of all source code of partloc."""
-    sources = sorted(Path(__file__).parents[1].rglob("*.py"))
-    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in sources])
+def source_hash(*packages: str) -> str:
+    """Return a SHA-256 of the source code of these packages of partloc; without any, of all."""
+    folder = _PROJECT / "partloc"
+    folders = [folder / package for package in packages or (".",)]
+    return digest([file_sha256(path) for f in folders for path in sorted(f.rglob("*.py"))])
 
 
 def changed_names(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
