@@ -58,7 +58,7 @@ from partloc.system.cli import (
 )
 
 if TYPE_CHECKING:
-    from partloc.model.camera import PinholeCamera
+    from partloc.inference.locator_api import Locator
 
 # Modules that need torch are imported after the arguments are checked, so that a mistake is
 # reported at once.
@@ -147,6 +147,13 @@ def require_images(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"{path}: no such file")
 
 
+def print_camera(locator: "Locator", args: argparse.Namespace) -> None:
+    from partloc.model.camera import describe_camera
+
+    source = "as given" if args.camera else "of the model file"
+    print(describe_camera(locator.camera, source), file=sys.stderr)
+
+
 def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
     with importing(), gc_paused():
         from partloc.data.background import NO_BACKGROUND_WARNING
@@ -155,7 +162,7 @@ def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
 
         max_pixels = args.max_image_pixels or DEFAULT_MAX_PIXELS
         locator = Locator(checkpoint, args.device or "auto", max_pixels, args.camera)
-    print(describe_camera(locator.camera, args.camera), file=sys.stderr)
+    print_camera(locator, args)
     answers = []
     for path, estimate in zip(args.part, locator.locate(args.whole, args.part), strict=True):
         if not estimate.plain_background:
@@ -164,14 +171,6 @@ def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
     if len(answers) == 1:
         del answers[0]["part"]
     print_json(answers if len(answers) > 1 else answers[0])
-
-
-def describe_camera(camera: "PinholeCamera | None", given: tuple[float, ...] | None) -> str:
-    """Which camera is used, and in which frame the translations are."""
-    if camera is None:
-        return "camera: not known; translations are in the frame of the training labels"
-    source = "as given" if given else "of the model file"
-    return f"camera: {source}; translations are in a {camera.describe_frame()}"
 
 
 def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
@@ -210,7 +209,7 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         locator = Locator(checkpoint, str(context.device), max_pixels, args.camera)
         predictor = locator.predictor
         if context.is_main:
-            print(describe_camera(locator.camera, args.camera), file=sys.stderr)
+            print_camera(locator, args)
         outcomes = predict_jobs(predictor, local_jobs(jobs, context), data_dir, context.is_main)
         num_hypotheses = predictor.model.num_hypotheses
         summary = write_predictions(output, outcomes, num_hypotheses, context, args.all)

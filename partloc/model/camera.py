@@ -144,6 +144,16 @@ class PinholeCamera(NamedTuple):
         return PartPose(translation, positions[..., 2:].exp() * shrink)
 
 
+def describe_camera(camera: PinholeCamera | None, source: str) -> str:
+    """A message: where the camera comes from, and the frame of the translations.
+
+    camera: None if none was fitted.
+    """
+    if camera is None:
+        return "camera: not known; translations are in the frame of the training labels"
+    return f"camera: {source}; translations are in a {camera.describe_frame()}"
+
+
 class FittedCamera(nn.Module):
     """A pinhole camera as buffers, which a model file stores; the slope is zero until one is
     fitted."""

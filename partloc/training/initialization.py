@@ -7,7 +7,7 @@ import torch
 from partloc.config import Config
 from partloc.data.background import load_image
 from partloc.data.table import PairTable
-from partloc.model.camera import PinholeCamera
+from partloc.model.camera import PinholeCamera, describe_camera
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import start_from
 from partloc.model.proposals import ProposalLocator
@@ -39,11 +39,10 @@ def initialize_model(model: PartLocator, table: PairTable, config: Config) -> st
     if camera is None or camera.inlier_fraction < MIN_INLIER_FRACTION:
         return _describe_failed_fit(model, camera)
     agreement = f"{camera.inlier_fraction:.0%} of the matched parts agree"
-    message = f"camera: {agreement}; {camera.describe_frame()}"
     if model.has_camera and torch.equal(camera.slope, model.position_decoder.camera.slope):
-        return f"{message}; it is that of the starting weights"
+        return describe_camera(camera, f"that of the starting weights, {agreement}")
     model.set_camera(camera)
-    return message
+    return describe_camera(camera, agreement)
 
 
 @torch.inference_mode()

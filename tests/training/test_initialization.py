@@ -29,7 +29,7 @@ def test_starting_weights_keep_their_camera_unless_the_data_has_another_one(
         return model, initialize_model(model, table, starting_config)
 
     same, message = start_on(table)
-    assert "it is that of the starting weights" in message
+    assert "camera: that of the starting weights, " in message
     assert torch.allclose(
         same.position_decoder.lift.weight, first.position_decoder.lift.weight, atol=1e-2
     )
