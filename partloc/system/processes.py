@@ -30,7 +30,9 @@ def map_in_processes(
         with _terminal_signals_blocked():  # in the new processes, too: this one stops them
             # Processes are spawned because forking a process that has threads can deadlock.
             pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
-            results = pool.map(function, items, chunksize=CHUNK_ITEMS)
+            # Once more, because the start of Python's tracker of resources unblocks SIGINT.
+            with _terminal_signals_blocked():
+                results = pool.map(function, items, chunksize=CHUNK_ITEMS)
         yield from results
     except BaseException:
         # The workers first, so that the pool has nothing to wait for; and the pool waits, because

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -17,6 +18,13 @@ from partloc.system.processes import map_in_processes
 if __name__ == "__main__":
     run_command(lambda: [*map_in_processes(time.sleep, [100] * 8, 2)])
 """
+
+
+def test_workers_do_not_receive_what_a_terminal_sends_to_all_processes():
+    """A worker would print a traceback beside the message of the process that stops it."""
+    blocked_signals = partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+    for blocked in map_in_processes(blocked_signals, [[]] * 2, 2):
+        assert blocked >= {signal.SIGINT, signal.SIGHUP}
 
 
 def test_results_are_in_order_in_any_number_of_processes():

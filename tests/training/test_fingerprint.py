@@ -4,7 +4,12 @@ from ruamel.yaml import YAML
 from toys import ROOT, tiny_config
 
 from partloc.training import fingerprint
-from partloc.training.fingerprint import TRAINING_CODE, run_fingerprint, source_hashes
+from partloc.training.fingerprint import (
+    TRAINING_CODE,
+    run_fingerprint,
+    source_hash,
+    source_hashes,
+)
 
 
 def test_the_fingerprint_depends_on_training_parameters_only(toy_split):
@@ -62,3 +67,15 @@ def test_an_edited_source_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "partloc/data/index.py").unlink()
     changed = fingerprint.changed_names(before, source_hashes())
     assert changed == ["partloc/data/index.py", "partloc/data/table.py"]
+
+
+def test_the_hash_of_some_packages_depends_on_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_PROJECT", tmp_path)
+    files = [tmp_path / "partloc" / name for name in ("pose.py", "data/a.py", "model/b.py")]
+    hashes = set()
+    for edited in (None, *files):
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("edited" if path == edited else "pass")
+        hashes.add((source_hash("model"), source_hash("model", "data"), source_hash()))
+    assert [len(set(column)) for column in zip(*hashes, strict=True)] == [2, 3, 4]
