@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, copy_checkout
+from checkout import ROOT, commit, copy_checkout, dvc, run_program, set_params
 from ruamel.yaml import YAML
 
 from partloc.evaluation.evaluate import select_figures
@@ -42,61 +39,9 @@ TINY = {
 }
 
 
-def run_program(*arguments: str, cwd: Path, fails: bool = False, **variables: str) -> str:
-    """Run a program in a project with more environment variables.
-
-    Returns: its output, both streams in order.
-    """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))}
-    identity = {
-        f"GIT_{role}_{field}": "a@b.c"
-        for role in ("AUTHOR", "COMMITTER")
-        for field in ("NAME", "EMAIL")
-    }
-    isolated = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(cwd.parent),  # without the settings of the user's git and DVC
-        "DVC_GLOBAL_CONFIG_DIR": str(cwd.parent),
-        "DVC_SITE_CACHE_DIR": str(cwd.parent / "site-cache"),
-        "DVC_NO_ANALYTICS": "1",
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "500",
-    }
-    done = subprocess.run(
-        arguments,
-        cwd=cwd,
-        env=inherited | identity | isolated | variables,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert (done.returncode != 0) == fails, f"{' '.join(arguments)}\n{done.stdout}"
-    return done.stdout
-
-
-def dvc(*arguments: str, cwd: Path, fails: bool = False, **variables: str) -> str:
-    return run_program(
-        *(sys.executable, "-m", "dvc", *arguments), cwd=cwd, fails=fails, **variables
-    )
-
-
 def executed_stages(log: str) -> list[str]:
     """The stages that DVC executed, in order, without those that it restored from its cache."""
     return [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
-
-
-def set_params(project: Path, changes: dict) -> None:
-    yaml, path = YAML(), project / "params.yaml"
-    params = yaml.load(path.read_text(encoding="utf-8"))
-    for group, values in changes.items():
-        params[group].update(values)
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
-
-
-def commit(project: Path) -> None:
-    run_program("git", "add", "--all", cwd=project)
-    run_program("git", "commit", "--quiet", "--message", "a state", cwd=project)
 
 
 def read_report(project: Path, stage: str) -> dict:

@@ -52,6 +52,7 @@ ORDER = (
     *(
         "training/finite_check",
         "training/run_folder",
+        "training/state_check",
         "training/history",
         "training/training_state",
         "training/tensorboard",

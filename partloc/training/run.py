@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from partloc.training.fingerprint import (
 from partloc.training.history import loss_records
 from partloc.training.initialization import initialize_model
 from partloc.training.run_folder import RunFolder
+from partloc.training.state_check import StateError, restoring, state_problem
 from partloc.training.trainer import Trainer
 
 
@@ -84,8 +86,12 @@ def run_training(
     inputs = read_inputs(config, split_dir)
     folder = RunFolder(root, inputs.fingerprint)
     with context.on_main(folder.locked()):
-        state = load_or_reset(folder, context, resume, inputs.code)
-        trainer = make_trainer(config, context, tables, state)
+        find_problem = partial(_find_problem, config)
+        state = load_or_reset(folder, context, resume, inputs.code, find_problem)
+        try:
+            trainer = make_trainer(config, context, tables, state)
+        except StateError as error:
+            raise CheckpointError(f"{folder.newest_state()}: {error}") from error
         trainer.state.code = inputs.code
         if context.is_main and trainer.state.history:
             trainer.state.publish_best(folder)
@@ -112,13 +118,22 @@ def train(trainer: Trainer, folder: RunFolder, tokens: Path) -> None:
         ) from error
 
 
+def _find_problem(config: Config, state: dict[str, Any]) -> str | None:
+    """See `state_problem`. The network to compare with lives only here: it may be large."""
+    model = build_locator(config.model, Preprocessing.from_config(config.data), blank=True)
+    return state_problem(state, model.state_dict(), config.train.num_epochs)
+
+
 def make_trainer(
     config: Config,
     context: DistributedContext,
     tables: tuple[PairTable, PairTable],
     state: dict[str, Any] | None,
 ) -> Trainer:
-    """Build the model and its trainer: initialised from the data, or restored from `state`."""
+    """Build the model and its trainer: initialised from the data, or restored from `state`.
+
+    Raises: StateError for a state of another form.
+    """
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing.from_config(config.data))
     model.to(context.device)
@@ -131,12 +146,17 @@ def make_trainer(
     seed_everything(config.seed, context.rank)
     trainer = Trainer(config, model, *tables, context)
     if state is not None:
-        trainer.state.restore(state)
+        with restoring(trainer.optimizer):
+            trainer.state.restore(state)
     return trainer
 
 
 def load_or_reset(
-    folder: RunFolder, context: DistributedContext, resume: bool, code: dict[str, str]
+    folder: RunFolder,
+    context: DistributedContext,
+    resume: bool,
+    code: dict[str, str],
+    find_problem: Callable[[dict[str, Any]], str | None] = lambda _state: None,
 ) -> dict[str, Any] | None:
     """Load the state to continue from, or clear the folder; report which.
 
@@ -145,12 +165,13 @@ def load_or_reset(
 
     Args:
         code: the source code that runs now, see `source_hashes`.
+        find_problem: see `RunFolder.load_state`.
     Returns: the state, or None to start from the beginning; the same on every process.
     Raises: CheckpointError as `_require_origin`.
     """
     state = None
     if context.is_main:
-        state = folder.load_state() if resume else None
+        state = folder.load_state(find_problem) if resume else None
         if state and (changed := changed_names(state["code"], code)):
             if folder.finished:  # its outputs were written
                 state = None

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,12 +107,19 @@ class RunFolder:
         for old in self._states()[:-MAX_STATES]:
             _delete_state(old)
 
-    def load_state(self) -> dict[str, Any] | None:
+    def load_state(
+        self, find_problem: Callable[[dict[str, Any]], str | None] = lambda _state: None
+    ) -> dict[str, Any] | None:
         """Load the newest usable state, or None; others are reported, skipped and, if later,
-        deleted, so that they do not displace the states that follow."""
+        deleted, so that they do not displace the states that follow.
+
+        find_problem: tells why the content of a file with the right checksum is unusable.
+        """
         for path in sorted(self.path.glob("state-*.pth"), reverse=True):
             try:
                 content = self._load(path)
+                if problem := find_problem(content):
+                    raise CheckpointError(f"{path}: damaged: {problem}")
             except (CheckpointError, OSError) as error:
                 print(f"warning: {error}; an older state is used if there is one", file=sys.stderr)
                 continue
@@ -121,6 +128,10 @@ class RunFolder:
                     _delete_state(other)
             return content
         return None
+
+    def newest_state(self) -> Path:
+        """The file that `load_state` has loaded."""
+        return self._states()[-1]
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Raises: CheckpointError naming the file if it is not a whole state of this run."""
@@ -133,7 +144,11 @@ class RunFolder:
         origin = (self.fingerprint, int(name[1]))
         if not isinstance(content, dict) or (content.get("run"), content.get("step")) != origin:
             raise CheckpointError(f"{path}: damaged: the state of another training or step")
-        state: dict[str, Any] = content["state"]
+        state = content.get("state")
+        if not isinstance(state, dict):
+            raise CheckpointError(
+                f"{path}: damaged: expected a state, found {type(state).__name__}"
+            )
         return state
 
     def _states(self) -> list[Path]:

@@ -6,16 +6,12 @@ The tests start real processes, because signals, locks and exit codes are those 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import PARENT, Stage, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import ROOT, assert_every_term_is_used, tiny_config, write_params, write_split
+from toys import assert_every_term_is_used, tiny_config, write_params, write_split
 
 EPOCHS = 5
 # Everything that uses random numbers: dropout, jitter, augmentation, workers, a shuffled plan.
@@ -28,57 +24,6 @@ CONFIG = tiny_config(**CHANGES)
 SAVES_EACH_STEP = CHANGES["train"] | {"state_every_minutes": 1e-9}
 NUM_PAIRS = 13  # of the training samples, and so batches of an epoch
 OUTPUTS = ("models/best_model.pth", "outputs/train/report.json", "outputs/train/loss.json")
-
-
-# Starts the stage like DVC, as the parent of its process.
-PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
-
-
-class Stage:
-    """A running `python stages/train.py` in a process group of its own.
-
-    launcher: options of Python that make `process` another program, which starts the stage.
-    """
-
-    def __init__(
-        self, root: Path, *options: str, log: str = "stderr.txt", launcher: tuple[str, ...] = ()
-    ) -> None:
-        self.log, self.launcher = root / log, launcher
-        with self.log.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *launcher, str(ROOT / "stages" / "train.py"), *options],
-                cwd=root,
-                env=os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"},
-                stderr=file,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> "Stage":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self.process.poll() is None or self.launcher:
-            with suppress(ProcessLookupError):  # all have ended
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def wait_for(self, text: str) -> "Stage":
-        """Wait until the log contains `text`."""
-        end = time.monotonic() + 120
-        while text not in self.read_log():
-            code = self.process.poll()
-            assert code is None and time.monotonic() < end, (code, self.read_log())
-            time.sleep(0.01)
-        return self
-
-    def finish(self) -> int:
-        """Wait for the end and return the exit code; no error shows a traceback."""
-        code = self.process.wait(timeout=120)
-        assert "Traceback" not in self.read_log(), self.read_log()
-        return code
-
-    def read_log(self) -> str:
-        return self.log.read_text()
 
 
 def read_outputs(root: Path) -> list[bytes]:
@@ -100,13 +45,6 @@ def wait_for_state(root: Path, epochs: float) -> None:
     """Wait until a state is saved after so many epochs, or more."""
     name = f"state-{round(epochs * NUM_PAIRS):09d}.pth"
     wait_until(lambda: any(path.name >= name for path in root.glob("runs/train/*/state-*.pth")))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import signal
 
 import pytest
 import torch
+from damages import DAMAGES, flip_bit, truncate
 from toys import SINGLE_PROCESS
 
-from partloc.system.files import CheckpointError, checksum_path, save_tensors, write_checksum
+from partloc.system.files import CheckpointError
 from partloc.training import run_folder
 from partloc.training.run import load_or_reset
 from partloc.training.run_folder import RunFolder
@@ -47,77 +48,6 @@ def test_the_last_two_states_are_kept(folder):
 
 def test_an_empty_folder_has_no_state(folder):
     assert folder.load_state() is None
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def flip_bit(path, bit=1):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= bit
-    path.write_bytes(data)
-
-
-def replace_by_directory(path):
-    path.unlink()
-    path.mkdir()
-    (path / "file").touch()
-
-
-def replace_by_pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def replace_by_foreign_file(path):
-    save_tensors(path, {"epoch": 2, "model": {}})
-    write_checksum(path)
-
-
-def replace_by_other_step(path):
-    """An older state, copied with its checksum."""
-    for suffix in (".pth", ".sha256"):
-        shutil.copy(
-            path.with_name("state-000000001.pth").with_suffix(suffix), path.with_suffix(suffix)
-        )
-
-
-def replace_by_other_training(path):
-    other = RunFolder(path.parent, "other training")
-    other.save_state(2, {"step": 2})
-    for suffix in (".pth", ".sha256"):
-        shutil.copy((other.path / path.name).with_suffix(suffix), path.with_suffix(suffix))
-
-
-def on_checksum(damage):
-    def damage_checksum(path):
-        damage(checksum_path(path))
-
-    damage_checksum.__name__ = f"checksum_{damage.__name__}"
-    return damage_checksum
-
-
-def delete(path):
-    path.unlink()
-
-
-def empty(path):
-    path.write_text("")
-
-
-def flip_high_bit(path):
-    flip_bit(path, 128)
-
-
-FILE_DAMAGES = (delete, empty, truncate, flip_bit, flip_high_bit)
-KIND_DAMAGES = (replace_by_directory, replace_by_pipe)
-DAMAGES = (
-    *FILE_DAMAGES[1:],
-    *KIND_DAMAGES,
-    *map(on_checksum, (*FILE_DAMAGES, *KIND_DAMAGES)),
-    *(replace_by_foreign_file, replace_by_other_step, replace_by_other_training),
-)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
