@@ -8,6 +8,7 @@ from partloc.cli import USER_ERROR_STATUS, exit_on_signals, load_command, run_co
 COMMANDS = {
     "infer": "predict the poses of parts",
     "demo": "open a page in the browser: drop a whole and parts, see them placed",
+    "export": "write the network behind the encoder as an ONNX file",
     "doctor": "check whether this machine and the data are ready for training",
     "index": "list the usable samples of a folder of images",
     "split": "divide the models into training, validation and test",

@@ -28,6 +28,7 @@ EXTRA_OF_PACKAGE = {
     **dict.fromkeys(("dvc", "pandas", "ruamel", "tensorboard"), "train"),
     **dict.fromkeys(("pyvista", "vtk"), "demo"),
     "gradio": "web",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
 }
 
 MAX_SUMMARY_LINES = 12

@@ -62,7 +62,7 @@ def assert_complete(installation: Path) -> None:
     assert metadata.metadata["License-Expression"] == "Apache-2.0"
     light = [line for line in metadata.requires or [] if "extra ==" not in line]
     assert {"torch", "torchvision", "timm"} <= {*map(requirement_name, light)}
-    needless = {"dvc", "gradio", "pandas", "pyvista", "ruamel.yaml", "tensorboard"}
+    needless = {"dvc", "gradio", "onnx", "pandas", "pyvista", "ruamel.yaml", "tensorboard"}
     assert not needless & {*map(requirement_name, light)}
 
 
