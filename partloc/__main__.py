@@ -7,14 +7,19 @@ from partloc.system.cli import USER_ERROR_STATUS, exit_on_signals, load_command,
 
 COMMANDS = {
     "infer": "predict the poses of parts",
+    "demo": "open a page in the browser: drop a whole and parts, see them placed",
+    "export": "write the network behind the encoder as an ONNX file",
     "doctor": "check whether this machine and the data are ready for training",
     "index": "list the usable samples of a folder of images",
     "split": "divide the models into training, validation and test",
     "train": "train a model, or resume a training",
     "evaluate": "measure a model on a split",
-    "demo": "render the demo data set",
+    "render": "render the demo data set",
     "pretrain": "train the weights that come with the package",
 }
+
+# Modules in partloc/commands that another command has the name of: `demo` is a stage, too.
+MODULES = {"demo": "web", "render": "demo"}
 
 
 def usage() -> str:
@@ -34,7 +39,7 @@ def main() -> None:
     else:
         exit_on_signals()
         sys.argv[:2] = [f"partloc {name}"]
-        load_command(name)()
+        load_command(MODULES.get(name, name))()
 
 
 if __name__ == "__main__":

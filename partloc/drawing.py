@@ -6,6 +6,7 @@ the images were taken by different cameras, no positions are drawn, and the imag
 
 from collections.abc import Sequence
 from functools import cache, partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # the report page of `infer` needs no tables
 
 WHOLE_PX, PART_PX, MARGIN_PX = 480, 200, 16
 COLUMNS_PX = (0, 130, 220)  # of the table of numbers
+NOTE_PX = 16  # height of the letters at a circle
 OVERSAMPLING = 3  # marks are drawn so many times larger and reduced: smooth edges
 WHOLE_OPACITY = 0.4  # of the whole, on which the part is pasted
 OPACITY_PER_LEVEL = 8  # of 255, per level by which a pixel is darker than the white background
@@ -28,6 +30,8 @@ MIN_CAMERA_DISTANCE = 0.1  # model units; nothing nearer to the camera is drawn
 # Colours that colour-blind people tell apart, from Okabe and Ito (2008), the second one darker.
 LABEL_COLOR, PREDICTION_COLOR = "#0072b2", "#c24e00"
 TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#202020", "#707070", "#d0d0d0"
+# Of several parts in one picture, from the same source, dark enough for text.
+PART_COLORS = (PREDICTION_COLOR, LABEL_COLOR, "#007a5a", "#a3447f", "#7a5c00")
 # Pillow's own font has no letters beyond ASCII, and names of models may have.
 FONT_FILE = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 
@@ -38,6 +42,14 @@ class Mark(NamedTuple):
     x: float
     y: float
     radius: float
+
+
+class PlacedPart(NamedTuple):
+    """image: square, on white. pose: (4,), predicted. note: written at its circle."""
+
+    image: Image.Image
+    pose: np.ndarray
+    note: str
 
 
 def draw_case(
@@ -74,9 +86,7 @@ def draw_marks(
 ) -> Image.Image:
     """The enlarged and dimmed whole, the part pasted at its predicted place, and marks of the
     labelled and the predicted pose, and of those of the twins, thin."""
-    factor = WHOLE_PX * OVERSAMPLING / max(whole.size)
-    canvas = whole.resize([max(1, round(side * factor)) for side in whole.size])
-    canvas = Image.blend(Image.new("RGB", canvas.size, "white"), canvas, WHOLE_OPACITY)
+    canvas = _dimmed(whole)
     project = partial(project_pose, camera=camera, size=canvas.size)
     _paste_part(canvas, part, project(_pose(case, "predicted_")), camera)
     pen = ImageDraw.Draw(canvas)
@@ -88,6 +98,44 @@ def draw_marks(
     if labelled and predicted:
         pen.line([labelled[:2], predicted[:2]], fill=PREDICTION_COLOR, width=OVERSAMPLING)
     return canvas
+
+
+def draw_parts(
+    whole: Image.Image, parts: Sequence[PlacedPart], camera: PinholeCamera
+) -> Image.Image:
+    """The enlarged and dimmed whole, the parts pasted at their places, and a circle with a note
+    around each. Parts near the camera cover those behind them; one behind the camera is left out.
+
+    whole: square, on white.
+    """
+    canvas = _dimmed(whole)
+    marks = [project_pose(part.pose, camera, canvas.size) for part in parts]
+    for number in np.argsort([-_depth(part.pose, camera) for part in parts], kind="stable"):
+        _paste_part(canvas, parts[number].image, marks[number], camera)
+    pen, font = ImageDraw.Draw(canvas), _font(NOTE_PX * OVERSAMPLING)
+    drawn = [
+        (part.note, mark, color)
+        for part, mark, color in zip(parts, marks, cycle(PART_COLORS), strict=False)
+        if mark
+    ]
+    for _, mark, color in drawn:
+        _draw_mark(pen, mark, color, 2)
+    for note, mark, color in drawn:  # above all circles
+        place = (mark.x, max(mark.y - mark.radius, NOTE_PX * OVERSAMPLING))
+        rim = NOTE_PX * OVERSAMPLING // 6
+        pen.text(place, note, color, font, anchor="md", stroke_width=rim, stroke_fill="white")
+    return canvas
+
+
+def _dimmed(whole: Image.Image) -> Image.Image:
+    factor = WHOLE_PX * OVERSAMPLING / max(whole.size)
+    canvas = whole.resize([max(1, round(side * factor)) for side in whole.size])
+    return Image.blend(Image.new("RGB", canvas.size, "white"), canvas, WHOLE_OPACITY)
+
+
+def _depth(pose: np.ndarray, camera: PinholeCamera) -> float:
+    """Of a pose (4,), behind the whole's centre, whole-model units."""
+    return camera.depth(torch.from_numpy(pose[:3]).float()).item()
 
 
 def with_transparent_background(image: Image.Image) -> Image.Image:

@@ -106,12 +106,13 @@ def require_accepted(main: Callable[[], object], name: str, arguments: list[str]
 
 
 def check_partloc(arguments: list[str]) -> None:
-    from partloc.__main__ import COMMANDS
+    from partloc.__main__ import COMMANDS, MODULES
 
     if arguments in ([], ["COMMAND"], ["--version"]):
         return
     assert arguments[0] in COMMANDS, arguments[0]
-    main = importlib.import_module(f"partloc.commands.{arguments[0]}").main
+    module = MODULES.get(arguments[0], arguments[0])
+    main = importlib.import_module(f"partloc.commands.{module}").main
     require_accepted(main, arguments[0], arguments[1:])
 
 
@@ -121,7 +122,8 @@ def check_python(arguments: list[str]) -> None:
     elif arguments[0] != "-m":
         stage = Path(arguments[0])
         assert (ROOT / stage).is_file() and stage.parts[0] == "stages", stage
-        check_partloc([stage.stem, *arguments[1:]])
+        main = importlib.import_module(f"partloc.commands.{stage.stem}").main
+        require_accepted(main, stage.stem, arguments[1:])
     elif arguments[1] in CHECKS:
         CHECKS[arguments[1]](arguments[2:])
     elif not arguments[1].endswith(".NAME"):

@@ -131,17 +131,22 @@ def test_the_project_is_a_clone_with_a_commit(tmp_path):
 
 def test_a_missing_extra_is_a_problem_only_if_training_needs_it(monkeypatch):
     version = environment._version
-    missing = {"pyvista"}
+    missing = {"gradio", "onnx", "onnxruntime", "onnxscript", "pyvista"}
     monkeypatch.setattr(
         environment, "_version", lambda name: None if name in missing else version(name)
     )
     check = environment.check_software()
-    assert check.facts["missing"] == {"demo": ["pyvista"]} and check.problems == []
+    assert check.facts["missing"] == {
+        "demo": ["pyvista"],
+        "web": ["gradio"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    }
+    assert check.problems == []
     missing |= {"ruamel.yaml", "dvc"}
     assert environment.check_software().problems == [
         "training needs dvc, ruamel.yaml: pip install '.[train]'"
     ]
-    assert {"train", "demo"} == {*EXTRA_OF_PACKAGE.values()}
+    assert {"train", "demo", "web", "onnx"} == {*EXTRA_OF_PACKAGE.values()}
 
 
 # -- the command -------------------------------------------------------------------------------

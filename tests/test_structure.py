@@ -42,7 +42,7 @@ ORDER = (
     *("inference/checkpoint", "inference/estimate"),
     *("inference/image_loader", "inference/predictor", "inference/table_predictor"),
     "inference/locator_api",
-    *("inference/jobs", "inference/joined_file", "inference/folder"),
+    *("inference/jobs", "inference/joined_file", "inference/folder", "web", "export"),
     *("report_page/case", "report_page/images", "report_page/page", "report_page/predictions"),
     *("evaluation/metrics", "evaluation/calibration", "evaluation/accumulator"),
     *("evaluation/evaluate", "evaluation/report", "evaluation/page"),
@@ -63,7 +63,13 @@ ORDER = (
     *("pretraining/depth_maps", "pretraining/batches", "pretraining/trainer"),
     *("diagnosis/environment", "diagnosis/full_size"),
     *("commands/demo", "commands/index", "commands/split", "commands/train", "commands/infer"),
-    *("commands/evaluate", "commands/pretrain", "commands/doctor"),
+    *(
+        "commands/evaluate",
+        "commands/pretrain",
+        "commands/doctor",
+        "commands/web",
+        "commands/export",
+    ),
 )
 STAGES = {
     f"{file}:{name}": stage

@@ -119,14 +119,15 @@ def find_mistake(args: argparse.Namespace) -> str | None:
     return None
 
 
-def choose_checkpoint(args: argparse.Namespace) -> Path:
-    """The model file: the argument, that of the pipeline, its copy, or the shipped one.
+def choose_checkpoint(given: Path | None, of_pipeline: bool = False) -> Path:
+    """The model file: the one given, that of the pipeline, its copy, or the shipped one.
 
-    A split table is predicted to measure a model, so no other model may take its place.
+    of_pipeline: no other than the first two. A split table is predicted to measure a model, so no
+        other model may take its place.
     Raises: OSError if it does not exist or is no regular file.
     """
-    checkpoint = args.checkpoint or PIPELINE_MODEL
-    if not (checkpoint.exists() or args.checkpoint or args.split):
+    checkpoint = given or PIPELINE_MODEL
+    if not (checkpoint.exists() or given or of_pipeline):
         checkpoint = LAST_MODEL if LAST_MODEL.is_file() else find_pretrained()
         found = f"the shipped model {checkpoint.name}"
         if checkpoint == LAST_MODEL:
@@ -147,30 +148,28 @@ def require_images(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"{path}: no such file")
 
 
-def print_camera(locator: "Locator", args: argparse.Namespace) -> None:
+def camera_message(locator: "Locator", args: argparse.Namespace) -> str:
     from partloc.model.camera import describe_camera
 
     source = "as given" if args.camera else "of the model file"
-    print(describe_camera(locator.camera, source), file=sys.stderr)
+    return describe_camera(locator.camera, source)
 
 
 def predict_one_whole(args: argparse.Namespace, checkpoint: Path) -> None:
     with importing(), gc_paused():
         from partloc.data.background import NO_BACKGROUND_WARNING
         from partloc.data.images import DEFAULT_MAX_PIXELS
+        from partloc.inference.estimate import make_answer
         from partloc.inference.locator_api import Locator
 
         max_pixels = args.max_image_pixels or DEFAULT_MAX_PIXELS
         locator = Locator(checkpoint, args.device or "auto", max_pixels, args.camera)
-    print_camera(locator, args)
-    answers = []
-    for path, estimate in zip(args.part, locator.locate(args.whole, args.part), strict=True):
+    print(camera_message(locator, args), file=sys.stderr)
+    estimates = locator.locate(args.whole, args.part)
+    for path, estimate in zip(args.part, estimates, strict=True):
         if not estimate.plain_background:
             print(f"warning: {path}: {NO_BACKGROUND_WARNING}", file=sys.stderr)
-        answers.append({"part": str(path)} | estimate.to_dict(args.all))
-    if len(answers) == 1:
-        del answers[0]["part"]
-    print_json(answers if len(answers) > 1 else answers[0])
+    print_json(make_answer(list(map(str, args.part)), estimates, args.all))
 
 
 def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
@@ -209,7 +208,7 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         locator = Locator(checkpoint, str(context.device), max_pixels, args.camera)
         predictor = locator.predictor
         if context.is_main:
-            print_camera(locator, args)
+            print(camera_message(locator, args), file=sys.stderr)
         outcomes = predict_jobs(predictor, local_jobs(jobs, context), data_dir, context.is_main)
         num_hypotheses = predictor.model.num_hypotheses
         summary = write_predictions(output, outcomes, num_hypotheses, context, args.all)
@@ -232,7 +231,7 @@ def run() -> None:
     if mistake:
         parser.error(mistake)
     require_images(args)
-    checkpoint = choose_checkpoint(args)
+    checkpoint = choose_checkpoint(args.checkpoint, of_pipeline=bool(args.split))
     if args.whole:
         predict_one_whole(args, checkpoint)
     else:

@@ -1,5 +1,6 @@
 """The prediction for one part in plain numbers, and its form in JSON."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,3 +33,18 @@ class PoseEstimate:
         if with_hypotheses and self.hypotheses:
             values["hypotheses"] = [pose.to_dict() for pose in self.hypotheses]
         return values
+
+
+def make_answer(
+    parts: Sequence[str], estimates: Sequence[PoseEstimate], with_hypotheses: bool
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """The JSON of the parts of one whole: an object for one part, else a list of objects, each
+    with the name of its part; see answer.schema.json."""
+    answers = [
+        {"part": part} | estimate.to_dict(with_hypotheses)
+        for part, estimate in zip(parts, estimates, strict=True)
+    ]
+    if len(answers) != 1:
+        return answers
+    del answers[0]["part"]
+    return answers[0]

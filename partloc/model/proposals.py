@@ -135,8 +135,12 @@ class ProposalLocator(PartLocator):
     def crop_images(self, images: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
         """The crops themselves, and small with their depth maps."""
         image = resample_crops(images, crops, self.crop_side)
+        return image, self.make_thumbnails(image, crops)
+
+    def make_thumbnails(self, image: Tensor, crops: Tensor) -> Tensor:
+        """The field `thumbnail` of `EncodedImages`, from their field `image` and the crops."""
         thumbnail = self.to_thumbnail @ image @ self.to_thumbnail.T
-        return image, torch.cat([thumbnail, self._depth_maps(image, crops)], 1)
+        return torch.cat([thumbnail, self._depth_maps(image, crops)], 1)
 
     def _depth_maps(self, image: Tensor, crops: Tensor) -> Tensor:
         """(B, 2, MAP_SIDE, MAP_SIDE); zeros without a depth network."""

@@ -179,8 +179,8 @@ class TemplateMatching(nn.Module):
         color_spectra, edge_spectra = (
             self._spectra(half, whole_of_part) for half in cells.chunk(2, 1)
         )
-        color = [_masked_distance(t.color, t.coverage, *color_spectra) for t in templates]
-        edge = [_masked_distance(t.edge, t.rim, *edge_spectra) for t in templates]
+        color = [self._masked_distance(t.color, t.coverage, *color_spectra) for t in templates]
+        edge = [self._masked_distance(t.edge, t.rim, *edge_spectra) for t in templates]
         return torch.stack(color, 1), torch.stack(edge, 1)
 
     def _feature_distances(
@@ -193,7 +193,7 @@ class TemplateMatching(nn.Module):
         for i, template in enumerate(templates):
             resize = getattr(self, f"resize{i}")
             distances.append(
-                _masked_distance(resize @ parts @ resize.T, template.coverage, *spectra)
+                self._masked_distance(resize @ parts @ resize.T, template.coverage, *spectra)
             )
         return torch.stack(distances, 1) / parts.shape[1]
 
@@ -204,6 +204,24 @@ class TemplateMatching(nn.Module):
         padded = F.pad(cells, (margin, self.size - margin) * 2, mode="replicate")
         energy = torch.fft.rfft2(padded.square().sum(1))
         return torch.fft.rfft2(padded)[whole_of_part], energy[whole_of_part]
+
+    @staticmethod
+    def _masked_distance(
+        template: Tensor, mask: Tensor, image_f: Tensor, energy_f: Tensor
+    ) -> Tensor:
+        """(B, S, S) mean squared distance; template (B, C, n, n), mask (B, 1, n, n), and what
+        `_spectra` returns."""
+        padded_size = (image_f.shape[-2],) * 2
+        size, cells = padded_size[0] // 2, template.shape[-1]
+        template_f = torch.fft.rfft2(mask * template, s=padded_size).conj()
+        mask_f = torch.fft.rfft2(mask.squeeze(1), s=padded_size).conj()
+        cross_f = energy_f * mask_f - 2 * (image_f * template_f).sum(1)
+        cross = torch.fft.irfft2(cross_f, s=padded_size)
+        start = size // 2 - cells // 2
+        window = slice(start, start + size)
+        own = (mask * template.square()).sum((1, 2, 3))  # (B,)
+        total = cross[:, window, window] + own[:, None, None]
+        return total.clamp(min=0) / (mask.sum((1, 2, 3)) + 1e-3)[:, None, None]
 
     def _peaks(self, log_probability: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The highest positions (B, K, 3), none within another's window, and their log weights."""
@@ -235,19 +253,3 @@ def _context_network(num_sizes: int) -> nn.Sequential:
 def _dilate(mask: Tensor) -> Tensor:
     """Two pixels wider on every side; two separable passes take half the time of a square one."""
     return F.max_pool2d(F.max_pool2d(mask, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
-
-
-def _masked_distance(template: Tensor, mask: Tensor, image_f: Tensor, energy_f: Tensor) -> Tensor:
-    """(B, S, S) mean squared distance; template (B, C, n, n), mask (B, 1, n, n), and the spectra
-    of `TemplateMatching._spectra`."""
-    padded_size = (image_f.shape[-2],) * 2
-    size, cells = padded_size[0] // 2, template.shape[-1]
-    template_f = torch.fft.rfft2(mask * template, s=padded_size).conj()
-    mask_f = torch.fft.rfft2(mask.squeeze(1), s=padded_size).conj()
-    cross_f = energy_f * mask_f - 2 * (image_f * template_f).sum(1)
-    cross = torch.fft.irfft2(cross_f, s=padded_size)
-    start = size // 2 - cells // 2
-    window = slice(start, start + size)
-    own = (mask * template.square()).sum((1, 2, 3))  # (B,)
-    total = cross[:, window, window] + own[:, None, None]
-    return total.clamp(min=0) / (mask.sum((1, 2, 3)) + 1e-3)[:, None, None]

@@ -27,6 +27,8 @@ BROKEN_PIPE_STATUS = 128 + 13  # as a process that SIGPIPE, which Windows does n
 EXTRA_OF_PACKAGE = {
     **dict.fromkeys(("dvc", "pandas", "ruamel", "tensorboard"), "train"),
     **dict.fromkeys(("pyvista", "vtk"), "demo"),
+    "gradio": "web",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx"),
 }
 
 MAX_SUMMARY_LINES = 12
