@@ -36,7 +36,7 @@ function drawWhole(c, withHypotheses = false) {
   const svg = element("svg", { viewBox: "0 0 1 1", class: "whole", "aria-hidden": "true" });
   const heat = withHypotheses && c.attention && byId("attention").checked; // then without the part
   svg.append(element("image", { href: data.images[c.images[0]], width: 1, height: 1, opacity: c.mark || heat ? 0.4 : 1 }));
-  if (heat) svg.append(drawAttention(c.attention));
+  if (heat) svg.append(drawAttention(c.attention), c.mark && c.hypotheses[0].mark ? circle(c.hypotheses[0].mark, "attending") : "");
   if (!c.mark) return svg;
   const [x, y, radius] = c.mark;
   const side = (4 * radius) / data.camera.image_scale; // of the part's image in that of the whole

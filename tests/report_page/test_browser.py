@@ -132,6 +132,7 @@ def test_a_box_shows_what_the_part_attended_to(open_page, page):
     whole = tab.locator("#case-whole svg")
     assert whole.locator("image").count() == 2 and whole.locator(".attention").count() == 0
     tab.check("#attention")
+    assert whole.locator("circle.attending").count() == 1
     overlay = whole.locator("image.attention")
     assert whole.locator("image").count() == 2 and overlay.count() == 1
     assert [overlay.get_attribute(name) for name in ("x", "y", "width")] == ["0.25", "0.25", "0.5"]
