@@ -23,8 +23,9 @@ right-handed frame with z upward.
 
 A folder of models: writes OUT/{model}/{model}-{part}.json for each part, such an object with the
 names of model and part; OUT/predictions.csv, the same as a table; OUT/hypotheses.npy, all
-hypotheses of its rows; OUT/skipped.csv, the images that could not be used; and OUT/model.json,
-facts about the model. With --report also OUT/report.html, a page of all predictions.
+hypotheses of its rows; OUT/attention.npy, what each part attended to; OUT/skipped.csv, the images
+that could not be used; and OUT/model.json, facts about the model. With --report also
+OUT/report.html, a page of all predictions.
 
     $ python stages/infer.py --data-dir data/images --output predictions
 
@@ -210,11 +211,13 @@ def predict_many(args: argparse.Namespace, checkpoint: Path) -> None:
         if context.is_main:
             print(camera_message(locator, args), file=sys.stderr)
         outcomes = predict_jobs(predictor, local_jobs(jobs, context), data_dir, context.is_main)
-        num_hypotheses = predictor.model.num_hypotheses
-        summary = write_predictions(output, outcomes, num_hypotheses, context, args.all)
+        model = predictor.model
+        summary = write_predictions(
+            *(output, outcomes, model.num_hypotheses, context, args.all, model.attention_side)
+        )
         summaries = context.gather(summary)
         if context.is_main:
-            write_model_info(output, make_model_info(predictor.model, checkpoint))
+            write_model_info(output, make_model_info(model, checkpoint))
             written = [output]
             if args.report:
                 # No import statement: the stage `infer` writes no page, so that a change of the

@@ -14,7 +14,7 @@ import torch
 from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.metrics import RELATIVE_SCALE_TOLERANCE
 from partloc.inference.hypotheses import Hypotheses
-from partloc.inference.prediction_files import HYPOTHESES_FILE
+from partloc.inference.prediction_files import HYPOTHESES_FILE, read_attention
 from partloc.pose import RIGHT_TOLERANCE
 from partloc.report_page.case import Case, Truth, kind_of_model, select_cases
 from partloc.report_page.page import Content, Figure
@@ -64,8 +64,11 @@ def make_content(
     hypotheses = np.load(predictions / HYPOTHESES_FILE, mmap_mode="r")  # (N, K, F)
     error = accumulator.errors["translation_error"].numpy()
     names = samples["part"].tolist()
+    attention = read_attention(predictions, len(samples))
     cases = [
-        _make_case(accumulator, int(row), names[row], np.array(hypotheses[row]))
+        _make_case(accumulator, int(row), names[row], np.array(hypotheses[row]))._replace(
+            attention=None if attention is None else attention[row]
+        )
         for row in select_cases(error, seed)
     ]
     title = f"partloc: {len(samples)} parts of {report['n_models']} models, {split} split"

@@ -9,7 +9,8 @@ Shapes: K hypotheses per part; F fields of a hypothesis.
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,14 +26,22 @@ from partloc.inference.hypotheses import NUM_FIELDS
 from partloc.inference.jobs import ModelJob, SkippedFile, prediction_path
 from partloc.inference.joined_file import joined_file
 from partloc.inference.prediction_files import (
+    ATTENTION_FILE,
     HYPOTHESES_FILE,
     PREDICTION_COLUMNS,
     PREDICTIONS_FILE,
     SKIPPED_COLUMNS,
     SKIPPED_FILE,
     ModelInfo,
+    attention_dtype,
 )
-from partloc.inference.predictor import ModelImages, ModelResult, PartResult, Predictor
+from partloc.inference.predictor import (
+    AttentionMap,
+    ModelImages,
+    ModelResult,
+    PartResult,
+    Predictor,
+)
 from partloc.model.locator import PartLocator
 from partloc.system.files import file_sha256, write_json
 
@@ -116,7 +125,7 @@ def predict_jobs(
         for job in jobs
         if job.parts
     )
-    results = predictor.predict_models(models)
+    results = predictor.predict_models(models, with_attention=True)
     num_parts, disable = sum(len(job.parts) for job in jobs), None if show_progress else True
     with tqdm(desc="infer", total=num_parts, unit="part", disable=disable) as progress:
         for job in jobs:
@@ -153,25 +162,29 @@ def write_predictions(
     num_hypotheses: int,
     context: DistributedContext,
     with_hypotheses: bool = False,
+    attention_side: int | None = None,
 ) -> Summary:
     """Write the files that `prediction_files` describes, but for model.json.
 
-    num_hypotheses: K. with_hypotheses: list them in the JSON files, too.
+    num_hypotheses: K. with_hypotheses: list them in the JSON files, too. attention_side: S; None
+        for a model without attention maps.
     Returns: what this process has predicted.
     """
     summary, real_output = Summary(), output.resolve()
     poses_header, skipped_header = (
         partial(_csv_header, columns) for columns in (PREDICTION_COLUMNS, SKIPPED_COLUMNS)
     )
-    hypotheses_header = partial(_npy_header, num_hypotheses)
+    hypotheses_header = partial(_npy_header, np.dtype(("<f4", (num_hypotheses, NUM_FIELDS))))
     with (
         joined_file(output / PREDICTIONS_FILE, poses_header, context) as append_poses,
         joined_file(output / HYPOTHESES_FILE, hypotheses_header, context) as append_hypotheses,
         joined_file(output / SKIPPED_FILE, skipped_header, context) as append_skipped,
+        _attention_file(output, attention_side, context) as append_attention,
     ):
         for outcome in outcomes:
             append_poses(_csv_bytes(map(_table_row, outcome.predictions)))
             append_hypotheses(b"".join(map(_hypotheses_bytes, outcome.predictions)))
+            append_attention([prediction.result.attention for prediction in outcome.predictions])
             append_skipped(_csv_bytes(outcome.skipped))
             for prediction in outcome.predictions:
                 path = output / prediction_path(prediction.part_path)
@@ -203,15 +216,38 @@ def _csv_header(columns: Sequence[str], _num_bytes: int) -> bytes:
     return _csv_bytes([columns])
 
 
-def _npy_header(num_hypotheses: int, num_bytes: int) -> bytes:
-    """Header of an array (N, K, F) whose data are `num_bytes` long."""
-    dtype = np.dtype("<f4")
-    num_parts = num_bytes // (dtype.itemsize * num_hypotheses * NUM_FIELDS)
-    shape = (num_parts, num_hypotheses, NUM_FIELDS)
-    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+def _npy_header(row: np.dtype, num_bytes: int) -> bytes:
+    """Header of an array of rows whose data are `num_bytes` long."""
+    shape = (num_bytes // row.itemsize, *row.shape)
+    descr = np.lib.format.dtype_to_descr(row.base)
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, fields)
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
     return header.getvalue()
+
+
+@contextmanager
+def _attention_file(
+    output: Path, side: int | None, context: DistributedContext
+) -> Iterator[Callable[[Sequence[AttentionMap | None]], None]]:
+    """Yields: a function that appends maps. Without a side there is no file."""
+    if side is None:
+        if context.is_main:
+            (output / ATTENTION_FILE).unlink(missing_ok=True)  # of another model
+        yield lambda _maps: None
+        return
+    dtype = attention_dtype(side)
+    with joined_file(output / ATTENTION_FILE, partial(_npy_header, dtype), context) as append:
+
+        def append_maps(maps: Sequence[AttentionMap | None]) -> None:
+            rows = np.zeros(len(maps), dtype)
+            for row, attention in zip(rows, maps, strict=True):
+                assert attention is not None, "the predictor was asked for it"
+                row["weight"], row["crop"] = attention.weight.numpy(), attention.crop.numpy()
+            append(rows.tobytes())
+
+        yield append_maps
 
 
 def _hypotheses_bytes(prediction: PartPrediction) -> bytes:

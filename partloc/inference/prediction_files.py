@@ -2,11 +2,14 @@
 
 predictions.csv  PREDICTION_COLUMNS, one row per part, sorted by (model, part)
 hypotheses.npy   (N, K, F) float32, all hypotheses, in the order of predictions.csv
+attention.npy    (N,) of `attention_dtype`, what each part attended to, in the same order; only of a
+                 model that matches templates
 skipped.csv      SKIPPED_COLUMNS, the images without a prediction
 model.json       what `ModelInfo` holds; written last
 {model}/         a JSON file per part, see answer.schema.json
 
-Shapes: N parts; n parts of a chunk; K hypotheses per part; F = hypotheses.NUM_FIELDS.
+Shapes: N parts; S tokens per side; n parts of a chunk; K hypotheses per part;
+F = hypotheses.NUM_FIELDS.
 """
 
 import csv
@@ -30,12 +33,18 @@ from partloc.pose import POSE_COLUMNS, PartPose
 from partloc.system.files import open_atomic
 
 PREDICTIONS_FILE, HYPOTHESES_FILE = "predictions.csv", "hypotheses.npy"
+ATTENTION_FILE = "attention.npy"
 SKIPPED_FILE, MODEL_INFO_FILE = "skipped.csv", "model.json"
 PREDICTION_COLUMNS = ("model", "part", "whole_path", "part_path", *POSE_COLUMNS, "confidence")
 SKIPPED_COLUMNS = ("model", "file", "reason", "detail")
 PREDICT_AGAIN, MAX_ERROR_CHARS = "predict this split again", 300
 # Rows that are evaluated together, at least; a chunk ends with a model.
 MIN_CHUNK_ROWS = 4096
+
+
+def attention_dtype(side: int) -> np.dtype:
+    """Of the fields of `predictor.AttentionMap`; side: S."""
+    return np.dtype([("crop", "<f4", (3,)), ("weight", "u1", (side, side))])
 
 
 class TablePredictions(NamedTuple):
@@ -100,6 +109,14 @@ def write_model_info(folder: Path, info: ModelInfo) -> None:
         values["camera"] = {name: getattr(camera, name).tolist() for name in CAMERA_TENSORS}
     with open_atomic(folder / MODEL_INFO_FILE) as file:
         file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_attention(folder: Path, num_parts: int) -> np.ndarray | None:
+    """(N,) of `attention_dtype`, mapped into memory; None if the model has no such maps."""
+    path = folder / ATTENTION_FILE
+    if not (path.is_file() and num_parts):  # an empty array cannot be mapped
+        return None
+    return np.load(path, mmap_mode="r")
 
 
 def has_predictions(folder: Path) -> bool:

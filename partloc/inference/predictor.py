@@ -3,7 +3,7 @@
 A model file contains all that is needed: architecture, weights and preprocessing.
 
 Shapes: P readable parts of one model; U parts of a batch; K hypotheses per part; F fields of a
-hypothesis, see `hypotheses.HYPOTHESIS_FIELDS`.
+hypothesis, see `hypotheses.HYPOTHESIS_FIELDS`; S tokens per side.
 """
 
 import hashlib
@@ -57,18 +57,31 @@ class ImageSource(NamedTuple):
     is_last: bool  # of its model
 
 
+class AttentionMap(NamedTuple):
+    """Where in the whole the part's tokens look when it is put at its most probable hypothesis.
+
+    weight: (S, S) uint8, over the crop of the whole; 255 is the largest. crop: (3,), right and down
+    of its centre in [-1, 1] across the image, and its half side.
+    """
+
+    weight: Tensor
+    crop: Tensor
+
+
 class PartResult(NamedTuple):
     """The prediction for one part.
 
     best: the pose. Of several equal parts each has another one.
     hypotheses: of the part alone, without the dimension P. confidence: (K,), calibrated.
     on_plain: whether whole and part have a plain background; without, the confidence is lower.
+    attention: only if it was asked for, and the model matches templates.
     """
 
     best: PoseEstimate
     hypotheses: Hypotheses
     confidence: Tensor
     on_plain: bool = True
+    attention: AttentionMap | None = None
 
     def sorted_hypotheses(self) -> list[PoseEstimate]:
         """All hypotheses, the most probable first."""
@@ -136,9 +149,11 @@ class Predictor:
         return result
 
     def predict_models(
-        self, models: Iterable[ModelImages], distinct: bool = True
+        self, models: Iterable[ModelImages], distinct: bool = True, with_attention: bool = False
     ) -> Iterator[ModelResult]:
         """Predict model by model, as `predict` does; ImageError for a whole that is unreadable.
+
+        with_attention: also return attention maps, see `PartResult`.
 
         Threads read the next images during the prediction, at most `image_loader.IMAGES_AHEAD`.
         A batch holds images of one model only, so its result does not depend on other models.
@@ -146,7 +161,7 @@ class Predictor:
         with closing(read_ahead(self._read, image_sources(models))) as images:
             for source, image in images:
                 if source.is_whole:
-                    prediction = _ModelPrediction(self, image, distinct)
+                    prediction = _ModelPrediction(self, image, distinct, with_attention)
                 else:
                     prediction.add_part(image)
                 if source.is_last:
@@ -170,12 +185,23 @@ class Predictor:
         return self.model.encode(images, inference_dtype(self.device))
 
     @torch.inference_mode()
-    def _predict_batch(self, whole: EncodedImages, parts: EncodedImages) -> Tensor:
-        """Hypotheses for U parts of one whole as a tensor (U, K, F) on the CPU."""
+    def _predict_batch(
+        self, whole: EncodedImages, parts: EncodedImages, with_attention: bool
+    ) -> tuple[Tensor, list[AttentionMap | None]]:
+        """Hypotheses for U parts of one whole as a tensor (U, K, F) on the CPU, and their attention
+        maps."""
         whole_of_part = torch.zeros(len(parts.tokens), dtype=torch.long, device=self.device)
         prediction = self.model.predict(whole, parts, whole_of_part)
         fields = prediction.hypotheses, prediction.log_weight, prediction.confidence_logit
-        return Hypotheses(*fields).to_tensor().cpu()
+        maps: list[AttentionMap | None] = [None] * len(parts.tokens)
+        positions = prediction.best_proposal
+        if with_attention and positions is not None:
+            attended = self.model.attended(whole, parts, whole_of_part, positions)
+            peak = attended.amax((1, 2), keepdim=True)
+            weights = (255 * attended / peak).round().to(torch.uint8).cpu()
+            crop = torch.cat([whole.crop[0, :2], whole.crop[0, 2:].exp()]).cpu()
+            maps = [AttentionMap(weight, crop) for weight in weights]
+        return Hypotheses(*fields).to_tensor().cpu(), maps
 
     def _make_results(
         self, hypotheses: Hypotheses, twin_groups: list[list[int]], on_plain: list[bool]
@@ -221,13 +247,19 @@ class _ModelPrediction:
     """
 
     def __init__(
-        self, predictor: Predictor, whole: LoadedImage | ImageError, distinct: bool
+        self,
+        predictor: Predictor,
+        whole: LoadedImage | ImageError,
+        distinct: bool,
+        with_attention: bool,
     ) -> None:
         self.predictor, self.whole, self.distinct = predictor, whole, distinct
+        self.with_attention = with_attention
         self.parts = PartDeduplicator()
         self.whole_encoding: EncodedImages | None = None
         self.batch: list[Tensor] = [] if isinstance(whole, ImageError) else [whole.pixels]
         self.outputs: list[Tensor] = []  # (U, K, F) of each batch
+        self.maps: list[AttentionMap | None] = []  # of each distinct image
 
     def add_part(self, part: LoadedImage | ImageError) -> None:
         if isinstance(self.whole, ImageError):
@@ -253,7 +285,13 @@ class _ModelPrediction:
         single_parts = [[part] for part in range(len(outputs))]
         groups = self.parts.twin_groups() if self.distinct else single_parts
         values = Hypotheses.from_tensor(outputs)
-        results = iter(self.predictor._make_results(values, groups, on_plain.tolist()))
+        maps = [self.maps[number] for number in self.parts.image_index]
+        results = iter(
+            result._replace(attention=attention)
+            for result, attention in zip(
+                self.predictor._make_results(values, groups, on_plain.tolist()), maps, strict=True
+            )
+        )
         return [error or next(results) for error in self.parts.errors]
 
     def _predict_batch(self) -> None:
@@ -262,4 +300,8 @@ class _ModelPrediction:
         if self.whole_encoding is None:
             index = torch.arange(len(encoded.tokens), device=encoded.tokens.device)
             self.whole_encoding, encoded = encoded.select(index[:1]), encoded.select(index[1:])
-        self.outputs.append(self.predictor._predict_batch(self.whole_encoding, encoded))
+        output, maps = self.predictor._predict_batch(
+            self.whole_encoding, encoded, self.with_attention
+        )
+        self.outputs.append(output)
+        self.maps += maps

@@ -76,6 +76,11 @@ class PartLocator(nn.Module):
         return 1
 
     @property
+    def attention_side(self) -> int | None:
+        """S of `attended`; None if the model has no such maps."""
+        return None
+
+    @property
     def pinhole_camera(self) -> PinholeCamera | None:
         """The fitted camera on the CPU, if there is one."""
         return None
@@ -172,4 +177,11 @@ class PartLocator(nn.Module):
         part_of_pair: Tensor | None = None,
     ) -> Prediction:
         """Predict from W encoded wholes and B encoded parts; arguments as in `forward`."""
+        raise NotImplementedError
+
+    def attended(
+        self, wholes: EncodedImages, parts: EncodedImages, whole_of_part: Tensor, positions: Tensor
+    ) -> Tensor:
+        """How much each of B parts, put at a position (B, 3), attends to each place of its whole,
+        (B, S, S) over the whole's crop; S tokens per side. Only with template matching."""
         raise NotImplementedError

@@ -47,6 +47,11 @@ class Prediction(NamedTuple):
         """(B,), of the hypothesis of the highest weight."""
         return self._best(self.confidence_logit)
 
+    @property
+    def best_proposal(self) -> Tensor | None:
+        """(B, 3), the position of the hypothesis of the highest weight."""
+        return None if self.proposals is None else self._best(self.proposals)
+
     def _best(self, field: Tensor) -> Tensor:
         best = self.log_weight.argmax(1)
         return field[torch.arange(len(best), device=best.device), best]

@@ -74,6 +74,29 @@ class ProposalAttentionLayer(nn.Module):
         self, part: Tensor, whole: Tensor, centers: Tensor, target: Tensor, window: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attended values (B, K, M, C) and positions (B, K, M, A, 2)."""
+        query, key, places = self._queries_and_keys(part, whole, centers, target, window)
+        # Queries, keys and values have one width, which all kernels accept.
+        values = [self._split(self.value(whole)), places, torch.zeros_like(places[..., :1])]
+        value = torch.cat(values, -1).transpose(1, 2)
+        output = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        output = output.transpose(1, 2).unflatten(1, target.shape[1:3])  # (B, K, M, A, d + 3)
+        attended, position, _ = output.split([output.shape[-1] - POSITION_CHANNELS, 2, 1], -1)
+        return attended.flatten(3), position
+
+    def weights(self, part: Tensor, whole: Tensor, centers: Tensor, placement: Placement) -> Tensor:
+        """Arguments as in `forward` -> weights of the whole's tokens, mean of the heads,
+        (B, K, M, M)."""
+        target, spacing = placement
+        window = self.log_window.exp() * spacing[..., None]  # (B, K, A)
+        query, key, _ = self._queries_and_keys(part, whole, centers, target, window)
+        weights = (query @ key.mT).softmax(-1).mean(1)  # (B, K * M, M)
+        return weights.unflatten(1, target.shape[1:3])
+
+    def _queries_and_keys(
+        self, part: Tensor, whole: Tensor, centers: Tensor, target: Tensor, window: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, A, K * M, d + 3), keys (B, A, M, d + 3), and the whole's positions
+        (B, M, A, 2)."""
         batch, count, tokens = target.shape[:3]
         query = self._split(self.query(part)) / (part.shape[-1] / self.heads) ** 0.5
         query = query.expand(-1, count, -1, -1, -1)  # (B, K, M, A, d)
@@ -83,13 +106,7 @@ class ProposalAttentionLayer(nn.Module):
         places = centers[:, None].expand(batch, -1, self.heads, -1)  # (B, M, A, 2)
         squared = places.square().sum(-1, keepdim=True)
         key = torch.cat([self._split(self.key(whole)), places, squared], -1).transpose(1, 2)
-        # Queries, keys and values have one width, which all kernels accept.
-        values = [self._split(self.value(whole)), places, torch.zeros_like(squared)]
-        value = torch.cat(values, -1).transpose(1, 2)
-        output = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        output = output.transpose(1, 2).unflatten(1, (count, tokens))  # (B, K, M, A, d + 3)
-        attended, position, _ = output.split([output.shape[-1] - POSITION_CHANNELS, 2, 1], -1)
-        return attended.flatten(3), position
+        return query, key, places
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., A, d)."""
@@ -121,12 +138,28 @@ class ProposalAttention(nn.Module):
         tokens, placement = part[:, None], self._place(positions)
         for layer in self.layers:
             tokens = layer(tokens, whole, self.centers, placement)  # (B, K, M, C)
-        weight = (mask / mask.sum(1, keepdim=True).clamp(min=1e-3))[:, None, :, None]
-        pooled = (weight * tokens).sum(2).expand(-1, positions.shape[1], -1)  # (B, K, C)
+        pooled = (_shares(mask) * tokens).sum(2).expand(-1, positions.shape[1], -1)  # (B, K, C)
         return self.output(pooled)
+
+    def attended(self, part: Tensor, whole: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Arguments as in `forward` -> how much the part attends to each token of the whole,
+        (B, K, M): mean of layers, heads and the part's tokens; the sum over M is 1."""
+        tokens, placement = part[:, None], self._place(positions)
+        maps = []
+        for layer in self.layers:
+            assert isinstance(layer, ProposalAttentionLayer)
+            weights = layer.weights(tokens, whole, self.centers, placement)  # (B, K, M, M)
+            maps.append((_shares(mask) * weights).sum(2))
+            tokens = layer(tokens, whole, self.centers, placement)
+        return torch.stack(maps).mean(0)
 
     def _place(self, positions: Tensor) -> Placement:
         """positions: (B, K, 3)."""
         size = positions[..., 2].exp()  # (B, K)
         target = positions[..., None, :2] + size[..., None, None] * self.centers
         return Placement(target, self.token_distance * (size.square() + 1).sqrt())
+
+
+def _shares(mask: Tensor) -> Tensor:
+    """(B, M) -> (B, 1, M, 1): the weight of each token of the part in a mean."""
+    return (mask / mask.sum(1, keepdim=True).clamp(min=1e-3))[:, None, :, None]

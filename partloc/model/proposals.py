@@ -112,6 +112,10 @@ class ProposalLocator(PartLocator):
         return min(count, TRAINING_HYPOTHESES) if self.training else count
 
     @property
+    def attention_side(self) -> int | None:
+        return self.encoder.tokens_per_side
+
+    @property
     def pinhole_camera(self) -> PinholeCamera | None:
         camera = self.position_decoder.camera
         if not camera.is_known:
@@ -250,13 +254,25 @@ class ProposalLocator(PartLocator):
         overlay = self.overlay(*thumbnails, features, positions, fit.depth)  # (B, K, C)
         close_up = self.close_up(aligned, features, positions, fit.depth)  # (B, K, C)
         depth, residual, visible = (field.unflatten(0, positions.shape[:2]) for field in fit)
-        mask = (self.to_mask @ foreground(part.image) @ self.to_mask.T).flatten(1)  # (B, M)
-        context = self.cross_attention(part.tokens, whole.tokens, mask, positions)
+        context = self.cross_attention(part.tokens, whole.tokens, self._token_mask(part), positions)
         crops = torch.cat([whole.crop, part.crop], -1)[:, None].expand(*positions.shape[:2], -1)
         start = self.position_decoder.normalize(positions, depth, whole.crop, part.crop)
         relative_residual = (residual / positions[..., 2:].exp()).log1p()
         fit_features = [relative_residual, visible, log_weight.detach()[..., None]]
         return torch.cat([context, crops, overlay, close_up, start, *fit_features], -1)
+
+    def _token_mask(self, parts: EncodedImages) -> Tensor:
+        """(B, M), coverage of the tokens by the part."""
+        return (self.to_mask @ foreground(parts.image) @ self.to_mask.T).flatten(1)
+
+    def attended(
+        self, wholes: EncodedImages, parts: EncodedImages, whole_of_part: Tensor, positions: Tensor
+    ) -> Tensor:
+        wholes, parts = self._project_tokens(wholes, parts, whole_of_part)
+        whole, mask = wholes.select(whole_of_part), self._token_mask(parts)
+        maps = self.cross_attention.attended(parts.tokens, whole.tokens, mask, positions[:, None])
+        side = self.encoder.tokens_per_side
+        return maps[:, 0].unflatten(-1, (side, side))
 
     def _correct(
         self, pairs: EncodedPairs, positions: Tensor, depth: Tensor, affine: Tensor, shift: Tensor

@@ -1,9 +1,11 @@
 """A case of the page: a part, its prediction and, if labels are known, what is right.
 
-Shapes: N parts; T other twins of a part; K hypotheses; F = hypotheses.NUM_FIELDS.
+Shapes: N parts; T other twins of a part; K hypotheses; F = hypotheses.NUM_FIELDS; S tokens
+per side.
 """
 
 import re
+from base64 import b64encode
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ MAX_CASES = 600  # beyond, half of them are the worst and half are drawn at rand
 CASE_STREAM = 5  # of random numbers; each use of the seed has a stream of its own
 MAX_HYPOTHESES = 6  # that a case lists
 POSE_DIGITS, MARK_DIGITS = 3, 4  # after the decimal point
+MAX_ATTENTION_SIDE = 16  # of an attention map in the page; larger ones are reduced
 
 
 class Truth(NamedTuple):
@@ -30,7 +33,8 @@ class Truth(NamedTuple):
 
 
 class Case(NamedTuple):
-    """pose: (4,), predicted. hypotheses: (K, F). truth: None if there is no label."""
+    """pose: (4,), predicted. hypotheses: (K, F). truth: None if there is no label. attention: ()
+    of `prediction_files.attention_dtype`; None if the model has no such maps."""
 
     model: str
     part: str
@@ -40,6 +44,7 @@ class Case(NamedTuple):
     confidence: float
     hypotheses: np.ndarray
     truth: Truth | None = None
+    attention: np.ndarray | None = None
 
 
 def kind_of_model(name: str) -> str:
@@ -65,7 +70,7 @@ def case_record(case: Case, info: ModelInfo) -> dict[str, Any]:
     """The JSON of a case; images are added by `page`.
 
     A `mark` is [x, y, radius] of a pose in the image, as fractions of its side; null without a
-    camera.
+    camera. `attention` is missing if the model has no such maps.
     """
     record: dict[str, Any] = {
         "model": case.model,
@@ -79,7 +84,32 @@ def case_record(case: Case, info: ModelInfo) -> dict[str, Any]:
         record["errors"] = {k: round(v, MARK_DIGITS) for k, v in case.truth.errors.items()}
         record["truth"] = _place(case.truth.pose, info.camera)
         record["twins"] = [_place(pose, info.camera) for pose in case.truth.twins]
+    if case.attention is not None:
+        record["attention"] = _attention_record(case.attention)
     return record
+
+
+def _attention_record(attention: np.ndarray) -> dict[str, Any]:
+    """`square`: left, top and side of the map in the image, as fractions of the image's side.
+    `weights`: `side` x `side` bytes in base64."""
+    right, down, half = attention["crop"].astype(float)
+    weight = _reduce(attention["weight"].astype(float))
+    square = ((right + 1 - half) / 2, (down + 1 - half) / 2, half)
+    scaled = np.round(255 * weight / max(weight.max(), 1)).astype(np.uint8)
+    return {
+        "square": [round(float(value), MARK_DIGITS) for value in square],
+        "side": len(scaled),
+        "weights": b64encode(scaled.tobytes()).decode(),
+    }
+
+
+def _reduce(weight: np.ndarray) -> np.ndarray:
+    """Means over squares of (S, S), such that S is at most MAX_ATTENTION_SIDE."""
+    factor = -(-len(weight) // MAX_ATTENTION_SIDE)
+    padding = -len(weight) % factor
+    padded = np.pad(weight, (0, padding), "edge")
+    side = len(padded) // factor
+    return padded.reshape(side, factor, side, factor).mean((1, 3))
 
 
 def _place(pose: np.ndarray, camera: PinholeCamera | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from partloc.inference.prediction_files import (
     HYPOTHESES_FILE,
     PREDICTIONS_FILE,
+    read_attention,
     read_model_info,
 )
 from partloc.pose import POSE_COLUMNS
@@ -29,8 +30,13 @@ def write_predictions_page(folder: Path, data_dir: Path, max_pixels: int) -> Pat
     mode: Literal["r"] | None = "r" if rows else None
     hypotheses = np.load(folder / HYPOTHESES_FILE, mmap_mode=mode)  # (N, K, F)
     confidence = np.array([float(row["confidence"]) for row in rows])
+    attention = read_attention(folder, len(rows))
     cases = [
-        _make_case(rows[number], hypotheses[number])
+        _make_case(
+            rows[number],
+            hypotheses[number],
+            None if attention is None else attention[number],
+        )
         for number in select_cases(1 - confidence, SEED)
     ]
     models = len({row["model"] for row in rows})
@@ -42,8 +48,8 @@ def write_predictions_page(folder: Path, data_dir: Path, max_pixels: int) -> Pat
     return path
 
 
-def _make_case(row: dict[str, str], hypotheses: np.ndarray) -> Case:
-    """row: of PREDICTIONS_FILE. hypotheses: (K, F)."""
+def _make_case(row: dict[str, str], hypotheses: np.ndarray, attention: np.ndarray | None) -> Case:
+    """row: of PREDICTIONS_FILE. hypotheses: (K, F). attention: see `Case`."""
     return Case(
         row["model"],
         row["part"],
@@ -52,4 +58,5 @@ def _make_case(row: dict[str, str], hypotheses: np.ndarray) -> Case:
         np.array([float(row[name]) for name in POSE_COLUMNS]),
         float(row["confidence"]),
         np.array(hypotheses),
+        attention=attention,
     )

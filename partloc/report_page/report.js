@@ -22,14 +22,25 @@ function element(tag, attributes = {}, ...children) {
 
 const circle = (mark, name) => element("circle", { cx: mark[0], cy: mark[1], r: Math.max(mark[2], 0.012), class: name });
 
+/* A map over the whole, the more opaque the more the part attends there. */
+function drawAttention({ square: [x, y, width], side, weights }) {
+  const small = element("canvas", { width: side, height: side });
+  const pixels = new ImageData(side, side);
+  [...atob(weights)].forEach((letter, i) => pixels.data.set([106, 27, 154, 0.85 * letter.charCodeAt(0)], 4 * i));
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  return element("image", { href: small.toDataURL(), x, y, width, height: width, class: "attention" });
+}
+
 /* The whole, dimmed; the part at its predicted place; rings at the predicted and the true places. */
 function drawWhole(c, withHypotheses = false) {
   const svg = element("svg", { viewBox: "0 0 1 1", class: "whole", "aria-hidden": "true" });
-  svg.append(element("image", { href: data.images[c.images[0]], width: 1, height: 1, opacity: c.mark ? 0.4 : 1 }));
+  const heat = withHypotheses && c.attention && byId("attention").checked; // then without the part
+  svg.append(element("image", { href: data.images[c.images[0]], width: 1, height: 1, opacity: c.mark || heat ? 0.4 : 1 }));
+  if (heat) svg.append(drawAttention(c.attention), c.mark && c.hypotheses[0].mark ? circle(c.hypotheses[0].mark, "attending") : "");
   if (!c.mark) return svg;
   const [x, y, radius] = c.mark;
   const side = (4 * radius) / data.camera.image_scale; // of the part's image in that of the whole
-  svg.append(element("image", { href: data.images[c.images[1]], x: x - side / 2, y: y - side / 2, width: side, height: side }));
+  if (!heat) svg.append(element("image", { href: data.images[c.images[1]], x: x - side / 2, y: y - side / 2, width: side, height: side }));
   if (withHypotheses) for (const h of c.hypotheses) svg.append(h.mark ? circle(h.mark, "hypothesis") : "");
   for (const twin of c.twins || []) if (twin.mark) svg.append(circle(twin.mark, "twin"));
   svg.append(circle(c.mark, "predicted"));
@@ -219,6 +230,7 @@ let current = null;
 function openCase(c) {
   current = c;
   byId("case-title").textContent = `${c.model} · ${c.part}`;
+  byId("attention-label").hidden = !c.attention;
   byId("case-whole").replaceChildren(drawWhole(c, true));
   byId("case-part").replaceChildren(element("img", { src: data.images[c.images[1]], alt: "the part" }));
   fillTable(c);
@@ -251,6 +263,7 @@ function step(offset) {
   const next = shown[shown.indexOf(current) + offset];
   if (next) openCase(next);
 }
+byId("attention").addEventListener("change", () => byId("case-whole").replaceChildren(drawWhole(current, true)));
 byId("close").addEventListener("click", () => dialog.close());
 byId("previous").addEventListener("click", () => step(-1));
 byId("next").addEventListener("click", () => step(1));

@@ -21,7 +21,7 @@ ENGLISH, CHINESE = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
 )
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
-MAX_README_LINES, MAX_PICTURE_BYTES = 150, 100_000
+MAX_README_LINES, MAX_PICTURE_BYTES = 130, 100_000
 HAN_CHARACTER = re.compile(r"[\u4e00-\u9fff]")
 
 

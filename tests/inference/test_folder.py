@@ -26,7 +26,8 @@ from partloc.inference.folder import (
 from partloc.inference.hypotheses import HYPOTHESIS_FIELDS, Hypotheses
 from partloc.inference.image_loader import IMAGES_AHEAD
 from partloc.inference.jobs import SkippedFile, find_jobs
-from partloc.inference.predictor import PartResult
+from partloc.inference.prediction_files import read_attention
+from partloc.inference.predictor import ModelImages, PartResult
 from partloc.model.encoder import EncodedImages
 
 POSE = PoseEstimate((0.1, -0.5, 0.5), 0.5, 0.9)
@@ -65,6 +66,7 @@ def predict_and_write(predictor, data_dir, tmp_path):
     def run(**options) -> Summary:
         outcomes = predict_jobs(predictor, find_jobs(data_dir), data_dir)
         num_hypotheses = predictor.model.num_hypotheses
+        options = {"attention_side": predictor.model.attention_side} | options
         return write_predictions(
             tmp_path / "out", outcomes, num_hypotheses, SINGLE_PROCESS, **options
         )
@@ -254,6 +256,32 @@ def test_no_file_is_written_through_a_link_that_leads_out_of_the_folder(tmp_path
     with pytest.raises(ValueError, match="out/lamp: leads out of the folder of predictions"):
         write_predictions(tmp_path / "out", [outcome], NUM_HYPOTHESES, SINGLE_PROCESS)
     assert not [*(tmp_path / "labels").iterdir()]
+
+
+def test_the_attention_maps_are_those_of_single_predictions(
+    predictor, data_dir, predict_and_write, tmp_path
+):
+    predict_and_write()
+    table = pd.read_csv(tmp_path / "out/predictions.csv")
+    attention = read_attention(tmp_path / "out", len(table))
+    side = predictor.model.encoder.tokens_per_side
+    assert attention.shape == (11,) and attention["weight"].shape == (11, side, side)
+    assert (attention["weight"].max((1, 2)) == 255).all()
+    assert (attention["crop"][:, 2] > 0).all() and (attention["crop"][:, 2] <= 1).all()
+    row = table.iloc[5]
+    images = [ModelImages(data_dir / row.whole_path, [data_dir / row.part_path])]
+    ((result,),) = predictor.predict_models(images, with_attention=True)
+    difference = attention[5]["weight"].astype(int) - result.attention.weight.numpy()
+    assert np.abs(difference).max() <= 1
+    ((plain,),) = predictor.predict_models(images)
+    assert plain.attention is None
+
+
+def test_maps_of_an_earlier_model_do_not_stay(predict_and_write, tmp_path):
+    predict_and_write()
+    predict_and_write(attention_side=None)
+    assert not (tmp_path / "out/attention.npy").exists()
+    assert read_attention(tmp_path / "out", 11) is None
 
 
 def test_a_name_of_the_greatest_length_is_answered(predict_and_write, data_dir, tmp_path):

@@ -20,6 +20,6 @@ def test_two_processes_write_the_same_bytes_as_one(data_dir, checkpoint, tmp_pat
         {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
         for out in (tmp_path / "one", tmp_path / "two")
     )
-    assert len(single) == 4 + 10 and single == distributed
+    assert len(single) == 5 + 10 and single == distributed
     assert two.stderr.count("10 parts of 2 models predicted") == 1
     assert "2 skipped: unreadable image; e.g. lamp/lamp-foot.png" in two.stderr

@@ -91,3 +91,36 @@ def test_tokens_outside_the_part_do_not_count(attention):
     expected = attention(part, whole, mask, POSITIONS)
     assert_close(attention(changed, whole, mask, POSITIONS), expected)
     assert not torch.allclose(attention(changed, whole, 1 - mask, POSITIONS), expected)
+
+
+def test_the_map_shows_where_the_part_is_put():
+    """Without content, a narrow window attends to the tokens below the part's own."""
+    torch.manual_seed(0)
+    attention = ProposalAttention(WIDTH, layers=2, centers=bin_centers(SIDE, SIDE))
+    with torch.no_grad():
+        for layer in attention.layers:
+            torch.nn.init.zeros_(layer.query.weight)
+            layer.log_window.fill_(math.log(0.2))
+    # The part is a quarter of the whole, at the top left; its tokens lie in 3 x 3 of the 6 x 6.
+    positions = torch.tensor([[[-0.5, -0.5, math.log(0.5)]]])
+    maps = attention.attended(
+        random_tokens(), random_tokens(), torch.ones(1, SIDE**2), positions
+    ).unflatten(-1, (SIDE, SIDE))
+    assert_close(maps.sum((2, 3)), torch.ones(1, 1))
+    assert maps[0, 0, :3, :3].sum() > 0.95
+
+
+def test_the_map_is_the_mean_of_the_weights_that_the_features_are_made_with(attention):
+    part, whole, mask = random_tokens(), random_tokens(), torch.zeros(1, SIDE**2)
+    mask[:, 7] = 1.0  # one token of the part
+    layer = attention.layers[0]
+    torch.nn.init.eye_(layer.value.weight)
+    attended, _ = layer._attend(
+        part[:, None],
+        whole,
+        attention.centers,
+        (placement := attention._place(POSITIONS)).target,
+        layer.log_window.exp() * placement.spacing[..., None],
+    )
+    maps = attention.attended(part, whole, mask, POSITIONS)  # (1, 2, M)
+    assert_close(maps @ layer.value(whole), attended[:, :, 7], atol=1e-5, rtol=1e-4)

@@ -13,7 +13,7 @@ from partloc.evaluation.accumulator import ErrorAccumulator
 from partloc.evaluation.evaluate import compute_metrics
 from partloc.evaluation.metrics import median_pose
 from partloc.evaluation.page import VISIBLE_FILE, make_content
-from partloc.inference.prediction_files import ModelInfo
+from partloc.inference.prediction_files import ATTENTION_FILE, ModelInfo, attention_dtype
 from partloc.model.camera import PinholeCamera
 from partloc.pose import PartPose
 from partloc.report_page.page import Content, write_page
@@ -51,6 +51,9 @@ def make_labelled_content(folder: Path, camera: PinholeCamera | None) -> Content
     poses.translation[:, 0, 0] += torch.arange(NUM_PARTS) / 50
     predictions = predict_hypotheses(poses, torch.tensor([0.7, 0.3]).log().repeat(NUM_PARTS, 1))
     np.save(folder / "hypotheses.npy", predictions.hypotheses.to_tensor().numpy())
+    attention = np.zeros(NUM_PARTS, attention_dtype(8))
+    attention["weight"][:, 2, 5], attention["crop"] = 255, (0.0, 0.0, 0.5)
+    np.save(folder / ATTENTION_FILE, attention)
     accumulator = ErrorAccumulator(table)
     confidence = torch.linspace(0.95, 0.05, NUM_PARTS)
     predictions = predictions._replace(confidence=confidence)

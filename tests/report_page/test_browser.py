@@ -125,6 +125,32 @@ def test_a_click_opens_the_case_and_the_cube_turns(open_page, page):
     assert canvas.evaluate("canvas => canvas.toDataURL()") == before
 
 
+def test_a_box_shows_what_the_part_attended_to(open_page, page):
+    """A map over the crop of the whole, in place of the part's image; also in the next case."""
+    tab = open_page(page)
+    tab.locator(SHOWN).first.locator("button").click()
+    whole = tab.locator("#case-whole svg")
+    assert whole.locator("image").count() == 2 and whole.locator(".attention").count() == 0
+    tab.check("#attention")
+    assert whole.locator("circle.attending").count() == 1
+    overlay = whole.locator("image.attention")
+    assert whole.locator("image").count() == 2 and overlay.count() == 1
+    assert [overlay.get_attribute(name) for name in ("x", "y", "width")] == ["0.25", "0.25", "0.5"]
+    opaque = overlay.evaluate(
+        """async node => {
+          const image = new Image(); image.src = node.getAttribute("href"); await image.decode();
+          const canvas = document.createElement("canvas"); canvas.width = canvas.height = 8;
+          const context = canvas.getContext("2d"); context.drawImage(image, 0, 0);
+          return [...context.getImageData(0, 0, 8, 8).data].flatMap(
+            (v, i) => i % 4 === 3 && v ? [(i - 3) / 4] : []); }"""
+    )
+    assert opaque == [2 * 8 + 5]
+    tab.click("#next")
+    assert overlay.count() == 1
+    tab.uncheck("#attention")
+    assert overlay.count() == 0 and whole.locator("image").count() == 2
+
+
 def test_everything_can_be_done_with_the_keyboard(open_page, page):
     tab = open_page(page)
     tab.locator(SHOWN).first.locator("button").focus()

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from samples import FRONT_CAMERA, make_samples, write_images
 
 from partloc.commands import infer
-from partloc.inference.prediction_files import ModelInfo
+from partloc.inference.prediction_files import ModelInfo, attention_dtype
 from partloc.report_page import page as page_module
 from partloc.report_page.case import MAX_CASES, Case, case_record, kind_of_model, select_cases
 from partloc.report_page.images import PageImages
@@ -86,6 +87,17 @@ def test_a_mark_is_where_the_camera_sees_the_pose():
     record = case_record(make_case("chair-01"), INFO)
     assert record["mark"][:2] == [0.55, 0.5]
     assert case_record(make_case("chair-01"), INFO._replace(camera=None))["mark"] is None
+
+
+@pytest.mark.parametrize(("side", "shown", "at"), [(8, 8, 1), (32, 16, 0), (33, 11, 0)])
+def test_what_the_part_attended_to_is_small_and_lies_on_the_crop_of_the_whole(side, shown, at):
+    attention = np.zeros(1, attention_dtype(side))
+    attention["weight"][0, 1, 1], attention["crop"] = 40, (0.2, -0.2, 0.5)
+    record = case_record(make_case("chair-01")._replace(attention=attention[0]), INFO)["attention"]
+    assert record["square"] == [0.35, 0.15, 0.5] and record["side"] == shown
+    weights = np.frombuffer(b64decode(record["weights"]), np.uint8).reshape(shown, shown)
+    assert weights[at, at] == 255 and np.count_nonzero(weights) == 1
+    assert "attention" not in case_record(make_case("chair-01"), INFO)
 
 
 def test_a_name_cannot_become_code_of_the_page(tmp_path):
@@ -171,6 +183,7 @@ def test_infer_writes_the_page_of_its_predictions(checkpoint, tmp_path, monkeypa
     assert [(c["model"], c["part"]) for c in cases] == [(r["model"], r["part"]) for r in rows]
     assert [c["pose"][0] for c in cases] == [round(float(r["tx"]), 3) for r in rows]
     assert not any("truth" in case for case in cases)
+    assert all(len(case["attention"]["weights"]) > 4 for case in cases)
 
 
 def test_a_report_of_one_whole_is_refused(monkeypatch, capsys):
