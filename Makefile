@@ -9,7 +9,7 @@ STAMP := $(VENV)/.requirements-installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help require-git setup repro pretrain test check docs clean bench full-step
+.PHONY: help require-git setup repro pretrain test check docs clean bench full-step torture
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^## / {printf "\n%s\n", substr($$0, 4)} \
@@ -64,6 +64,9 @@ bench: $(STAMP)  ## measure speed and memory on a CPU, about 8 minutes
 
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory
 	$(RUN) -m benchmarks.full_step
+
+torture: $(STAMP)  ## try to break it: kills, damaged files, full disks; under 30 minutes on two cores
+	$(RUN) -m benchmarks.torture --output metrics/torture.json
 
 $(STAMP): requirements.txt
 	@command -v "$(PYTHON)" > /dev/null || { \

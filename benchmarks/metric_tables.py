@@ -258,6 +258,23 @@ def constant_inputs_table(rows: list[dict[str, Any]]) -> str:
     return markdown_table(head, cells)
 
 
+def torture_table(results: dict[str, Any]) -> str:
+    """The properties that were attacked, and the seeds of the cases that failed.
+
+    results: the content of metrics/torture.json. The last row is the sum, with date and machine.
+    """
+    rows = []
+    for row in results["properties"]:
+        seeds = ", ".join(str(failure["seed"]) for failure in row["failures"])
+        failures = f"{len(row['failures'])}: seed {seeds}" if seeds else "0"
+        rows.append([f"`{row['name']}`", row["claim"], f"{row['cases']:,}", failures])
+    cases = sum(row["cases"] for row in results["properties"])
+    failures = sum(len(row["failures"]) for row in results["properties"])
+    origin = f"{results['date']}, {results['machine']}, {results['minutes']:.0f} minutes"
+    rows.append(["all", origin, f"{cases:,}", str(failures)])
+    return markdown_table(["property", "what holds", "cases", "failures"], rows)
+
+
 def _with_interval(error: dict[str, Any], form: str) -> str:
     mean, low, high = (
         format_value(error, path, form) for path in ("mean", "interval_95/low", "interval_95/high")

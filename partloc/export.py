@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.files import open_atomic
+from partloc.system.files import open_atomic
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
 from partloc.model.proposals import ProposalLocator

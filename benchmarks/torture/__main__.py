@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import benchmark_parser, describe_machine
+from benchmarks.metric_tables import torture_table
 from benchmarks.torture.properties import PROPERTIES
-from benchmarks.torture.runner import PROCESSES, format_outcomes, run_property
+from benchmarks.torture.runner import PROCESSES, run_property
 from partloc.system.cli import run_command
 from partloc.system.files import write_json
 
@@ -55,8 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
         results = run_all([args.only] if args.only else names, args.seed, Path(folder).resolve())
-    print(format_outcomes(results["properties"]))
-    print(f"\n{results['date']}, {results['machine']}: {results['minutes']:.1f} minutes")
+    print(torture_table(results))
     if args.output:
         write_json(args.output, results)
     if any(row["failures"] for row in results["properties"]):

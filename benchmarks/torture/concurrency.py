@@ -34,15 +34,20 @@ REFUSALS = ("another process is writing into this folder", "another training (pr
 REPETITIONS = 4  # of a command while its files are read
 
 
-def make_projects(folder: Path) -> None:
-    """`folder`/project before the commands; `folder`/done after them."""
-    project = write_project(folder / "project", small_config(num_epochs=2))
+def make_project(folder: Path) -> None:
+    project = write_project(folder, small_config(num_epochs=2))
     save_model(project / "model.pth", make_untrained_model(), {})
-    done = Path(shutil.copytree(project, folder / "done"))
-    for name, arguments in COMMANDS.items():
-        process = start(done, name, arguments)
-        with process:
-            assert process.process.wait(TIMEOUT_S) == 0, process.read_log()
+
+
+def finished(folder: Path, name: str) -> Path:
+    """The project after a command that ran alone."""
+
+    def make(target: Path) -> None:
+        shutil.copytree(prepared(folder, "project", make_project), target)
+        with start(target, name, COMMANDS[name]) as command:
+            assert command.process.wait(TIMEOUT_S) == 0, command.read_log()
+
+    return prepared(folder, f"after-{name}", make)
 
 
 def start(project: Path, name: str, arguments: tuple[str, ...]) -> Command:
@@ -54,7 +59,7 @@ def start(project: Path, name: str, arguments: tuple[str, ...]) -> Command:
 # -- two writers -------------------------------------------------------------------------------
 
 
-def check_writers(name: str, project: Path, done: Path, rng: random.Random) -> None:
+def check_writers(name: str, project: Path, folder: Path, rng: random.Random) -> None:
     """Each succeeds or is refused, one at least succeeds, and the outputs are those of one."""
     with start(project, "first", COMMANDS[name]) as first:
         time.sleep(rng.choice((0, 0, 0.05, 0.3, 1)))
@@ -66,7 +71,7 @@ def check_writers(name: str, project: Path, done: Path, rng: random.Random) -> N
         is_refusal = status == USER_ERROR_STATUS and any(text in log for text in REFUSALS)
         assert status == 0 or is_refusal, f"status {status}: {log[-300:]}"
     assert 0 in statuses, "both are refused"
-    require_outputs(name, project, done)
+    require_outputs(name, project, finished(folder, name))
 
 
 def require_outputs(name: str, project: Path, done: Path) -> None:
@@ -122,7 +127,8 @@ def _require(is_whole: bool) -> None:
     assert is_whole, "a reader gets a part of a file"
 
 
-def check_readers(name: str, project: Path, done: Path, _rng: random.Random) -> None:
+def check_readers(name: str, project: Path, folder: Path, _rng: random.Random) -> None:
+    done = finished(folder, name)
     shutil.copytree(done / OUTPUTS[name], project / OUTPUTS[name], dirs_exist_ok=True)
     with in_background(make_reader(name, project, done)):
         for _ in range(REPETITIONS):
@@ -133,7 +139,7 @@ def check_readers(name: str, project: Path, done: Path, _rng: random.Random) -> 
 # -- a folder that changes ---------------------------------------------------------------------
 
 
-def check_changing(name: str, project: Path, _done: Path, rng: random.Random) -> None:
+def check_changing(name: str, project: Path, _folder: Path, rng: random.Random) -> None:
     """Models come and go while the command runs; those that stay are answered."""
     images = project / "images"
 
@@ -160,10 +166,10 @@ KINDS: tuple[tuple[Callable[[str, Path, Path, random.Random], None], str], ...] 
 
 def check(seed: int, folder: Path) -> None:
     kind, name = KINDS[seed % len(KINDS)]
-    projects = prepared(folder, "projects", make_projects)
+    base = prepared(folder, "project", make_project)
     with scratch_folder(folder) as scratch:
-        project = Path(shutil.copytree(projects / "project", scratch / "project"))
-        kind(name, project, projects / "done", random.Random(seed))
+        project = Path(shutil.copytree(base, scratch / "project"))
+        kind(name, project, folder, random.Random(seed))
 
 
 PROPERTY = Property(

@@ -1,4 +1,4 @@
-"""A disk that is full at any write: the message names the file, nothing is lost, the next run works.
+"""A disk that is full at any write: the message names the file, and the next run works.
 
 The n-th write of a command into the project fails, for n from the first to beyond the last one.
 """
@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -87,29 +88,29 @@ def full_disk(folder: Path, failing: int | None) -> Iterator[FullDisk]:
         yield disk
 
 
-def make_projects(folder: Path) -> None:
-    """`folder`/NAME: the project before the command; `folder`/NAME-done: after it.
+def make_project(name: str, folder: Path) -> None:
+    """`folder`/before: a project before a command; `folder`/after: when it has run again.
 
-    Before a command there are also the outputs of all commands of an earlier run.
+    Before it there are the outputs of an earlier run, of this command and the previous ones, but no
+    state of a training.
     """
-    project = write_project(folder / "project", small_config(num_epochs=1))
+    project = write_project(folder / "before", small_config(num_epochs=1))
     (project / "frozen.yaml").write_text(
         (project / "params.yaml").read_text().replace('"freeze_backbone": false', FROZEN)
     )
+    names = [*COMMANDS]
     with one_block():
-        for arguments in COMMANDS.values():
-            run_in(project, *arguments).require_success()
-        for name, arguments in COMMANDS.items():
-            shutil.copytree(project, folder / name)
-            shutil.rmtree(folder / name / "runs", ignore_errors=True)
-            shutil.copytree(folder / name, folder / f"{name}-done")
-            with full_disk(folder / f"{name}-done", None) as disk:
-                run_in(folder / f"{name}-done", *arguments).require_success()
-            (folder / f"{name}.writes").write_text(str(disk.writes))
+        for previous in names[: names.index(name) + 1]:
+            run_in(project, *COMMANDS[previous]).require_success()
+        shutil.rmtree(project / "runs", ignore_errors=True)
+        shutil.copytree(project, folder / "after")
+        with full_disk(folder / "after", None) as disk:
+            run_in(folder / "after", *COMMANDS[name]).require_success()
+    (folder / "writes").write_text(str(disk.writes))
 
 
 def choose_write(number: int, writes: int) -> int:
-    """The number of the failing write in the case `number` of a command: all of few, or a spread."""
+    """The failing write in the case `number` of a command: each of few, or a spread of many."""
     if writes < CASES_PER_COMMAND:
         return number + 1
     return 1 + round(number * writes / (CASES_PER_COMMAND - 1))
@@ -117,12 +118,12 @@ def choose_write(number: int, writes: int) -> int:
 
 def check(seed: int, folder: Path) -> None:
     name = [*COMMANDS][seed % len(COMMANDS)]
-    projects = prepared(folder, "projects", make_projects)
-    writes = int((projects / f"{name}.writes").read_text())
+    projects = prepared(folder, name, partial(make_project, name))
+    writes = int((projects / "writes").read_text())
     failing = choose_write(seed // len(COMMANDS) % CASES_PER_COMMAND, writes)
-    before, expected = (read_files(projects / end, *OUTPUTS) for end in (name, f"{name}-done"))
+    before, expected = (read_files(projects / end, *OUTPUTS) for end in ("before", "after"))
     with scratch_folder(folder) as scratch, one_block():
-        project = Path(shutil.copytree(projects / name, scratch / "project"))
+        project = Path(shutil.copytree(projects / "before", scratch / "project"))
         with full_disk(project, failing) as disk:
             answer = run_in(project, *COMMANDS[name])
         if disk.failed_file is None:

@@ -18,7 +18,6 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from benchmarks.common import markdown_table
 from partloc.system.processes import map_in_processes
 
 PROCESSES = 2
@@ -96,18 +95,6 @@ def run_case(prop: Property, folder: Path, seed: int) -> Failure | None:
         print(f"\n{prop.name} --seed {seed}: {text}", file=sys.stderr, flush=True)
         return Failure(seed, text[:MAX_MESSAGE_CHARS])
     return None
-
-
-def format_outcomes(outcomes: Iterable[dict[str, Any]]) -> str:
-    """Markdown table of the rows of the JSON file."""
-    rows = []
-    for outcome in outcomes:
-        seeds = ", ".join(str(failure["seed"]) for failure in outcome["failures"])
-        failures = f"{len(outcome['failures'])} (seeds {seeds})" if seeds else "0"
-        minutes = f"{outcome['seconds'] / 60:.1f}"
-        cells = [outcome["name"], outcome["claim"], f"{outcome['cases']:,}", failures, minutes]
-        rows.append(cells)
-    return markdown_table(["property", "what holds", "cases", "failures", "minutes"], rows)
 
 
 # -- for the properties ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from partloc.cli import importing, make_parser, run_command
+from partloc.system.cli import importing, make_parser, run_command
 from partloc.commands.infer import PIPELINE_MODEL, choose_checkpoint
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 
-from partloc.cli import gc_paused, importing, make_parser, positive_int, run_command
+from partloc.system.cli import gc_paused, importing, make_parser, positive_int, run_command
 from partloc.commands.infer import (
     PIPELINE_MODEL,
     camera_message,

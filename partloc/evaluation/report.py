@@ -44,13 +44,10 @@ def write_samples(
     camera: PinholeCamera | None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> None:
-    """Draw cases of a table of predictions into `folder`, and delete the images of earlier runs.
+    """Draw cases of a table of predictions into `folder`, then delete images of earlier runs.
 
     Memory holds only the rows of the models that are drawn.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
     errors = _read_table(table, usecols=["model", "part", "twin_group", "translation_error"])
     cases = choose_cases(errors)
     models = set(errors.model[list(cases.values())])
@@ -64,6 +61,9 @@ def write_samples(
         part = load_image(data_dir / case.part_path, max_pixels)
         with open_atomic(folder / f"{name}.png") as file:
             draw_case(name, case, twins, whole, part, camera).save(file, "PNG")
+    for image in folder.glob("*.png"):
+        if image.stem not in cases:
+            image.unlink()
 
 
 def _read_table(table: Path, **options: Any) -> Any:

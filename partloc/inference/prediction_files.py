@@ -163,7 +163,7 @@ def _read_hypotheses(folder: Path, rows: np.ndarray) -> np.ndarray:
     """
     path = folder / HYPOTHESES_FILE
     try:
-        values = np.load(path, mmap_mode="r")
+        values = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise
     except Exception as error:  # numpy parses the header as Python, and raises many types

@@ -46,6 +46,24 @@ def test_equal_runs_give_equal_images_and_old_ones_are_deleted(tmp_path):
     assert draw(7) == first
 
 
+def test_images_of_an_earlier_run_stay_until_all_others_are_written(tmp_path, monkeypatch):
+    for name in ("whole.png", "part.png"):
+        Image.new("RGB", (64, 48), "steelblue").save(tmp_path / name)
+    write_table(tmp_path / "rows.csv", make_predictions(7))
+    arguments = (tmp_path / "samples", tmp_path / "rows.csv", tmp_path, SIDE_CAMERA)
+    write_samples(*arguments)
+    before = {file.name: file.read_bytes() for file in Path(tmp_path, "samples").iterdir()}
+
+    def fail(*_args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("partloc.evaluation.report.draw_case", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_samples(*arguments)
+    after = {file.name: file.read_bytes() for file in Path(tmp_path, "samples").iterdir()}
+    assert after == before
+
+
 def test_a_case_has_its_twins_though_the_table_is_read_in_chunks(tmp_path, monkeypatch):
     for name in ("whole.png", "part.png"):
         Image.new("RGB", (64, 48), "steelblue").save(tmp_path / name)

@@ -107,6 +107,39 @@ def test_predictions_for_more_than_the_table_are_an_error(tmp_path):
         list(read_predictions(tmp_path, PairTable(samples[:2], Path("data")), INFO))
 
 
+def write_text(text: str):
+    return lambda path: path.write_text(text)
+
+
+DAMAGES = [
+    *[("predictions.csv", write_text(text)) for text in ("", "a,b\n1,2\n", '"\n')],
+    ("predictions.csv", lambda path: path.write_bytes(b"\xff" + path.read_bytes())),
+    ("predictions.csv", lambda path: path.write_text(path.read_text().replace(",scale", ",size"))),
+    ("predictions.csv", lambda path: path.write_text(path.read_text().replace(",0.", ",nan", 1))),
+    ("predictions.csv", lambda path: path.write_text(path.read_text()[:-7])),
+    ("hypotheses.npy", lambda path: path.write_bytes(path.read_bytes()[:-4])),
+    ("hypotheses.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"<f4", b"<i4"))),
+    ("hypotheses.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"{", b"("))),
+    ("hypotheses.npy", lambda path: np.save(path, np.full((4, 4, NUM_FIELDS), np.nan, "f4"))),
+    ("hypotheses.npy", lambda path: np.save(path, np.zeros((4, 4, 3), "f4"))),
+    ("hypotheses.npy", lambda path: np.save(path, np.zeros((2, 4, NUM_FIELDS), "f4"))),
+    *[("model.json", write_text(text)) for text in ("", "[]", "{}", '{"camera": 3}')],
+    ("model.json", lambda path: path.write_text(path.read_text().replace("0.5", "NaN"))),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, name, damage):
+    samples = make_samples(models=2, parts=2)
+    write_folder(tmp_path, samples)
+    write_model_info(tmp_path, INFO)
+    damage(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}|no prediction for m0/m0-a.png") as caught:
+        info = read_model_info(tmp_path)
+        list(read_predictions(tmp_path, PairTable(samples, Path("data")), info))
+    assert str(caught.value).startswith(str(tmp_path))
+
+
 def test_memory_does_not_grow_with_the_number_of_predictions(tmp_path):
     num_rows = 100_000
     samples = make_samples(models=1, parts=1)
