@@ -251,7 +251,7 @@ def test_a_resumed_training_ends_with_the_same_weights(tables, tmp_path):
             resumed.model.load_state_dict(state["model"])
             resumed.state.restore(state)
         resumed.use_token_cache(tmp_path / "resumed")
-        resumed.config = config_of(num_epochs)
+        resumed.state.config = config_of(num_epochs).train
         resumed.fit(folder)
     assert resumed.encoded == []
     assert resumed.state.history == uninterrupted.state.history
