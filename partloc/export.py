@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from partloc.system.files import open_atomic
 from partloc.model.encoder import EncodedImages
 from partloc.model.locator import PartLocator
 from partloc.model.proposals import ProposalLocator
 from partloc.model.template_matching import TemplateMatching
+from partloc.system.files import open_atomic
 
 OPSET = 20
 TOLERANCE = 1e-4  # of all outputs, against PyTorch

@@ -14,9 +14,9 @@ from answer_schema import require_valid
 from checkout import ROOT
 from toys import noise_image
 
-from partloc.system.cli import EXTRA_OF_PACKAGE
 from partloc.commands import web as command
 from partloc.inference.locator_api import Locator
+from partloc.system.cli import EXTRA_OF_PACKAGE
 from partloc.web import COLUMNS, NO_CAMERA, find_examples, locate
 
 VIEW = (45.0, 30.0, 30.0)

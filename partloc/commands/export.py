@@ -11,8 +11,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from partloc.system.cli import importing, make_parser, run_command
 from partloc.commands.infer import PIPELINE_MODEL, choose_checkpoint
+from partloc.system.cli import importing, make_parser, run_command
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 

@@ -16,13 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 
-from partloc.system.cli import gc_paused, importing, make_parser, positive_int, run_command
 from partloc.commands.infer import (
     PIPELINE_MODEL,
     camera_message,
     choose_checkpoint,
     parse_camera,
 )
+from partloc.system.cli import gc_paused, importing, make_parser, positive_int, run_command
 
 HOST, PORT = "127.0.0.1", 7860
 
