@@ -269,9 +269,9 @@ def torture_table(results: dict[str, Any]) -> str:
         failures = f"{len(row['failures'])}: seed {seeds}" if seeds else "0"
         rows.append([f"`{row['name']}`", row["claim"], f"{row['cases']:,}", failures])
     cases = sum(row["cases"] for row in results["properties"])
-    failures = sum(len(row["failures"]) for row in results["properties"])
+    failed = sum(len(row["failures"]) for row in results["properties"])
     origin = f"{results['date']}, {results['machine']}, {results['minutes']:.0f} minutes"
-    rows.append(["all", origin, f"{cases:,}", str(failures)])
+    rows.append(["all", origin, f"{cases:,}", str(failed)])
     return markdown_table(["property", "what holds", "cases", "failures"], rows)
 
 

@@ -128,6 +128,8 @@ def check_python(arguments: list[str]) -> None:
         CHECKS[arguments[1]](arguments[2:])
     elif not arguments[1].endswith(".NAME"):
         module = importlib.import_module(arguments[1])
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{arguments[1]}.__main__")
         require_accepted(module.main, arguments[1], arguments[2:])
 
 

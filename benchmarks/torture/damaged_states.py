@@ -56,6 +56,12 @@ def flip_bit_of(part: float, newest: Path, _older: Path, rng: random.Random) -> 
     newest.write_bytes(data)
 
 
+def damage_newest(
+    damage: Callable[[Path], object], newest: Path, _older: Path, _rng: random.Random
+) -> None:
+    damage(newest)
+
+
 def truncate_to(part: float, newest: Path, _older: Path, rng: random.Random) -> None:
     data = newest.read_bytes()
     newest.write_bytes(
@@ -227,10 +233,7 @@ PLACES = (0.0, 0.02, 0.2, 0.4, 0.6, 0.8, 0.98, 1.0)
 KINDS = (
     *(Kind(f"bit at {place:.0%}", partial(flip_bit_of, place)) for place in PLACES),
     *(Kind(f"cut to {place:.0%}", partial(truncate_to, place)) for place in PLACES),
-    *(
-        Kind(damage.__name__, lambda newest, _older, _rng, damage=damage: damage(newest))
-        for damage in damages.DAMAGES
-    ),
+    *(Kind(damage.__name__, partial(damage_newest, damage)) for damage in damages.DAMAGES),
     *(
         Kind(f"content {text[:9]!r}", partial(write_text, text))
         for text in (b"PK\x03\x04", b"\0" * 5000, b"\x80\x04N.", b"version https://git-lfs\n")

@@ -96,7 +96,8 @@ def write_raw_name(folder: Path, rng: random.Random) -> None:
         + rng.randbytes(1).hex().encode()
     )
     for extension in (".png", ".json"):
-        shutil.copy(folder / f"{folder.name}-seat{extension}", name + extension.encode())
+        source = os.fsencode(folder / f"{folder.name}-seat{extension}")
+        shutil.copy(source, name + extension.encode())
 
 
 def replace_seat(folder: Path, rng: random.Random) -> None:
