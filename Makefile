@@ -65,7 +65,7 @@ bench: $(STAMP)  ## measure speed and memory on a CPU, about 8 minutes
 full-step: $(STAMP)  ## one optimiser step at full size (ViT-B/14, 1024 px): time and memory
 	$(RUN) -m benchmarks.full_step
 
-torture: $(STAMP)  ## try to break it: kills, damaged files, full disks; under 30 minutes on two cores
+torture: $(STAMP)  ## try to break it: kills, damaged files, full disks
 	$(RUN) -m benchmarks.torture --output metrics/torture.json
 
 $(STAMP): requirements.txt

@@ -26,9 +26,9 @@ from benchmarks.metric_tables import (
     evaluation_table,
     experiment_table,
     kinds_table,
+    renders_table,
     sources_table,
     summary_table,
-    torture_table,
 )
 from partloc.system.cli import make_parser, run_command
 from partloc.system.files import write_json
@@ -83,13 +83,13 @@ def make_tables() -> dict[str, dict[str, str]]:
             "small-data": experiment_table(
                 small_data["rows"], omitted={"seeds", "difference", "validation"}
             ),
+            "renders": renders_table(read_metrics("renders")["rows"]),
             "real": cross_validation_table(real),
             "real-breakdown": breakdown_table(as_shipped["by"]),
         },
         "docs/training.md": {
             "demo-training": demo_training_table(read_metrics("demo_training")["rows"])
         },
-        "docs/reliability.md": {"torture": torture_table(read_metrics("torture"))},
         "docs/ablations.md": {
             "constant-inputs": constant_inputs_table(read_metrics("constant_inputs")["rows"]),
             "ablations": experiment_table(

@@ -212,28 +212,42 @@ def demo_training_table(rows: list[dict[str, Any]]) -> str:
 
 
 def renders_table(rows: list[dict[str, Any]]) -> str:
-    """Errors by look: as shipped, with the true camera given, and after training."""
-    head = ["look", "translation error, shipped", "median", "camera given", "trained"]
-    head += ["relative scale error, median", "confidence", "below 0.05", "calibration error"]
+    """Errors by look: as shipped, with the true camera given, and after training.
+
+    Percentages in brackets are of the first row's error.
+    """
+    head = ["look", "shipped", "median", "below 0.05", "scale, median", "confidence"]
+    head += ["calibration error", "camera agrees", "camera given", "trained", "trained, median"]
     cells = []
     for row in rows:
-        shipped = row["shipped"]
+        shipped, trained = row["shipped"], row.get("trained")
         cells.append(
             [
                 row["look"],
-                _with_interval(shipped["translation_error"], ".3f"),
+                _relative_error(row, rows[0], "shipped"),
                 f"{shipped['translation_error']['median']:.3f}",
-                *(
-                    f"{row[name]['translation_error']['mean']:.3f}" if name in row else ""
-                    for name in ("camera_given", "trained")
-                ),
+                f"{shipped['right']:.0%}".replace("%", " %"),
                 f"{shipped['relative_scale_error']['median']:.1%}".replace("%", " %"),
                 f"{shipped['confidence']:.2f}",
-                f"{shipped['right']:.0%}".replace("%", " %"),
                 f"{shipped['expected_calibration_error']:.2f}",
+                format_value(row, "agreement", ".0%"),
+                _relative_error(row, rows[0], "camera_given"),
+                _relative_error(row, rows[0], "trained"),
+                f"{trained['translation_error']['median']:.3f}" if trained else "",
             ]
         )
     return markdown_table(head, cells)
+
+
+def _relative_error(row: dict[str, Any], first: dict[str, Any], name: str) -> str:
+    """The mean translation error, and in brackets its ratio to that of the first row."""
+    error, reference = (
+        nested_value(values, f"{name}/translation_error/mean") for values in (row, first)
+    )
+    if error is None:
+        return ""
+    ratio = f" ({error / reference:.0%})".replace("%", " %") if reference else ""
+    return f"{error:.3f}{ratio}"
 
 
 def constant_inputs_table(rows: list[dict[str, Any]]) -> str:

@@ -104,6 +104,7 @@ def measure(config: Config, name: str, look: Look, with_training: bool) -> dict[
         "group": look.group,
         "num_parts": len(test),
         "camera": camera_message,
+        "agreement": _agreement(camera_message),
         "shipped": evaluate(model, config, fit_table, test_table),
     }
     if look.group in ("camera", "tool", "demo") and look.has_renderer_frame:
@@ -116,6 +117,12 @@ def measure(config: Config, name: str, look: Look, with_training: bool) -> dict[
         trained = train(config, name, root)
         row["trained"] = evaluate(trained, config, fit_table, test_table)
     return row
+
+
+def _agreement(camera_message: str) -> float | None:
+    """The fraction of the matched parts that agree with the fitted camera."""
+    found = re.search(r"(\d+)% of the matched parts agree", camera_message)
+    return int(found[1]) / 100 if found else None
 
 
 def train(config: Config, name: str, root: Path) -> PartLocator:

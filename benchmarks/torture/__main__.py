@@ -1,11 +1,11 @@
-"""Attack the project and count what breaks it: under 30 minutes on two cores.
+"""Attack the project and count what breaks it.
 
 Each property is tried in many cases; a case follows from its seed. The table at the end names the
 seeds that failed, and the status is then 1. One case is repeated, with its message, by
 
     $ python -m benchmarks.torture --only kills --seed 7
 
-All of it, as docs/reliability.md shows it:
+All of it:
 
     $ make torture
 """

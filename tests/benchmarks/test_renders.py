@@ -91,9 +91,9 @@ def test_the_table_has_a_row_for_each_look():
         "expected_calibration_error": 0.1,
     }
     rows = [
-        {"look": "demo", "shipped": figures, "camera_given": figures},
+        {"look": "demo", "shipped": figures, "camera_given": figures, "agreement": 0.52},
         {"look": "black", "shipped": figures, "trained": figures},
     ]
     table = renders_table(rows).splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| demo", "| black"]
-    assert "0.050 (0.040 to 0.060)" in table[2]
+    assert table[2].startswith("| demo | 0.050 (100 %) | ") and "| 52 % |" in table[2]
