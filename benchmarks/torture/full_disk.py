@@ -1,6 +1,6 @@
 """A disk that is full at any write: the message names the file, and the next run works.
 
-The n-th write of a command into the project fails, for n from the first to beyond the last one.
+From the n-th write on, a command cannot write into the project; n goes from 1 to beyond its last.
 """
 
 import errno
@@ -38,7 +38,7 @@ OUTPUTS = ("outputs", "models", "predictions", "metrics.json")
 
 
 class FullDisk:
-    """Files under `folder` whose writes are counted; the one of number `failing` finds no space."""
+    """Files under `folder` whose writes are counted; from number `failing` on there is no space."""
 
     def __init__(self, folder: Path, failing: int | None) -> None:
         self.folder, self.failing, self.writes = str(folder), failing, 0
@@ -46,8 +46,8 @@ class FullDisk:
 
     def write(self, name: str) -> None:
         self.writes += 1
-        if self.writes == self.failing:
-            self.failed_file = name
+        if self.failing and self.writes >= self.failing:
+            self.failed_file = self.failed_file or name
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -55,17 +55,19 @@ def open_on(disk: FullDisk, real_open: Any) -> Any:
     """A replacement of `open`; the buffers of Python are kept, so errors come at a flush, too."""
 
     class File(io.FileIO):
+        path = ""
+
         def write(self, data: Any) -> int:
-            disk.write(str(self.name))
+            disk.write(self.path)
             return super().write(data)
 
     def open_file(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kw: Any) -> Any:
-        is_ours = isinstance(file, str | os.PathLike) and Path(file).absolute().is_relative_to(
-            disk.folder
-        )
+        path = path_of(file)
+        is_ours = path and Path(path).absolute().is_relative_to(disk.folder)
         if not is_ours or not set(mode) & set("wax+"):
             return real_open(file, mode, buffering, *args, **kw)
-        raw = File(os.fspath(file), mode.replace("b", "").replace("t", ""))
+        raw = File(file, mode.replace("b", "").replace("t", ""))
+        raw.path = path
         if buffering == 0:
             return raw
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -76,9 +78,16 @@ def open_on(disk: FullDisk, real_open: Any) -> Any:
     return open_file
 
 
+def path_of(file: Any) -> str:
+    """The path of what is opened: a path, or the number of an open file."""
+    if isinstance(file, int):
+        return os.readlink(f"/proc/self/fd/{file}")
+    return os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else ""
+
+
 @contextmanager
 def full_disk(folder: Path, failing: int | None) -> Iterator[FullDisk]:
-    """failing: number of the write that fails, from 1; None for none."""
+    """failing: number of the first write that fails, from 1; None for none."""
     disk = FullDisk(folder, failing)
     real_open = open
     with (
