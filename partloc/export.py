@@ -181,7 +181,8 @@ def max_difference(session: Any, inputs: PairInputs, expected: PairOutputs) -> f
 
 def _sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     """aten.sort.stable by TopK; equal values may come in another order."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
 
+    op: Any = opset20  # whose types do not know the values of a trace
     count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
     return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
