@@ -289,6 +289,29 @@ def torture_table(results: dict[str, Any]) -> str:
     return markdown_table(["property", "what holds", "cases", "failures"], rows)
 
 
+def backbones_table(rows: list[dict[str, Any]]) -> str:
+    """Errors of each encoder with the inherited weights, relative to the first row."""
+    head = ["encoder", "image", "translation error", "ratio", "scale", "after a short training"]
+    reference = rows[0]["first"]["translation_error"]["mean"]
+    cells = []
+    for row in rows:
+        first = row["first"]["translation_error"]
+        scale = f"{row['first']['relative_scale_error']['mean']:.0%}".replace("%", " %")
+        trained = row.get("trained")
+        millions = row["encoder_weights"] / 1e6
+        cells.append(
+            [
+                f"{row['backbone']}, {millions:.0f} M weights",
+                f"{row['image_size']} px",
+                _with_interval(first, ".3f"),
+                f"{first['mean'] / reference:.2f}",
+                scale,
+                _with_interval(trained["translation_error"], ".3f") if trained else "",
+            ]
+        )
+    return markdown_table(head, cells)
+
+
 def _with_interval(error: dict[str, Any], form: str) -> str:
     mean, low, high = (
         format_value(error, path, form) for path in ("mean", "interval_95/low", "interval_95/high")

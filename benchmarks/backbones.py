@@ -1,0 +1,135 @@
+"""What every encoder inherits from the shipped weights: errors before and after a short training.
+
+Encoders that the shipped weights do not contain start with random weights here, as if no DINOv2
+weights were at hand; everything behind the encoder's projection is inherited. The samples are those
+of the pipeline's split; run `dvc repro` before.
+
+- first: the starting weights, with projection and camera fitted to the training models
+- trained: with --train, after a short training with a fixed encoder on some of these models
+
+Rows of --output that the same code and settings have measured are kept.
+
+    $ python -m benchmarks.backbones --output metrics/backbones.json --train
+    $ python -m benchmarks.backbones --backbones dinov2_vits14 --image-size 112
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import benchmark_parser
+from benchmarks.errors import accumulate_errors, read_earlier_rows
+from benchmarks.metric_tables import backbones_table
+from partloc.config import Config, digest, load_config
+from partloc.data.split import read_manifest
+from partloc.data.table import PairTable
+from partloc.data.transforms import Preprocessing
+from partloc.distributed import distributed_context, seed_everything
+from partloc.evaluation.metrics import bootstrap
+from partloc.model.build import build_locator
+from partloc.model.locator import PartLocator
+from partloc.model.model_file import load_model, save_model
+from partloc.system.cli import positive_int, run_command
+from partloc.system.files import write_json
+from partloc.training.fingerprint import source_hash
+from partloc.training.initialization import initialize_model
+from partloc.training.run import run_training, runs_root
+
+BACKBONES = ("dinov2_vitt14", "dinov2_vits14", "dinov2_vitb14")
+REPORTED = ("translation_error", "relative_scale_error")
+MAX_TRAIN_MODELS, NUM_EPOCHS = 24, 2
+
+
+def evaluate(model: PartLocator, config: Config, train: PairTable, test: PairTable) -> dict:
+    """Mean errors on the test models, each with its 95 % interval."""
+    accumulated = accumulate_errors(model, config, train, test).errors
+    errors = {name: accumulated[name] for name in REPORTED}
+    intervals = bootstrap(errors, test.models, config.seed)
+    return {
+        name: {"mean": values.mean().item(), "interval_95": intervals[name]["mean"]}
+        for name, values in errors.items()
+    }
+
+
+def with_backbone(config: Config, backbone: str, image_size: int) -> Config:
+    """The configuration with another encoder at another image size."""
+    model = config.model.model_copy(update={"backbone_name": backbone})
+    data = config.data.model_copy(update={"image_size": image_size})
+    return config.model_copy(update={"model": model, "data": data})
+
+
+def train(config: Config, folder: Path) -> PartLocator:
+    """Train for a short time with a fixed encoder, or take what an earlier call has trained."""
+    short = {"num_epochs": NUM_EPOCHS, "freeze_backbone": True}
+    config = config.model_copy(update={"train": config.train.model_copy(update=short)})
+    data = config.data.model_copy(update={"max_train_models": MAX_TRAIN_MODELS})
+    config, path = config.model_copy(update={"data": data}), folder / "model.pth"
+    split = Path(config.data.output_dir, "split")
+    if not path.exists():
+        with distributed_context(config.machine.device) as context:
+            run_training(
+                *(config, context, split, folder, True),
+                lambda trainer: save_model(path, trainer.model, trainer.info),
+            )
+    return load_model(path)
+
+
+def measure(config: Config, with_training: bool) -> dict[str, Any]:
+    """One row of the table."""
+    tables = (
+        PairTable(read_manifest(Path(config.data.output_dir, "split", f"{split}.csv")), data_dir)
+        for split in ("train", "test")
+        for data_dir in [Path(config.data.data_dir)]
+    )
+    known, test = tables
+    seed_everything(config.seed)
+    model = build_locator(config.model, Preprocessing.from_config(config.data)).eval()
+    initialize_model(model, known, config)
+    row = {
+        "backbone": config.model.backbone_name,
+        "image_size": config.data.image_size,
+        "encoder_weights": sum(weight.numel() for weight in model.encoder.parameters()),
+        "num_parts": len(test),
+        "first": evaluate(model, config, known, test),
+    }
+    if with_training:
+        folder = runs_root("backbones") / row_fingerprint(config)
+        row["trained"] = evaluate(train(config, folder), config, known, test)
+    return row
+
+
+def row_fingerprint(config: Config) -> str:
+    """A hash of all that determines a row."""
+    return digest([config.model_dump(exclude={"machine"}), source_hash()])[:16]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = benchmark_parser(__doc__, config=Path("params.yaml"))
+    add = parser.add_argument
+    add("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES, metavar="NAME")
+    add("--image-size", type=positive_int, default=224, metavar="PX", help="default 224")
+    add("--train", action="store_true", help="train each for a short time, too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    base = load_config(args.config)
+    # The shipped weights as they are come first: the others are compared with them.
+    configs = [base] + [with_backbone(base, name, args.image_size) for name in args.backbones]
+    earlier, rows = read_earlier_rows(args.output), []
+    for config in configs:
+        fingerprint = row_fingerprint(config)
+        row = earlier.get(fingerprint)
+        if row is None or (args.train and "trained" not in row):
+            print(f"{config.model.backbone_name}, {config.data.image_size} px", file=sys.stderr)
+            row = measure(config, args.train)
+        rows.append(row | {"fingerprint": fingerprint})
+        if args.output:
+            write_json(args.output, {"rows": rows})
+    print(backbones_table(rows))
+
+
+if __name__ == "__main__":
+    run_command(main)
