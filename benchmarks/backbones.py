@@ -70,7 +70,7 @@ def train(config: Config, folder: Path) -> PartLocator:
         with distributed_context(config.machine.device) as context:
             run_training(
                 *(config, context, split, folder, True),
-                lambda trainer: save_model(path, trainer.model, trainer.info),
+                lambda trainer: save_model(path, trainer.model, trainer.state.info),
             )
     return load_model(path)
 
