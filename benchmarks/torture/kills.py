@@ -22,7 +22,7 @@ from benchmarks.torture.runner import Property, prepared, scratch_folder
 
 PROJECT_FILES = (
     *("partloc", "stages", ".dvc", "data", "dvc.yaml", "params.yaml"),
-    *(".gitignore", ".dvcignore"),
+    *(".gitignore", ".dvcignore", "None"),  # the last is what DVC reads for missing weights
 )
 TRAIN_SCRIPT = "stages/train.py"
 OUTPUTS = ("models/best_model.pth", "outputs/train/report.json", "outputs/train/loss.json")
@@ -69,9 +69,11 @@ def make_base(folder: Path) -> None:
     for model, parts in (TRAIN_MODELS | VAL_MODELS).items():
         write_model_in_view(folder / "images", model, parts)
     train = {"num_epochs": EPOCHS, "batch_size": 1, "state_every_minutes": 0.002}
+    train["learning_rate"] = 1e-3
     model = {"depth_maps": False, "dropout": 0.2}
     write_params(project, tiny_config(model=model, train=train | {"crop_jitter": 0.3}))
-    ratios = {"train_ratio": 0.5, "val_ratio": 0.25, "test_ratio": 0.25}
+    # With fewer training models no camera fits, and the losses hardly change.
+    ratios = {"train_ratio": 0.75, "val_ratio": 0.25, "test_ratio": 0.0}
     change_params(project, "data", data_dir=str(folder / "images"), **ratios)
     for record in ("dvc.lock", "data/dvc.lock"):
         (project / record).unlink(missing_ok=True)
@@ -134,7 +136,7 @@ def make_moment(name: str, project: Path, rng: random.Random) -> Callable[[Comma
     """A function that tells when to kill."""
     runs, number = project / "runs", rng.randint(1, 3)
     end, delay = time.monotonic() + rng.uniform(0.5, 8), rng.uniform(0, 0.3)
-    seen: list[str] = []
+    seen: set[str] = set()
 
     def is_now(command: Command) -> bool:
         if name == "state":
@@ -144,9 +146,8 @@ def make_moment(name: str, project: Path, rng: random.Random) -> Callable[[Comma
                 time.sleep(delay)
             return is_first
         if name == "draft":
-            drafts = [*runs.glob("train/*/.*.tmp")]
-            if drafts and (not seen or seen[-1] != (mark := str(drafts[0].stat().st_ino))):
-                seen.append(mark)
+            drafts = {path.name for path in runs.glob("train/*/.*.tmp")}
+            seen.update(drafts)
             return len(seen) >= number and bool(drafts)
         if name == "epoch":
             return f"epoch {1 + number % 2:>3}/{EPOCHS}" in command.read_log()
@@ -204,7 +205,8 @@ def check(seed: int, folder: Path) -> None:
             finish(command)
             log = command.read_log()
         if launcher == EXP_TEMP:
-            dvc("exp", "apply", "killed", cwd=project)
+            for name in OUTPUTS:  # the experiment has no outputs of other stages to apply
+                dvc("get", "--rev", "killed", "--force", "--out", name, ".", name, cwd=project)
         require_resumed(log, moment)
         assert read_outputs(project) == expected, "the outputs are those of another training"
 

@@ -19,7 +19,7 @@ from benchmarks.torture import (
 )
 from benchmarks.torture.properties import PROPERTIES
 from benchmarks.torture.runner import Property, run_case, run_property
-from partloc import files
+from partloc.system import files
 from partloc.training import run, run_folder
 
 KINDS = {kind.name: number for number, kind in enumerate(damaged_states.KINDS)}
@@ -85,6 +85,7 @@ def test_a_state_that_is_not_verified_fails(folder, monkeypatch):
 
 def test_a_full_disk_that_is_not_told_fails(folder, monkeypatch):
     def write_in_place(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("wb")
 
     monkeypatch.setattr(files, "_open_temporary", write_in_place)
