@@ -73,7 +73,7 @@ class DirectMatching(TemplateMatching):
 
 
 class PairNet(nn.Module):
-    """From `PairInputs` to `PairOutputs`: depth maps, matching, proposals, refinement, score."""
+    """From `PairInputs` to `PairOutputs`, without FFT."""
 
     def __init__(self, model: ProposalLocator) -> None:
         """model: its template matching is replaced by `DirectMatching`."""
@@ -92,15 +92,8 @@ class PairNet(nn.Module):
         part_image: Tensor,
         part_crop: Tensor,
     ) -> PairOutputs:
-        whole_thumbnail, part_thumbnail = (
-            self.model.make_thumbnails(*image)
-            for image in ((whole_image, whole_crop), (part_image, part_crop))
-        )
-        whole = EncodedImages(whole_tokens, whole_image, whole_thumbnail, whole_crop)
-        part = EncodedImages(part_tokens, part_image, part_thumbnail, part_crop)
-        prediction = self.model.predict(whole, part, torch.zeros(1, dtype=torch.long))
-        confidence = self.model.confidence(prediction.confidence_logit)
-        return PairOutputs(*prediction.hypotheses, prediction.log_weight.exp(), confidence)
+        inputs = whole_tokens, whole_image, whole_crop, part_tokens, part_image, part_crop
+        return predict_pair(self.model, PairInputs(*inputs))
 
 
 def encode_pair(model: PartLocator, whole: Image.Image, part: Image.Image) -> PairInputs:
@@ -111,9 +104,8 @@ def encode_pair(model: PartLocator, whole: Image.Image, part: Image.Image) -> Pa
     return PairInputs(*(field[:1] for field in fields), *(field[1:] for field in fields))
 
 
-def predict_pair(model: PartLocator, inputs: PairInputs) -> PairOutputs:
-    """What PyTorch predicts, with the model as it is trained."""
-    assert isinstance(model, ProposalLocator)
+def predict_pair(model: ProposalLocator, inputs: PairInputs) -> PairOutputs:
+    """Depth maps, matching, proposals, refinement and score, with the model's own matching."""
     wholes, parts = (
         EncodedImages(tokens, image, model.make_thumbnails(image, crop), crop)
         for tokens, image, crop in (inputs[:3], inputs[3:])
