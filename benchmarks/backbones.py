@@ -14,27 +14,33 @@ Rows of --output that the same code and settings have measured are kept.
 """
 
 import argparse
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.common import benchmark_parser
-from benchmarks.errors import accumulate_errors, read_earlier_rows
+from benchmarks.errors import (
+    Job,
+    accumulate_errors,
+    mean_errors,
+    measure_rows,
+    train_or_load,
+)
 from benchmarks.metric_tables import backbones_table
 from partloc.config import Config, digest, load_config
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
-from partloc.distributed import distributed_context, seed_everything
-from partloc.evaluation.metrics import bootstrap
+from partloc.distributed import seed_everything
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
-from partloc.model.model_file import load_model, save_model
 from partloc.system.cli import positive_int, run_command
-from partloc.system.files import write_json
+from partloc.system.files import write_table
 from partloc.training.fingerprint import source_hash
 from partloc.training.initialization import initialize_model
-from partloc.training.run import run_training, runs_root
+from partloc.training.run import runs_root
 
 BACKBONES = ("dinov2_vitt14", "dinov2_vits14", "dinov2_vitb14")
 REPORTED = ("translation_error", "relative_scale_error")
@@ -43,13 +49,8 @@ MAX_TRAIN_MODELS, NUM_EPOCHS = 24, 2
 
 def evaluate(model: PartLocator, config: Config, train: PairTable, test: PairTable) -> dict:
     """Mean errors on the test models, each with its 95 % interval."""
-    accumulated = accumulate_errors(model, config, train, test).errors
-    errors = {name: accumulated[name] for name in REPORTED}
-    intervals = bootstrap(errors, test.models, config.seed)
-    return {
-        name: {"mean": values.mean().item(), "interval_95": intervals[name]["mean"]}
-        for name, values in errors.items()
-    }
+    errors = accumulate_errors(model, config, train, test).errors
+    return mean_errors({name: errors[name] for name in REPORTED}, test, config.seed)
 
 
 def with_backbone(config: Config, backbone: str, image_size: int) -> Config:
@@ -63,26 +64,21 @@ def train(config: Config, folder: Path) -> PartLocator:
     """Train for a short time with a fixed encoder, or take what an earlier call has trained."""
     short = {"num_epochs": NUM_EPOCHS, "freeze_backbone": True}
     config = config.model_copy(update={"train": config.train.model_copy(update=short)})
-    data = config.data.model_copy(update={"max_train_models": MAX_TRAIN_MODELS})
-    config, path = config.model_copy(update={"data": data}), folder / "model.pth"
-    split = Path(config.data.output_dir, "split")
-    if not path.exists():
-        with distributed_context(config.machine.device) as context:
-            run_training(
-                *(config, context, split, folder, True),
-                lambda trainer: save_model(path, trainer.model, trainer.state.info),
-            )
-    return load_model(path)
+    known = read_split(config, "train")
+    is_used = known.model.isin(known.model.unique()[:MAX_TRAIN_MODELS])
+    for split, table in (("train", known[is_used]), ("val", read_split(config, "val"))):
+        write_table(folder / "split" / f"{split}.csv", table)
+    return train_or_load(config, folder / "split", folder)
+
+
+def read_split(config: Config, split: str) -> pd.DataFrame:
+    return read_manifest(Path(config.data.output_dir, "split", f"{split}.csv"))
 
 
 def measure(config: Config, with_training: bool) -> dict[str, Any]:
     """One row of the table."""
-    tables = (
-        PairTable(read_manifest(Path(config.data.output_dir, "split", f"{split}.csv")), data_dir)
-        for split in ("train", "test")
-        for data_dir in [Path(config.data.data_dir)]
-    )
-    known, test = tables
+    data_dir = Path(config.data.data_dir)
+    known, test = (PairTable(read_split(config, split), data_dir) for split in ("train", "test"))
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing.from_config(config.data)).eval()
     initialize_model(model, known, config)
@@ -118,17 +114,15 @@ def main() -> None:
     base = load_config(args.config)
     # The shipped weights as they are come first: the others are compared with them.
     configs = [base] + [with_backbone(base, name, args.image_size) for name in args.backbones]
-    earlier, rows = read_earlier_rows(args.output), []
-    for config in configs:
-        fingerprint = row_fingerprint(config)
-        row = earlier.get(fingerprint)
-        if row is None or (args.train and "trained" not in row):
-            print(f"{config.model.backbone_name}, {config.data.image_size} px", file=sys.stderr)
-            row = measure(config, args.train)
-        rows.append(row | {"fingerprint": fingerprint})
-        if args.output:
-            write_json(args.output, {"rows": rows})
-    print(backbones_table(rows))
+    jobs = [
+        Job(
+            f"{config.model.backbone_name}, {config.data.image_size} px",
+            row_fingerprint(config),
+            partial(measure, config, args.train),
+        )
+        for config in configs
+    ]
+    print(backbones_table(measure_rows(args.output, jobs, "trained" if args.train else None)))
 
 
 if __name__ == "__main__":

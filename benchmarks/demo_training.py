@@ -10,8 +10,8 @@ have measured are kept, so an interrupted run continues.
 """
 
 import argparse
-import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from benchmarks.common import benchmark_parser
-from benchmarks.errors import accumulate_errors, read_earlier_rows
+from benchmarks.errors import Job, accumulate_errors, mean_errors, measure_rows
 from benchmarks.metric_tables import demo_training_table
 from partloc.config import Config, digest, load_config
 from partloc.data.index import build_index
@@ -28,13 +28,12 @@ from partloc.data.split import SPLITS, split_models
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
 from partloc.distributed import choose_device, distributed_context
-from partloc.evaluation.metrics import bootstrap
 from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.synthetic.dataset import DEMO_IMAGE_PX, write_dataset
 from partloc.system.cli import positive_int, run_command
-from partloc.system.files import write_json, write_table
+from partloc.system.files import write_table
 from partloc.training.fingerprint import source_hash
 from partloc.training.history import best_metric
 from partloc.training.initialization import initialize_model
@@ -58,13 +57,8 @@ def make_tables(config: Config) -> dict[str, pd.DataFrame]:
 def evaluate(model: PartLocator, config: Config, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Mean errors on the test models, each with its 95 % interval."""
     train, test = (PairTable(tables[s], Path(config.data.data_dir)) for s in ("train", "test"))
-    accumulated = accumulate_errors(model, config, train, test).errors
-    errors = {name: accumulated[name] for name in REPORTED}
-    intervals = bootstrap(errors, test.models, config.seed)
-    return {
-        name: {"mean": values.mean().item(), "interval_95": intervals[name]["mean"]}
-        for name, values in errors.items()
-    }
+    errors = accumulate_errors(model, config, train, test).errors
+    return mean_errors({name: errors[name] for name in REPORTED}, test, config.seed)
 
 
 def train(config: Config, tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, Any]:
@@ -127,16 +121,16 @@ def main() -> None:
     args = parse_arguments()
     config = load_config(args.config)
     choose_device(config.machine.device)
-    earlier, rows = read_earlier_rows(args.output), []
-    for seed, threads in product(range(args.seeds), args.threads):
-        print(f"seed {seed}, threads {threads}", file=sys.stderr)
-        seeded = config.model_copy(update={"seed": seed})
-        fingerprint = row_fingerprint(seeded, threads)
-        row = earlier.get(fingerprint) or measure(seeded, threads)
-        rows.append({"fingerprint": fingerprint, **row})
-        if args.output:
-            write_json(args.output, {"rows": rows})
-    print(demo_training_table(rows))
+    jobs = [
+        Job(
+            f"seed {seed}, threads {threads}",
+            row_fingerprint(seeded, threads),
+            partial(measure, seeded, threads),
+        )
+        for seed, threads in product(range(args.seeds), args.threads)
+        for seeded in [config.model_copy(update={"seed": seed})]
+    ]
+    print(demo_training_table(measure_rows(args.output, jobs)))
 
 
 if __name__ == "__main__":

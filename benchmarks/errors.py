@@ -1,17 +1,36 @@
-"""Errors of a network on a table of samples, and rows that an earlier call has measured."""
+"""Errors of a network on a table of samples, and tables of them that an interrupted run continues.
+
+Shapes: B samples.
+"""
 
 import json
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from partloc.config import Config
 from partloc.data.table import PairTable
+from partloc.distributed import distributed_context
 from partloc.evaluation.accumulator import ErrorAccumulator
-from partloc.evaluation.metrics import median_pose
+from partloc.evaluation.metrics import bootstrap, median_pose
 from partloc.inference.predictor import Predictor
 from partloc.inference.table_predictor import predict_table
 from partloc.model.locator import PartLocator
+from partloc.model.model_file import load_model, save_model
 from partloc.pose import PartPose
+from partloc.system.files import write_json
+from partloc.training.run import run_training
+
+
+class Job(NamedTuple):
+    """A row to measure. fingerprint: a hash of all that determines it."""
+
+    name: str
+    fingerprint: str
+    measure: Callable[[], dict[str, Any]]
 
 
 def accumulate_errors(
@@ -26,7 +45,47 @@ def accumulate_errors(
     return accumulator
 
 
-def read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+def mean_errors(errors: dict[str, Tensor], test: PairTable, seed: int) -> dict[str, Any]:
+    """Mean of each error (B,), and its 95 % interval over the models of `test`."""
+    intervals = bootstrap(errors, test.models, seed)
+    return {
+        name: {"mean": values.mean().item(), "interval_95": intervals[name]["mean"]}
+        for name, values in errors.items()
+    }
+
+
+def train_or_load(config: Config, split_dir: Path, folder: Path) -> PartLocator:
+    """Train on the tables of `split_dir`, or take what an earlier call has trained in `folder`."""
+    path = folder / "model.pth"
+    if not path.exists():
+        with distributed_context(config.machine.device) as context:
+            run_training(
+                *(config, context, split_dir, folder, True),
+                lambda trainer: save_model(path, trainer.model, trainer.state.info),
+            )
+    return load_model(path)
+
+
+def measure_rows(
+    path: Path | None, jobs: Iterable[Job], needed: str | None = None
+) -> list[dict[str, Any]]:
+    """Measure the rows that the result file `path` does not have, and write it after each.
+
+    needed: a key without which a row is measured again.
+    """
+    earlier, rows = _read_earlier_rows(path), []
+    for job in jobs:
+        row = earlier.get(job.fingerprint)
+        if row is None or (needed and needed not in row):
+            print(f"{job.name} ...", file=sys.stderr)
+            row = job.measure()
+        rows.append(row | {"fingerprint": job.fingerprint})
+        if path:
+            write_json(path, {"rows": rows})
+    return rows
+
+
+def _read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
     """Rows of an earlier result file by fingerprint."""
     if path is None or not path.exists():
         return {}

@@ -15,7 +15,6 @@ have measured are kept, so an interrupted run continues.
 
 import argparse
 import re
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,28 +22,31 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.common import benchmark_parser
-from benchmarks.errors import accumulate_errors, read_earlier_rows
+from benchmarks.errors import (
+    Job,
+    accumulate_errors,
+    mean_errors,
+    measure_rows,
+    train_or_load,
+)
 from benchmarks.looks import LOOKS, Look, write_models
 from benchmarks.metric_tables import renders_table
 from partloc.config import Config, digest, load_config
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
-from partloc.distributed import distributed_context
 from partloc.evaluation.calibration import reliability
-from partloc.evaluation.metrics import bootstrap
 from partloc.model.build import build_locator
 from partloc.model.camera import PinholeCamera
 from partloc.model.locator import PartLocator
-from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
 from partloc.pose import RIGHT_TOLERANCE
 from partloc.system.cli import run_command
-from partloc.system.files import file_sha256, write_json, write_table
+from partloc.system.files import file_sha256, write_table
 from partloc.system.processes import map_in_processes
 from partloc.training.fingerprint import source_hash
 from partloc.training.initialization import initialize_model
-from partloc.training.run import run_training, runs_root
+from partloc.training.run import runs_root
 
 FIRST_TEST = 10_000  # numbers of models that the demo does not contain
 FIRST_TRAINING = 20_000
@@ -71,15 +73,10 @@ def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable
     accumulator = accumulate_errors(model, config, fit, test)
     errors = accumulator.errors
     chosen = {name: errors[name] for name in ("translation_error", "relative_scale_error")}
-    intervals = bootstrap(chosen, test.models, config.seed)
+    means = mean_errors(chosen, test, config.seed)
     is_right = errors["translation_error"] < RIGHT_TOLERANCE
     return {
-        name: {
-            "mean": values.mean().item(),
-            "median": values.median().item(),
-            "interval_95": intervals[name]["mean"],
-        }
-        for name, values in chosen.items()
+        name: means[name] | {"median": values.median().item()} for name, values in chosen.items()
     } | {
         "right": is_right.float().mean().item(),
         "confidence": accumulator.confidence.mean().item(),
@@ -134,14 +131,7 @@ def train(config: Config, name: str, root: Path) -> PartLocator:
     for split, table in (("train", manifest[~is_val]), ("val", manifest[is_val])):
         write_table(folder / "split" / f"{split}.csv", table)
     data = config.data.model_copy(update={"data_dir": str(root / "train")})
-    config, path = config.model_copy(update={"data": data}), folder / "model.pth"
-    if not path.exists():
-        with distributed_context(config.machine.device) as context:
-            run_training(
-                *(config, context, folder / "split", folder, True),
-                lambda trainer: save_model(path, trainer.model, trainer.state.info),
-            )
-    return load_model(path)
+    return train_or_load(config.model_copy(update={"data": data}), folder / "split", folder)
 
 
 def row_fingerprint(config: Config, name: str) -> str:
@@ -162,17 +152,15 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     config = load_config(args.config)
-    earlier, rows = read_earlier_rows(args.output), []
-    for name in args.looks or LOOKS:
-        fingerprint = row_fingerprint(config, name)
-        row = earlier.get(fingerprint)
-        if row is None or (args.train and "trained" not in row):
-            print(f"{name} ...", file=sys.stderr)
-            row = measure(config, name, LOOKS[name], args.train)
-        rows.append(row | {"fingerprint": fingerprint})
-        if args.output:
-            write_json(args.output, {"rows": rows})
-    print(renders_table(rows))
+    jobs = [
+        Job(
+            name,
+            row_fingerprint(config, name),
+            partial(measure, config, name, LOOKS[name], args.train),
+        )
+        for name in args.looks or LOOKS
+    ]
+    print(renders_table(measure_rows(args.output, jobs, "trained" if args.train else None)))
 
 
 if __name__ == "__main__":

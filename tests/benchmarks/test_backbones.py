@@ -3,7 +3,9 @@
 import json
 import sys
 
+import pandas as pd
 import pytest
+from toys import tiny_config
 
 from benchmarks import backbones
 from benchmarks.metric_tables import backbones_table
@@ -62,3 +64,14 @@ def test_the_ratio_is_that_to_the_shipped_encoder(run_benchmark):
         "| dinov2_vits14, 22 M weights | 224 px | 0.063 (0.050 to 0.070) | 1.05 | 6 % "
         "| 0.060 (0.050 to 0.070) |"
     )
+
+
+def test_the_short_training_has_few_of_the_training_models(monkeypatch, tmp_path):
+    models = [f"model-{number:02d}" for number in range(30) for _part in range(2)]
+    monkeypatch.setattr(backbones, "read_split", lambda *_: pd.DataFrame({"model": models}))
+    given = []
+    monkeypatch.setattr(backbones, "train_or_load", lambda config, *_: given.append(config))
+    backbones.train(tiny_config(), tmp_path)
+    counts = {s: pd.read_csv(tmp_path / f"split/{s}.csv").model.nunique() for s in ("train", "val")}
+    assert counts == {"train": backbones.MAX_TRAIN_MODELS, "val": 30}
+    assert given[0].train.freeze_backbone and given[0].train.num_epochs == backbones.NUM_EPOCHS
