@@ -6,7 +6,7 @@ are those of the ratios. Adding a model therefore moves at most two others.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,10 @@ from partloc.data.layout import SPLITS, normalize_name
 # With fewer validation models, a loss differs more between models than between epochs.
 MIN_VAL_MODELS = 8
 MAX_EXAMPLES = 3  # pairs of models in the warning about shared images
+MAX_SHOWN = 80  # characters of a value in a message
 _INT_COLUMNS = ["whole_width", "whole_height", "part_width", "part_height"]
 _FLOAT_COLUMNS = ["tx", "ty", "tz", "scale"]
+_HASH_COLUMNS = ["whole_sha256", "part_sha256"]
 
 
 class SplitError(ValueError):
@@ -174,7 +176,7 @@ def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -
     """Read a manifest or a split table. Names such as "01", "NA" or "1e5" remain text.
 
     Raises: FileNotFoundError; ValueError naming the file if it is not a table, if a column is
-        missing, or if a value is not a number.
+        missing, or if a value is not a number or not a hash.
     """
     try:
         table = pd.read_csv(
@@ -194,15 +196,25 @@ def read_manifest(path: Path | str, columns: Sequence[str] = MANIFEST_COLUMNS) -
         )
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
-    _require_finite(path, table)
+    _require_all(path, table, _FLOAT_COLUMNS, np.isfinite, "a finite number")
+    _require_all(path, table, _HASH_COLUMNS, _is_sha256, "a SHA-256, 64 hexadecimal digits")
     return table
 
 
-def _require_finite(path: Path | str, table: pd.DataFrame) -> None:
-    for name in [name for name in _FLOAT_COLUMNS if name in table]:
-        unusable = ~np.isfinite(table[name].to_numpy())
-        if unusable.any():
-            row = int(unusable.argmax())
-            raise ValueError(
-                f"{path}: row {row + 2}: {name} {table[name].iloc[row]}: expected a finite number"
-            )
+def _require_all(
+    path: Path | str,
+    table: pd.DataFrame,
+    columns: Iterable[str],
+    is_usable: Callable[[pd.Series], pd.Series],
+    expected: str,
+) -> None:
+    for name in [name for name in columns if name in table]:
+        usable = is_usable(table[name])
+        if not usable.all():
+            row = int(usable.argmin())
+            value = str(table[name].iloc[row])[:MAX_SHOWN]
+            raise ValueError(f"{path}: row {row + 2}: {name} {value!r}: expected {expected}")
+
+
+def _is_sha256(column: pd.Series) -> pd.Series:
+    return column.str.fullmatch("[0-9a-f]{64}")

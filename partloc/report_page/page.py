@@ -37,7 +37,7 @@ class Content(NamedTuple):
     cases: Sequence[Case]
     num_samples: int
     figures: Sequence[Figure] = ()
-    charts: dict[str, Any] = {}  # noqa: RUF012
+    charts: dict[str, Any] = {}
 
 
 def write_page(

@@ -25,7 +25,7 @@ class StateError(ValueError):
 def state_problem(
     state: dict[str, Any], weights: Mapping[str, Tensor], num_epochs: int
 ) -> str | None:
-    """Why a training cannot continue from `Trainer.state`, or None.
+    """Why a training cannot continue from `TrainingState.content`, or None.
 
     Optimiser, schedule and random states are examined only for numbers that are not finite;
     see `restoring`.

@@ -24,6 +24,7 @@ from partloc.data.table import PairTable
 from partloc.drawing import draw_case
 from partloc.model.camera import PinholeCamera
 from partloc.pose import POSE_COLUMNS
+from partloc.system.files import name_file_in_errors
 from partloc.training.history import Record, best_metric
 from partloc.training.losses import LossTerms
 from partloc.training.validation import ValidationResults
@@ -45,7 +46,9 @@ class TensorBoardLog:
 
     def __init__(self, folder: Path, first_epoch: int, config: Config, val_table: PairTable):
         """first_epoch: what was logged from this epoch on is discarded, it will be repeated."""
-        self.writer = SummaryWriter(folder, purge_step=first_epoch)
+        self.folder = folder
+        with name_file_in_errors(folder):
+            self.writer = SummaryWriter(folder, purge_step=first_epoch)
         self.config, self.val_table = config, val_table
         self.rows = choose_rows(len(val_table), NUM_CASES)
 
@@ -60,14 +63,16 @@ class TensorBoardLog:
 
         results: of the validation set, None without one. camera: None if it was not fitted.
         machine_metrics: speed and memory, which are not part of the reproducible record.
+        Raises: OSError naming the folder, e.g. when the disk is full.
         """
         record = history[-1]
-        write_scalars(self.writer, record, **machine_metrics)
-        if results is not None:
-            self._write_cases(int(record["epoch"]), results, camera)
-        if record["epoch"] == self.config.train.num_epochs:
-            write_hparams(self.writer, self.config, history)
-        self.writer.flush()
+        with name_file_in_errors(self.folder):
+            write_scalars(self.writer, record, **machine_metrics)
+            if results is not None:
+                self._write_cases(int(record["epoch"]), results, camera)
+            if record["epoch"] == self.config.train.num_epochs:
+                write_hparams(self.writer, self.config, history)
+            self.writer.flush()
 
     def _write_cases(
         self, epoch: int, results: ValidationResults, camera: PinholeCamera | None
@@ -87,7 +92,8 @@ class TensorBoardLog:
             self.writer.add_image(tag, np.asarray(sheet), epoch, dataformats="HWC")
 
     def close(self) -> None:
-        self.writer.close()
+        with name_file_in_errors(self.folder):
+            self.writer.close()
 
 
 def choose_rows(num_samples: int, maximum: int) -> list[int]:

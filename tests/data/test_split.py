@@ -259,3 +259,20 @@ def test_a_file_that_is_not_a_table_is_an_error(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"train\.csv: not a table: .*{message}"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("tx", "nan", "row 3: tx 'nan': expected a finite number"),
+        ("part_sha256", "\u07ac" * 64, "row 3: part_sha256 '\u07ac+': expected a SHA-256"),
+        ("whole_sha256", "", "row 3: whole_sha256 '': expected a SHA-256"),
+    ],
+)
+def test_an_unusable_value_is_an_error_that_names_the_row(tmp_path, column, value, message):
+    path, manifest = tmp_path / "train.csv", make_manifest(tmp_path / "images", {"a": ["x", "y"]})
+    table = manifest.astype(str)
+    table.loc[1, column] = value
+    write_table(path, table)
+    with pytest.raises(ValueError, match=rf"train\.csv: {message}"):
+        read_manifest(path)

@@ -1,6 +1,8 @@
 """What TensorBoard shows of a run: scalars, validation cases, hyper-parameters."""
 
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
@@ -141,3 +143,19 @@ def test_each_series_has_each_epoch_once_wherever_the_run_was_stopped(
         assert [e.step for e in resumed.Scalars(tag)] == [e.step for e in expected.Scalars(tag)]
     for tag in expected.Tags()["images"]:
         assert [e.step for e in resumed.Images(tag)] == [1, 2, 3]
+
+
+def test_a_full_disk_names_the_folder(tables, tmp_path, monkeypatch):
+    """TensorBoard's own error, raised in another thread, names no file."""
+
+    def write_nothing(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(
+        "tensorboard.summary.writer.record_writer.RecordWriter.write", write_nothing
+    )
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    folder = RunFolder(tmp_path, "f" * 16)
+    with pytest.raises(OSError, match="cannot be written: No space left on device") as failure:
+        train(tables, folder)
+    assert str(folder.tensorboard) in str(failure.value)
