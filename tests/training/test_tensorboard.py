@@ -61,7 +61,7 @@ def test_a_case_without_its_image_is_left_out_and_the_training_goes_on(
 
     monkeypatch.setattr(tensorboard, "load_image", load)
     folder = RunFolder(tmp_path, "f" * 16)
-    assert train(tables, folder).epoch == NUM_EPOCHS
+    assert train(tables, folder).state.epoch == NUM_EPOCHS
     assert len(read_events(folder).Tags()["images"]) == len(tables[1]) - 1
     assert capsys.readouterr().err.count("warning: not drawn for TensorBoard:") == 1
 
