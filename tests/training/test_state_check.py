@@ -21,11 +21,11 @@ def trainer(tables, tmp_path_factory):
     trainer = make_trainer(CONFIG, *tables)
     folder = RunFolder(tmp_path_factory.mktemp("runs"), "0123456789abcdef")
     folder.path.mkdir()
-    trainer.epoch = 1
+    trainer.state.epoch = 1
     train = trainer.train_epoch()
-    trainer.epoch = 0
-    trainer.history.append({"epoch": 1, "train_loss": train["loss"], "val_pose_loss": 1.0})
-    trainer.epoch, trainer.best_weights = 1, dict(trainer.model.state_dict())
+    trainer.state.epoch = 0
+    trainer.state.history.append({"epoch": 1, "train_loss": train["loss"], "val_pose_loss": 1.0})
+    trainer.state.epoch, trainer.state.best_weights = 1, dict(trainer.model.state_dict())
     return trainer
 
 
@@ -43,17 +43,17 @@ def changed(state: dict, *keys, value) -> dict:
 
 
 def test_a_state_of_the_training_is_usable(trainer):
-    assert find_problem(trainer, trainer.state()) is None
+    assert find_problem(trainer, trainer.state.content()) is None
     with restoring(trainer.optimizer):
-        trainer.restore(trainer.state())
+        trainer.state.restore(trainer.state.content())
 
 
 @pytest.mark.parametrize("key", ["code", "model", "optimizer", "epoch", "is_complete", "history"])
 @pytest.mark.parametrize("value", [None, "text", 1.5])
 def test_a_value_of_another_type_is_named(trainer, key, value):
-    problem = find_problem(trainer, changed(trainer.state(), key, value=value))
+    problem = find_problem(trainer, changed(trainer.state.content(), key, value=value))
     assert problem.startswith(f"{key}: expected a ")
-    assert find_problem(trainer, {k: v for k, v in trainer.state().items() if k != key})
+    assert find_problem(trainer, {k: v for k, v in trainer.state.content().items() if k != key})
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_value_of_another_type_is_named(trainer, key, value):
     ],
 )
 def test_values_that_do_not_fit_together_are_a_problem(trainer, keys, value):
-    assert find_problem(trainer, changed(trainer.state(), *keys, value=value))
+    assert find_problem(trainer, changed(trainer.state.content(), *keys, value=value))
 
 
 @pytest.mark.parametrize("group", ["model", "best_weights"])
 def test_a_weight_must_have_its_shape_and_be_finite(trainer, group):
-    state = trainer.state()
+    state = trainer.state.content()
     for key in [*state[group]][::40]:
         weight = state[group][key]
         if not weight.is_floating_point():
@@ -89,7 +89,7 @@ def test_a_weight_must_have_its_shape_and_be_finite(trainer, group):
 
 
 def test_an_optimiser_of_another_form_is_not_restored(trainer, tables):
-    state, other = trainer.state(), make_trainer(CONFIG, *tables)
+    state, other = trainer.state.content(), make_trainer(CONFIG, *tables)
     first = next(iter(state["optimizer"]["state"]))
     for wrong in (
         changed(state, "optimizer", "param_groups", value=[]),
@@ -98,7 +98,7 @@ def test_an_optimiser_of_another_form_is_not_restored(trainer, tables):
         changed(state, "schedule", value={}),
     ):
         with pytest.raises(StateError, match="^damaged: "), restoring(other.optimizer):
-            other.restore(wrong)
+            other.state.restore(wrong)
 
 
 def test_a_training_refuses_a_state_that_cannot_be_restored(trainer, toy_split, tmp_path):
@@ -118,7 +118,7 @@ def test_a_training_refuses_a_state_that_cannot_be_restored(trainer, toy_split, 
             run_training(config, SINGLE_PROCESS, toy_split, tmp_path / "runs", True, lambda _: None)
         return str(caught.value)
 
-    state = trainer.state()
+    state = trainer.state.content()
     message = run(2, changed(state, "optimizer", "param_groups", value=[]))
     assert "state-000000002.pth: damaged: " in message
     message = run(3, changed(state, "epoch", value=-1))
