@@ -289,7 +289,8 @@ def test_prediction_needs_no_extra(checkpoint, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "package", "extra"), [("train", "pandas", "train"), ("demo", "pyvista", "demo")]
+    ("command", "package", "extra"),
+    [("train", "pandas", "train"), ("render", "pyvista", "demo"), ("demo", "gradio", "web")],
 )
 def test_a_missing_extra_is_named(command, package, extra):
     run = run_without_extras(command)
