@@ -5,13 +5,18 @@ gigabyte of memory, is imported in the fixtures.
 """
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from programs import FinishedRun
+
     from partloc.data.table import PairTable
     from partloc.inference.predictor import Predictor
 
@@ -101,3 +106,23 @@ def data_dir(tmp_path) -> Path:
     from toys import write_unlabelled_images
 
     return write_unlabelled_images(tmp_path / "data")
+
+
+@pytest.fixture
+def run_command(monkeypatch, capfd, tmp_path) -> "Callable[..., FinishedRun]":
+    """Runs a module of partloc.commands in the folder `tmp_path`, but in this process, which has
+    loaded torch already."""
+    from programs import FinishedRun
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: ModuleType, *arguments: str | Path) -> FinishedRun:
+        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
+        status = 0
+        try:
+            command.main()
+        except SystemExit as end:
+            status = end.code
+        return FinishedRun(status, *capfd.readouterr())
+
+    return run

@@ -1,10 +1,19 @@
-"""Programs that tests start and stop."""
+"""Programs that tests start and stop, and commands that have run."""
 
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 from checkout import ROOT
+
+
+class FinishedRun(NamedTuple):
+    """The exit status of a command, and what it has printed."""
+
+    status: int
+    out: str
+    err: str
 
 
 def start(*arguments: object, **options) -> subprocess.Popen:

@@ -37,7 +37,7 @@ def make_samples(models: int = 3, parts: int = 4, seed: int = 0) -> pd.DataFrame
             paths = f"{model}/{model}-whole.png", f"{model}/{model}-{letter}.png"
             translation, scale = rng.uniform(-0.4, 0.4, 3).round(3), round(rng.uniform(0.1, 0.9), 3)
             group = "a" if letter == "b" else letter
-            hashes, sizes = ("0", letter), (60, 60, 60, 60)
+            hashes, sizes = ("0" * 64, f"{ord(letter):064x}"), (60, 60, 60, 60)
             rows.append((model, letter, *paths, *hashes, *sizes, *translation, scale, group))
     return pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
 

@@ -1,7 +1,6 @@
 """The index lists every usable sample, reports the others with a reason, and never aborts."""
 
 import json
-import subprocess
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -9,8 +8,9 @@ from pathlib import Path
 import pytest
 from folders import DAMAGES, MODELS, damage_everything, write_folder, write_model
 from PIL import Image
-from toys import ROOT, run_python
+from programs import FinishedRun
 
+from partloc.commands import index as index_command
 from partloc.config import DataConfig
 from partloc.data.index import (
     MANIFEST_COLUMNS,
@@ -165,31 +165,37 @@ def test_without_a_usable_sample_the_error_contains_the_summary_and_the_layout(t
     assert "chair-whole.png" in message
 
 
-def run_stage(root: Path, data_dir: str) -> subprocess.CompletedProcess:
-    (root / "p.yaml").write_text(
-        f"data:\n  data_dir: {data_dir}\n  output_dir: out\nmachine:\n  num_workers: 0\n"
-    )
-    return run_python(root, ROOT / "stages/index.py", "--config", "p.yaml")
+@pytest.fixture
+def run_stage(run_command, tmp_path):
+    """Runs the stage on the folder `data_dir`, with the outputs in `out`."""
+
+    def run(data_dir: str) -> FinishedRun:
+        (tmp_path / "p.yaml").write_text(
+            f"data:\n  data_dir: {data_dir}\n  output_dir: out\nmachine:\n  num_processes: 1\n"
+        )
+        return run_command(index_command, "--config", "p.yaml")
+
+    return run
 
 
 @pytest.mark.parametrize("data_dir", ["empty", "none", "p.yaml"])
-def test_the_stage_explains_the_layout_if_the_folder_has_no_sample(tmp_path, data_dir):
+def test_the_stage_explains_the_layout_if_the_folder_has_no_sample(run_stage, tmp_path, data_dir):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".gitkeep").touch()
-    done = run_stage(tmp_path, data_dir)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {data_dir}: no") and "Traceback" not in done.stderr
+    done = run_stage(data_dir)
+    assert done.status == 2
+    assert done.err.startswith(f"error: {data_dir}: no") and "Traceback" not in done.err
     for line in ("chair/", "chair-whole.png", "chair-leg.png", "chair-leg.json"):
-        assert line in done.stderr
+        assert line in done.err
     assert not (tmp_path / "out").exists()
 
 
-def test_the_stage_writes_manifest_report_and_counts(tmp_path):
+def test_the_stage_writes_manifest_report_and_counts(run_stage, tmp_path):
     root = write_folder(tmp_path / "images")
     DAMAGES["no-label"].apply(write_model(root, "no-label", ["seat", "back"]))
-    done = run_stage(tmp_path, "images")
-    assert done.returncode == 0, done.stderr
-    assert "1  skipped: part without label" in done.stderr
+    done = run_stage("images")
+    assert done.status == 0, done.err
+    assert "1  skipped: part without label" in done.err
     counts = json.loads((tmp_path / "out" / "index_counts.json").read_text())
     assert (counts["models"], counts["samples"], counts["samples_with_twin"]) == (4, 11, 5)
     assert counts["skipped"] == {"total": 1, "part without label": 1}

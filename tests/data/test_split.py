@@ -1,15 +1,15 @@
 """The split never divides a model, and hardly changes when models are added."""
 
 import json
-import subprocess
 from pathlib import Path
 from unicodedata import normalize
 
 import pandas as pd
 import pytest
 from folders import write_folder
-from toys import ROOT, run_python
+from programs import FinishedRun
 
+from partloc.commands import split as split_command
 from partloc.config import DataConfig
 from partloc.data.index import MANIFEST_COLUMNS, build_index
 from partloc.data.split import (
@@ -179,20 +179,28 @@ def test_pairs_are_counted_without_listing_them():
 # -- the stage ---------------------------------------------------------------------------------
 
 
-def run_stage(root: Path, settings: str = "") -> subprocess.CompletedProcess:
-    (root / "p.yaml").write_text(f"data: {{output_dir: out{settings}}}\n")
-    return run_python(root, ROOT / "stages/split.py", "--config", "p.yaml")
+@pytest.fixture
+def run_stage(run_command, tmp_path):
+    """Runs the stage on the manifest in `out`, with more keys of the group `data`."""
+
+    def run(settings: str = "") -> FinishedRun:
+        (tmp_path / "p.yaml").write_text(f"data: {{output_dir: out{settings}}}\n")
+        return run_command(split_command, "--config", "p.yaml")
+
+    return run
 
 
-def test_the_stage_writes_each_model_to_one_table_and_warns_about_shared_images(tmp_path):
+def test_the_stage_writes_each_model_to_one_table_and_warns_about_shared_images(
+    run_stage, tmp_path
+):
     root = write_folder(tmp_path / "images", {name: ["01", "NA"] for name in "abc"})
     copy_part(root, "a/a-01", "b/b-01")
     manifest = build_index(DataConfig(data_dir=str(root))).manifest
     write_table(tmp_path / "out" / "manifest.csv", manifest)
-    done = run_stage(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "warning: 2 models share 1 identical part images" in done.stderr
-    assert "warning: only 1 validation models" in done.stderr
+    done = run_stage()
+    assert done.status == 0, done.err
+    assert "warning: 2 models share 1 identical part images" in done.err
+    assert "warning: only 1 validation models" in done.err
 
     tables = [read_manifest(tmp_path / "out" / "split" / f"{split}.csv") for split in SPLITS]
     models = [set(table.model) for table in tables]
@@ -205,35 +213,35 @@ def test_the_stage_writes_each_model_to_one_table_and_warns_about_shared_images(
     assert counts["shared_part_images"] == {"images": 1, "models": 2, "pairs": 1}
 
 
-def test_the_stage_writes_an_empty_table_for_an_empty_split(tmp_path):
+def test_the_stage_writes_an_empty_table_for_an_empty_split(run_stage, tmp_path):
     manifest = make_manifest(tmp_path / "images", {"a": ["x"], "b": ["x"]})
     write_table(tmp_path / "out" / "manifest.csv", manifest)
-    done = run_stage(tmp_path, ", train_ratio: 0.5, val_ratio: 0.5, test_ratio: 0.0")
-    assert done.returncode == 0, done.stderr
+    done = run_stage(", train_ratio: 0.5, val_ratio: 0.5, test_ratio: 0.0")
+    assert done.status == 0, done.err
     header = (tmp_path / "out" / "split" / "test.csv").read_text()
     assert header == ",".join(MANIFEST_COLUMNS) + "\n"
     assert read_manifest(tmp_path / "out" / "split" / "test.csv").empty
 
 
-def test_the_stage_limits_the_training_models(tmp_path):
+def test_the_stage_limits_the_training_models(run_stage, tmp_path):
     models = {f"m{number}": ["x", "y"] for number in range(20)}
     write_table(tmp_path / "out" / "manifest.csv", make_manifest(tmp_path / "images", models))
-    done = run_stage(tmp_path, ", max_train_models: 5")
-    assert done.returncode == 0, done.stderr
+    done = run_stage(", max_train_models: 5")
+    assert done.status == 0, done.err
     counts = json.loads((tmp_path / "out" / "split" / "counts.json").read_text())
     assert (counts["models"]["train"], counts["samples"]["train"]) == (5, 10)
     assert len(read_manifest(tmp_path / "out" / "split" / "train.csv")) == 10
 
 
-def test_the_stage_reports_an_error_in_one_line(tmp_path):
-    done = run_stage(tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "manifest.csv" in done.stderr
+def test_the_stage_reports_an_error_in_one_line(run_stage, tmp_path):
+    done = run_stage()
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "manifest.csv" in done.err
 
     write_table(tmp_path / "out" / "manifest.csv", make_manifest(tmp_path / "images", {"a": ["x"]}))
-    done = run_stage(tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: found 1 models")
+    done = run_stage()
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: found 1 models")
 
 
 # -- reading a manifest ------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 """The evaluation of a split, and the command `evaluate`."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -215,12 +214,6 @@ def test_only_the_test_split_and_the_pipelines_model_have_the_pipelines_paths():
 # -- the command -------------------------------------------------------------------------------
 
 
-class FinishedRun(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def project(tmp_path) -> Path:
     samples = make_samples()
@@ -234,20 +227,9 @@ def project(tmp_path) -> Path:
 
 
 @pytest.fixture
-def run_evaluate(project, monkeypatch, capfd):
-    """Runs the command in the project's folder and in this process, which has loaded torch."""
-    monkeypatch.chdir(project)
-
-    def run(*arguments: str) -> FinishedRun:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-        status = 0
-        try:
-            command.main()
-        except SystemExit as end:
-            status = end.code
-        return FinishedRun(status, *capfd.readouterr())
-
-    return run
+def run_evaluate(project, run_command):
+    """Runs the command in the project's folder."""
+    return partial(run_command, command)
 
 
 def read_results(project: Path) -> dict[str, bytes]:
@@ -257,7 +239,10 @@ def read_results(project: Path) -> dict[str, bytes]:
     return {str(file.relative_to(project)): file.read_bytes() for file in files}
 
 
-def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(project, run_evaluate):
+def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(
+    project, run_evaluate, monkeypatch
+):
+    """Existing predictions are evaluated without the network, and without the model file."""
     first = run_evaluate()
     assert first.status == 0, first.err
     assert "training median" in first.err and first.out == ""
@@ -271,20 +256,15 @@ def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(proje
         assert rows[name].mean() == pytest.approx(report[name]["mean"], rel=5e-6)
     assert json.loads(before["metrics.json"]) == select_figures(report)
 
-    assert run_evaluate().status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "run_infer", lambda *_: pytest.fail("runs the network"))
+        assert run_evaluate().status == 0
     assert read_results(project) == before
     assert run_evaluate("--split", "val").status == 0
     assert read_results(project) == before
     assert (project / "outputs/evaluate-val/metrics.json").is_file()
     assert (project / "outputs/evaluate-val/infer/predictions.csv").is_file()
 
-
-def test_existing_predictions_are_evaluated_without_the_network(project, run_evaluate, monkeypatch):
-    assert run_evaluate().status == 0
-    before = read_results(project)
-    monkeypatch.setattr(command, "run_infer", lambda *_: pytest.fail("runs the network"))
-    assert run_evaluate().status == 0
-    assert read_results(project) == before
     (project / "models/best_model.pth").unlink()
     assert run_evaluate().status == 0
     assert read_results(project) == before

@@ -281,12 +281,8 @@ def run_without_extras(*arguments: str | Path) -> subprocess.CompletedProcess:
 
 
 def test_prediction_needs_no_extra(checkpoint, data_dir, tmp_path):
+    """For a folder; the test of the wheel asks for one whole."""
     model = ("--checkpoint", checkpoint, "--device", "cpu")
-    lamp = data_dir / "lamp"
-    images = ("--whole", lamp / "lamp-whole.png", "--part", lamp / "lamp-foot.png")
-    one = run_without_extras("infer", *images, *model)
-    assert one.returncode == 0, one.stderr
-    require_valid(json.loads(one.stdout))
     folder = run_without_extras("infer", "--data-dir", data_dir, "--output", tmp_path / "o", *model)
     assert folder.returncode == 0, folder.stderr
     assert len([*tmp_path.glob("o/*/*.json")]) == 11
@@ -299,5 +295,8 @@ def test_a_missing_extra_is_named(command, package, extra):
     run = run_without_extras(command)
     assert run.returncode == 2 and run.stderr.count("\n") == 1
     assert f"needs the package {package}; install partloc[{extra}]" in run.stderr
+
+
+def test_a_split_without_the_packages_that_read_it_ends_without_a_traceback():
     split = run_without_extras("infer", "--split", ROOT / "README.md", "--output", "o")
     assert split.returncode == 2 and "Traceback" not in split.stderr

@@ -3,10 +3,9 @@
 import json
 import math
 import shutil
-import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -188,27 +187,10 @@ def test_another_kind_of_file_is_no_checkpoint(tmp_path):
 # -- the command -------------------------------------------------------------------------------
 
 
-class FinishedRun(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run_infer(monkeypatch, capfd, tmp_path):
-    """Runs the command in this process, which has loaded torch; there is no params.yaml."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> FinishedRun:
-        monkeypatch.setattr(sys, "argv", ["infer", *map(str, arguments)])
-        status = 0
-        try:
-            infer.main()
-        except SystemExit as end:
-            status = end.code
-        return FinishedRun(status, *capfd.readouterr())
-
-    return run
+def run_infer(run_command):
+    """Runs the command in a folder without params.yaml."""
+    return partial(run_command, infer)
 
 
 def test_stdout_is_one_json_object_or_a_list_of_them(run_infer, checkpoint, data_dir):

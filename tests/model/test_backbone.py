@@ -193,17 +193,19 @@ def test_both_layouts_of_a_plain_model_give_equal_features_also_nested(small_wei
     assert_same_features(found, expected, 112)
 
 
-def test_only_the_central_1022_pixels_of_1024_are_used():
+def test_only_the_central_pixels_that_whole_patches_cover_are_used():
+    """126 of 128, and at full size 1022 of 1024."""
     torch.manual_seed(0)
-    larger = build_backbone("dinov2_vitt14", 1024)
-    exact = build_backbone("dinov2_vitt14", 1022)
+    larger = build_backbone("dinov2_vitt14", 128)
+    exact = build_backbone("dinov2_vitt14", 126)
     exact.load_state_dict(larger.state_dict())
-    image = make_image(1024)
+    image = make_image(128)
     with torch.inference_mode():
         cls, patches = larger(image)
-        exact_cls, exact_patches = exact(image[..., 1:1023, 1:1023])
-    assert larger.grid == exact.grid == 73
-    assert patches.shape == (1, 73 * 73, larger.embed_dim)
+        exact_cls, exact_patches = exact(image[..., 1:127, 1:127])
+    assert larger.grid == exact.grid == 9
+    assert build_backbone("dinov2_vitt14", 1024).grid == 73
+    assert patches.shape == (1, 9 * 9, larger.embed_dim)
     assert torch.equal(cls, exact_cls) and torch.equal(patches, exact_patches)
 
 

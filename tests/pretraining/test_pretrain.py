@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import CAMERA, make_small_model, run_python, tiny_config, write_params
+from toys import CAMERA, make_small_model, tiny_config, write_params
 
+from partloc.commands import pretrain
 from partloc.model.model_file import load_model, save_model
 from partloc.model.proposals import ProposalLocator
+from partloc.pretraining import batches as batches_module
 from partloc.pretraining import trainer as trainer_module
 from partloc.pretraining.batches import RenderedBatch, RenderedBatches
 from partloc.pretraining.trainer import PretrainingTrainer, predict_batch, validate
@@ -27,8 +29,11 @@ def start_model() -> ProposalLocator:
 
 @pytest.fixture(scope="module")
 def batches() -> list[RenderedBatch]:
+    """Batches of two models instead of four: half the time to render and to train on them."""
     dataset = RenderedBatches(0, start_model().preprocessing)
-    return [dataset[number] for number in range(STEPS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "MODELS_PER_BATCH", 2)
+        return [dataset[number] for number in range(STEPS)]
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(batches, tmp_path, monkeypatch):
@@ -91,23 +96,29 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_command_writes_weights_and_a_later_call_trains_further(project, monkeypatch):
-    def pretrain(steps: int) -> str:
-        arguments = ("--steps", str(steps), "--start-from", "start.pth", "--out", "out.pth")
-        result = run_python(project, "-m", "partloc", "pretrain", *arguments)
-        assert result.returncode == 0, result.stderr
-        return result.stderr
+def test_the_command_writes_weights_and_a_later_call_trains_further(
+    project, run_command, monkeypatch
+):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DVC_ROOT", str(project))  # for the run folder
+    monkeypatch.setattr(pretrain, "NUM_VAL_BATCHES", 1)
 
-    pretrain(1)
+    def train_to(steps: int) -> None:
+        arguments = ("--steps", str(steps), "--start-from", "start.pth", "--out", "out.pth")
+        done = run_command(pretrain, *arguments)
+        assert done.status == 0, done.err
+
+    train_to(1)
     assert matches_checksum(project / "out.pth")
     first = load_model(project / "out.pth").state_dict()
-    pretrain(2)
+    train_to(2)
     second = load_model(project / "out.pth").state_dict()
     assert any(not torch.equal(second[name], first[name]) for name in first)
     summary = json.loads((project / "out.json").read_text())
     assert summary["pairs"] > 10 and summary["history"][0]["step"] == 0
 
 
-def test_a_missing_model_file_is_reported(project):
-    result = run_python(project, "-m", "partloc", "pretrain", "--start-from", "nope.pth")
-    assert result.returncode == 2 and "nope.pth" in result.stderr
+def test_a_missing_model_file_is_reported(project, run_command, monkeypatch):
+    monkeypatch.chdir(project)
+    done = run_command(pretrain, "--start-from", "nope.pth")
+    assert done.status == 2 and "nope.pth" in done.err

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from partloc.commands import demo as demo_command
 from partloc.synthetic import dataset
 from partloc.synthetic.builder import Part
 from partloc.synthetic.camera import DEMO_CAMERA
@@ -37,7 +36,6 @@ from partloc.synthetic.scene import (
 )
 from partloc.system.files import locked_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64  # pixels
 NUM_MODELS = len(DEMO_FAMILIES)  # one model of each family
 
@@ -247,17 +245,16 @@ def test_a_lock_that_the_caller_holds_in_the_folder_is_no_foreign_file(tmp_path)
             assert (tmp_path / "demo/.lock").exists()
 
 
-def test_the_stage_reports_counts_and_one_line_on_an_error(tmp_path):
-    params = tmp_path / "params.yaml"
-    params.write_text("demo: {num_models: 8}\nmachine: {num_workers: 0}\n")
-    command = [sys.executable, ROOT / "stages" / "demo.py", "--config", params, "--out"]
-    success = subprocess.run([*command, tmp_path / "out"], capture_output=True, text=True)
-    assert success.returncode == 0, success.stderr
-    assert "8 models" in success.stdout and "8 families" in success.stdout
+def test_the_stage_reports_counts_and_one_line_on_an_error(tmp_path, run_command, monkeypatch):
+    monkeypatch.setattr(demo_command, "DEMO_IMAGE_PX", SIZE)
+    (tmp_path / "params.yaml").write_text("demo: {num_models: 8}\nmachine: {num_processes: 1}\n")
+    success = run_command(demo_command, "--out", "out")
+    assert success.status == 0, success.err
+    assert "8 models" in success.out and "8 families" in success.out
 
-    failure = subprocess.run([*command, params], capture_output=True, text=True)
-    assert failure.returncode == 2
-    assert failure.stderr.startswith("error: ") and len(failure.stderr.splitlines()) == 1
+    failure = run_command(demo_command, "--out", "params.yaml")
+    assert failure.status == 2
+    assert failure.err.startswith("error: ") and len(failure.err.splitlines()) == 1
 
 
 def test_an_interrupted_call_is_resumed_only_with_the_same_arguments(tmp_path, sampled_numbers):

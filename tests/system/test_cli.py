@@ -55,18 +55,18 @@ def test_a_long_summary_is_cut_to_the_screen(capsys):
 # -- signals -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize(
-    ("arguments", "module"),
+    ("name", "arguments", "module"),
     [
-        (("stages/index.py", "--help"), "numpy"),
-        (("stages/evaluate.py", "--help"), "torch"),
-        (("-m", "partloc", "train", "--help"), "torch.nn"),
-        (("stages/infer.py", "--whole", "a.png", "--part", "a.png"), "torch._C"),
-        (("stages/infer.py", "--data-dir", "a", "--output", "b"), "torch._C"),
+        ("SIGINT", ("stages/index.py", "--help"), "numpy"),
+        ("SIGTERM", ("stages/index.py", "--help"), "numpy"),
+        ("SIGHUP", ("stages/evaluate.py", "--help"), "torch"),
+        ("SIGINT", ("-m", "partloc", "train", "--help"), "torch.nn"),
+        ("SIGINT", ("stages/infer.py", "--whole", "a.png", "--part", "a.png"), "torch._C"),
+        ("SIGTERM", ("stages/infer.py", "--data-dir", "a", "--output", "b"), "torch._C"),
     ],
 )
-def test_a_signal_during_imports_is_one_line_and_a_status(tmp_path, arguments, module, name):
+def test_a_signal_during_imports_is_one_line_and_a_status(tmp_path, name, arguments, module):
     (tmp_path / "a.png").touch()
     script, *options = arguments
     if script.startswith("stages/"):
