@@ -7,7 +7,7 @@ of the pipeline's split; run `dvc repro` before.
 - first: the starting weights, with projection and camera fitted to the training models
 - trained: with --train, after a short training with a fixed encoder on some of these models
 
-Rows of --output that the same code and settings have measured are kept.
+Rows of --output that the same code, settings and weights have measured are kept.
 
     $ python -m benchmarks.backbones --output metrics/backbones.json --train
     $ python -m benchmarks.backbones --backbones dinov2_vits14 --image-size 112
@@ -16,20 +16,21 @@ Rows of --output that the same code and settings have measured are kept.
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from benchmarks.common import benchmark_parser
 from benchmarks.errors import (
     Job,
+    Row,
     accumulate_errors,
     mean_errors,
     measure_rows,
+    row_fingerprint,
     train_or_load,
 )
 from benchmarks.metric_tables import backbones_table
-from partloc.config import Config, digest, load_config
+from partloc.config import Config, load_config
 from partloc.data.split import read_manifest
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
@@ -38,7 +39,6 @@ from partloc.model.build import build_locator
 from partloc.model.locator import PartLocator
 from partloc.system.cli import positive_int, run_command
 from partloc.system.files import write_table
-from partloc.training.fingerprint import source_hash
 from partloc.training.initialization import initialize_model
 from partloc.training.run import runs_root
 
@@ -47,7 +47,7 @@ REPORTED = ("translation_error", "relative_scale_error")
 MAX_TRAIN_MODELS, NUM_EPOCHS = 24, 2
 
 
-def evaluate(model: PartLocator, config: Config, train: PairTable, test: PairTable) -> dict:
+def evaluate(model: PartLocator, config: Config, train: PairTable, test: PairTable) -> Row:
     """Mean errors on the test models, each with its 95 % interval."""
     errors = accumulate_errors(model, config, train, test).errors
     return mean_errors({name: errors[name] for name in REPORTED}, test, config.seed)
@@ -75,29 +75,30 @@ def read_split(config: Config, split: str) -> pd.DataFrame:
     return read_manifest(Path(config.data.output_dir, "split", f"{split}.csv"))
 
 
-def measure(config: Config, with_training: bool) -> dict[str, Any]:
-    """One row of the table."""
+def measure(config: Config, with_training: bool, row: Row) -> Row:
+    """Complete a row of the table."""
     data_dir = Path(config.data.data_dir)
     known, test = (PairTable(read_split(config, split), data_dir) for split in ("train", "test"))
+    if not row:
+        row = measure_first(config, known, test)
+    if with_training:
+        folder = runs_root("backbones") / row_fingerprint(config)
+        row = row | {"trained": evaluate(train(config, folder), config, known, test)}
+    return row
+
+
+def measure_first(config: Config, known: PairTable, test: PairTable) -> Row:
+    """The row before any training."""
     seed_everything(config.seed)
     model = build_locator(config.model, Preprocessing.from_config(config.data)).eval()
     initialize_model(model, known, config)
-    row = {
+    return {
         "backbone": config.model.backbone_name,
         "image_size": config.data.image_size,
         "encoder_weights": sum(weight.numel() for weight in model.encoder.parameters()),
         "num_parts": len(test),
         "first": evaluate(model, config, known, test),
     }
-    if with_training:
-        folder = runs_root("backbones") / row_fingerprint(config)
-        row["trained"] = evaluate(train(config, folder), config, known, test)
-    return row
-
-
-def row_fingerprint(config: Config) -> str:
-    """A hash of all that determines a row."""
-    return digest([config.model_dump(exclude={"machine"}), source_hash()])[:16]
 
 
 def parse_arguments() -> argparse.Namespace:

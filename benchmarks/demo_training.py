@@ -2,8 +2,8 @@
 
 The seed determines the models, the split and the order of training; the number of threads only the
 rounding. The error before is that of the starting weights, with the camera fitted to the training
-models. State is kept in runs/demo-training, and rows of --output that the same code and settings
-have measured are kept, so an interrupted run continues.
+models. State is kept in runs/demo-training, and rows of --output that the same code, settings and
+weights have measured are kept, so an interrupted run continues.
 
     $ python -m benchmarks.demo_training --output metrics/demo_training.json
     $ python -m benchmarks.demo_training --seeds 1 --threads 2
@@ -20,9 +20,16 @@ import pandas as pd
 import torch
 
 from benchmarks.common import benchmark_parser
-from benchmarks.errors import Job, accumulate_errors, mean_errors, measure_rows
+from benchmarks.errors import (
+    Job,
+    Row,
+    accumulate_errors,
+    mean_errors,
+    measure_rows,
+    row_fingerprint,
+)
 from benchmarks.metric_tables import demo_training_table
-from partloc.config import Config, digest, load_config
+from partloc.config import Config, load_config
 from partloc.data.index import build_index
 from partloc.data.split import SPLITS, split_models
 from partloc.data.table import PairTable
@@ -34,7 +41,6 @@ from partloc.model.model_file import load_model, save_model
 from partloc.synthetic.dataset import DEMO_IMAGE_PX, write_dataset
 from partloc.system.cli import positive_int, run_command
 from partloc.system.files import write_table
-from partloc.training.fingerprint import source_hash
 from partloc.training.history import best_metric
 from partloc.training.initialization import initialize_model
 from partloc.training.run import run_training, runs_root
@@ -79,7 +85,7 @@ def train(config: Config, tables: dict[str, pd.DataFrame], folder: Path) -> dict
     return facts
 
 
-def measure(config: Config, threads: int) -> dict[str, Any]:
+def measure(config: Config, threads: int, _: Row) -> Row:
     """One row: the configuration's seed, with this number of threads."""
     root = runs_root("demo-training")
     images = {"data_dir": str(root / f"seed-{config.seed}" / "images")}
@@ -109,12 +115,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--seeds", type=positive_int, default=3, metavar="N", help="0 to N - 1; default 3")
     add("--threads", type=positive_int, nargs="+", default=[1, 2], metavar="N", help="default 1 2")
     return parser.parse_args()
-
-
-def row_fingerprint(config: Config, threads: int) -> str:
-    """A hash of all that determines a row."""
-    settings = config.model_dump(exclude={"machine"})
-    return digest([settings, threads, source_hash()])[:16]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from partloc.config import Config
+from partloc.config import Config, digest
 from partloc.data.table import PairTable
 from partloc.distributed import distributed_context
 from partloc.evaluation.accumulator import ErrorAccumulator
@@ -21,16 +21,32 @@ from partloc.inference.table_predictor import predict_table
 from partloc.model.locator import PartLocator
 from partloc.model.model_file import load_model, save_model
 from partloc.pose import PartPose
-from partloc.system.files import write_json
+from partloc.system.files import file_sha256, write_json
+from partloc.training.fingerprint import source_hash
 from partloc.training.run import run_training
+
+Row = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """A row to measure. fingerprint: a hash of all that determines it."""
+    """A row to measure. fingerprint: a hash of all that determines it.
+
+    measure: completes a row, which is empty or lacks the key `needed`, see `measure_rows`.
+    """
 
     name: str
     fingerprint: str
-    measure: Callable[[], dict[str, Any]]
+    measure: Callable[[Row], Row]
+
+
+def row_fingerprint(config: Config, *others: str | int, packages: tuple[str, ...] = ()) -> str:
+    """A hash of all that determines a row: settings, starting weights, `others`, and the code.
+
+    packages: those of partloc whose code counts; all by default.
+    """
+    weights = file_sha256(Path(config.model.start_from)) if config.model.start_from else None
+    settings = config.model_dump(exclude={"machine"})
+    return digest([settings, *others, weights, source_hash(*packages)])[:16]
 
 
 def accumulate_errors(
@@ -66,26 +82,24 @@ def train_or_load(config: Config, split_dir: Path, folder: Path) -> PartLocator:
     return load_model(path)
 
 
-def measure_rows(
-    path: Path | None, jobs: Iterable[Job], needed: str | None = None
-) -> list[dict[str, Any]]:
+def measure_rows(path: Path | None, jobs: Iterable[Job], needed: str | None = None) -> list[Row]:
     """Measure the rows that the result file `path` does not have, and write it after each.
 
-    needed: a key without which a row is measured again.
+    needed: a key without which a row is measured further.
     """
-    earlier, rows = _read_earlier_rows(path), []
+    earlier, rows = _read_earlier_rows(path), list[Row]()
     for job in jobs:
-        row = earlier.get(job.fingerprint)
-        if row is None or (needed and needed not in row):
+        row = earlier.get(job.fingerprint, {})
+        if not row or (needed and needed not in row):
             print(f"{job.name} ...", file=sys.stderr)
-            row = job.measure()
+            row = job.measure(row)
         rows.append(row | {"fingerprint": job.fingerprint})
         if path:
             write_json(path, {"rows": rows})
     return rows
 
 
-def _read_earlier_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+def _read_earlier_rows(path: Path | None) -> dict[str, Row]:
     """Rows of an earlier result file by fingerprint."""
     if path is None or not path.exists():
         return {}

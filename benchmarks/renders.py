@@ -17,21 +17,22 @@ import argparse
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from benchmarks.common import benchmark_parser
 from benchmarks.errors import (
     Job,
+    Row,
     accumulate_errors,
     mean_errors,
     measure_rows,
+    row_fingerprint,
     train_or_load,
 )
 from benchmarks.looks import LOOKS, Look, write_models
 from benchmarks.metric_tables import renders_table
-from partloc.config import Config, digest, load_config
+from partloc.config import Config, load_config
 from partloc.data.index import build_index
 from partloc.data.table import PairTable
 from partloc.data.transforms import Preprocessing
@@ -42,9 +43,8 @@ from partloc.model.locator import PartLocator
 from partloc.model.proposals import ProposalLocator
 from partloc.pose import RIGHT_TOLERANCE
 from partloc.system.cli import run_command
-from partloc.system.files import file_sha256, write_table
+from partloc.system.files import write_table
 from partloc.system.processes import map_in_processes
-from partloc.training.fingerprint import source_hash
 from partloc.training.initialization import initialize_model
 from partloc.training.run import runs_root
 
@@ -52,7 +52,8 @@ FIRST_TEST = 10_000  # numbers of models that the demo does not contain
 FIRST_TRAINING = 20_000
 NUM_TEST, NUM_FIT, NUM_TRAIN, NUM_VAL = 56, 24, 104, 16  # models
 MODELS_PER_JOB = 4
-MEASURED_PACKAGES = ("model",)  # whose code determines the answers
+# The code of this package determines the answers.
+fingerprint = partial(row_fingerprint, packages=("model",))
 
 
 def make_manifest(folder: Path, name: str, config: Config, numbers: range) -> pd.DataFrame:
@@ -68,7 +69,7 @@ def make_manifest(folder: Path, name: str, config: Config, numbers: range) -> pd
     return build_index(data, workers=workers).manifest
 
 
-def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable) -> dict[str, Any]:
+def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable) -> Row:
     """Errors on the test models, means with their 95 % intervals."""
     accumulator = accumulate_errors(model, config, fit, test)
     errors = accumulator.errors
@@ -87,32 +88,39 @@ def evaluate(model: PartLocator, config: Config, fit: PairTable, test: PairTable
     }
 
 
-def measure(config: Config, name: str, look: Look, with_training: bool) -> dict[str, Any]:
-    """One row of the table."""
+def measure(config: Config, name: str, look: Look, with_training: bool, row: Row) -> Row:
+    """Complete a row of the table."""
     root = runs_root("renders") / re.sub(r"[^a-z0-9]+", "-", name.lower())
     test = make_manifest(root / "test", name, config, range(FIRST_TEST, FIRST_TEST + NUM_TEST))
     fit = make_manifest(root / "fit", name, config, range(FIRST_TRAINING, FIRST_TRAINING + NUM_FIT))
     test_table, fit_table = PairTable(test, root / "test"), PairTable(fit, root / "fit")
+    if not row:
+        row = measure_shipped(config, name, look, fit_table, test_table)
+    if with_training:
+        trained = train(config, name, root)
+        row = row | {"trained": evaluate(trained, config, fit_table, test_table)}
+    return row
+
+
+def measure_shipped(config: Config, name: str, look: Look, fit: PairTable, test: PairTable) -> Row:
+    """The row of the starting weights."""
     model = build_locator(config.model, Preprocessing.from_config(config.data))
     assert isinstance(model, ProposalLocator)
-    camera_message = initialize_model(model.eval(), fit_table, config)
+    camera_message = initialize_model(model.eval(), fit, config)
     row = {
         "look": name,
         "group": look.group,
         "num_parts": len(test),
         "camera": camera_message,
         "agreement": _agreement(camera_message),
-        "shipped": evaluate(model, config, fit_table, test_table),
+        "shipped": evaluate(model, config, fit, test),
     }
     if look.group in ("camera", "tool", "demo") and look.has_renderer_frame:
         view = look.camera
         model.set_camera(
             PinholeCamera.from_view(view.azimuth_deg, view.elevation_deg, view.fov_deg)
         )
-        row["camera_given"] = evaluate(model, config, fit_table, test_table)
-    if with_training:
-        trained = train(config, name, root)
-        row["trained"] = evaluate(trained, config, fit_table, test_table)
+        row["camera_given"] = evaluate(model, config, fit, test)
     return row
 
 
@@ -127,18 +135,11 @@ def train(config: Config, name: str, root: Path) -> PartLocator:
     numbers = range(FIRST_TRAINING, FIRST_TRAINING + NUM_TRAIN + NUM_VAL)
     manifest = make_manifest(root / "train", name, config, numbers)
     is_val = manifest.model.isin(manifest.model.unique()[-NUM_VAL:])
-    folder = root / f"training-{row_fingerprint(config, 'training')}"
+    folder = root / f"training-{fingerprint(config, 'training')}"
     for split, table in (("train", manifest[~is_val]), ("val", manifest[is_val])):
         write_table(folder / "split" / f"{split}.csv", table)
     data = config.data.model_copy(update={"data_dir": str(root / "train")})
     return train_or_load(config.model_copy(update={"data": data}), folder / "split", folder)
-
-
-def row_fingerprint(config: Config, name: str) -> str:
-    """A hash of the settings, the weights and the code of the network that determine a row."""
-    weights = file_sha256(Path(config.model.start_from)) if config.model.start_from else None
-    settings, code = config.model_dump(exclude={"machine"}), source_hash(*MEASURED_PACKAGES)
-    return digest([settings, name, weights, code])[:16]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -155,7 +156,7 @@ def main() -> None:
     jobs = [
         Job(
             name,
-            row_fingerprint(config, name),
+            fingerprint(config, name),
             partial(measure, config, name, LOOKS[name], args.train),
         )
         for name in args.looks or LOOKS

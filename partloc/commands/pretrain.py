@@ -9,7 +9,11 @@ Reads   the starting weights
 Writes  runs/pretrain; the averaged weights to OUT, and beside it their checksum and a JSON file
         with the history
 
+The last weights are averaged, and mixed with the starting weights if --start-share is given, which
+keeps more of what these can do on other images; a call with the same --steps only mixes again.
+
     $ partloc pretrain --steps 20000 --out pretrained.pth
+    $ partloc pretrain --steps 20000 --start-share 0.5 --out pretrained.pth
     $ partloc pretrain --steps 100 --start-from models/best_model.pth --out pretrained.pth
 """
 
@@ -52,7 +56,22 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="default: shipped file",
     )
+    parser.add_argument(
+        "--start-share",
+        type=share,
+        default=0.0,
+        metavar="X",
+        help="share of the starting weights in the written ones, 0 to 1; default 0",
+    )
     return parser.parse_args()
+
+
+def share(text: str) -> float:
+    """Type of an argument. Raises: ValueError outside 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise ValueError
+    return number
 
 
 def run() -> None:
@@ -74,8 +93,14 @@ def run() -> None:
         if state is not None:
             trainer.restore(state)
         trainer.train(load_batches(batches, trainer.step, args.steps), folder, args.steps)
-        save_model(args.out, trainer.finished_model(), {"steps": trainer.step}, half=True)
-        history = {"seed": seed, "pairs": trainer.pairs, "history": trainer.history}
+        finished = trainer.finished_model(args.start_share)
+        save_model(args.out, finished, {"steps": trainer.step}, half=True)
+        history = {
+            "seed": seed,
+            "pairs": trainer.pairs,
+            "start_share": args.start_share,
+            "history": trainer.history,
+        }
         write_json(args.out.with_suffix(".json"), history)
         print(f"written: {args.out}", file=sys.stderr)
 

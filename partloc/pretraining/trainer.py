@@ -38,7 +38,7 @@ SECONDS_PER_STATE = 300  # from one saved state to the next
 
 
 class PretrainingTrainer:
-    """Trains a model; `average` has the averaged weights.
+    """Trains a model; `start` has the weights it began with, `average` the averaged ones.
 
     step, pairs: how many optimiser steps and pairs the training has had.
     history: a record of each validation.
@@ -47,7 +47,8 @@ class PretrainingTrainer:
     def __init__(self, model: ProposalLocator, validation: list[RenderedBatch]) -> None:
         self.model, self.validation = model, validation
         self.camera = model.pinhole_camera
-        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.start = copy.deepcopy(model).eval().requires_grad_(False)
+        self.average = copy.deepcopy(self.start)
         model.token_dropout = TOKEN_DROPOUT
         model.requires_grad_(True)
         self.optimizer = make_optimizer(model, CONFIG)
@@ -107,11 +108,20 @@ class PretrainingTrainer:
         text = "  ".join(f"{name} {value:.4g}" for name, value in self.history[-1].items())
         tqdm.write(text, file=sys.stderr)
 
-    def finished_model(self) -> ProposalLocator:
-        """The averaged weights with the camera that the model had before."""
+    @torch.no_grad()
+    def finished_model(self, start_share: float = 0.0) -> ProposalLocator:
+        """The averaged weights with the camera that the model had before.
+
+        start_share: from 0 to 1, the share of the starting weights in the result. A mixture keeps
+        more of what these can do on other images.
+        Source: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022 (WiSE-FT).
+        """
+        finished = copy.deepcopy(self.average)
+        for weight, start in zip(finished.parameters(), self.start.parameters(), strict=True):
+            weight.lerp_(start, start_share)
         if self.camera is not None:
-            self.average.set_camera(self.camera)
-        return self.average
+            finished.set_camera(self.camera)
+        return finished
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import demo_training
+from benchmarks import demo_training, errors
 from benchmarks.metric_tables import demo_training_table
 
 INTERVAL = {"low": 0.05, "high": 0.07}
@@ -34,7 +34,7 @@ def run_benchmark(monkeypatch, tmp_path):
     def run(*arguments: str) -> tuple[list[tuple[int, int]], list[dict]]:
         measured = []
 
-        def measure(config, threads):
+        def measure(config, threads, _):
             measured.append((config.seed, threads))
             return fake_row(config.seed, threads)
 
@@ -46,12 +46,16 @@ def run_benchmark(monkeypatch, tmp_path):
     return run
 
 
-def test_rows_of_the_same_code_and_settings_are_not_measured_again(run_benchmark, monkeypatch):
+def test_rows_of_the_same_code_settings_and_weights_are_not_measured_again(
+    run_benchmark, monkeypatch
+):
     assert run_benchmark("--seeds", "1")[0] == [(0, 1), (0, 2)]
     measured, rows = run_benchmark("--seeds", "2")
     assert measured == [(1, 1), (1, 2)]
     assert [(row["seed"], row["threads"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    monkeypatch.setattr(demo_training, "source_hash", lambda: "edited code")
+    monkeypatch.setattr(errors, "source_hash", lambda: "edited code")
+    assert run_benchmark("--seeds", "1")[0] == [(0, 1), (0, 2)]
+    monkeypatch.setattr(errors, "file_sha256", lambda _: "other weights")
     assert run_benchmark("--seeds", "1")[0] == [(0, 1), (0, 2)]
 
 

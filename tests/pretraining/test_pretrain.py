@@ -77,6 +77,15 @@ def test_each_batch_is_predicted_with_its_own_camera_and_the_model_gets_its_own_
     assert torch.equal(trainer.finished_model().pinhole_camera.slope, CAMERA.slope)
 
 
+def test_the_finished_model_is_a_mixture_of_starting_and_averaged_weights(batches):
+    trainer = PretrainingTrainer(start_model(), batches[:1])
+    for weight in trainer.average.parameters():
+        weight.add_(1.0)
+    mixed, start = trainer.finished_model(0.25), start_model()
+    for weight, first in zip(mixed.parameters(), start.parameters(), strict=True):
+        assert torch.allclose(weight, first + 0.75, atol=1e-6)
+
+
 def test_validation_reports_the_error_without_tokens_and_keeps_the_gate(batches):
     model = start_model().eval()
     torch.nn.init.normal_(model.cross_attention.output[-1].weight)
@@ -103,8 +112,9 @@ def test_the_command_writes_weights_and_a_later_call_trains_further(
     monkeypatch.setenv("DVC_ROOT", str(project))  # for the run folder
     monkeypatch.setattr(pretrain, "NUM_VAL_BATCHES", 1)
 
-    def train_to(steps: int) -> None:
+    def train_to(steps: int, *options: str) -> None:
         arguments = ("--steps", str(steps), "--start-from", "start.pth", "--out", "out.pth")
+        arguments += options
         done = run_command(pretrain, *arguments)
         assert done.status == 0, done.err
 
@@ -116,6 +126,10 @@ def test_the_command_writes_weights_and_a_later_call_trains_further(
     assert any(not torch.equal(second[name], first[name]) for name in first)
     summary = json.loads((project / "out.json").read_text())
     assert summary["pairs"] > 10 and summary["history"][0]["step"] == 0
+    train_to(2, "--start-share", "1")  # trains no further
+    written, start = (load_model(project / f"{n}.pth").state_dict() for n in ("out", "start"))
+    assert all(torch.equal(written[name], start[name].half().float()) for name in written)
+    assert run_command(pretrain, "--start-share", "1.5").status == 2
 
 
 def test_a_missing_model_file_is_reported(project, run_command, monkeypatch):
