@@ -29,6 +29,7 @@ from benchmarks.metric_tables import (
     renders_table,
     sources_table,
     summary_table,
+    torture_table,
 )
 from partloc.system.cli import make_parser, run_command
 from partloc.system.files import write_json
@@ -90,6 +91,7 @@ def make_tables() -> dict[str, dict[str, str]]:
         "docs/training.md": {
             "demo-training": demo_training_table(read_metrics("demo_training")["rows"])
         },
+        "docs/reliability.md": {"torture": torture_table(read_metrics("torture"))},
         "docs/ablations.md": {
             "constant-inputs": constant_inputs_table(read_metrics("constant_inputs")["rows"]),
             "ablations": experiment_table(
