@@ -13,6 +13,7 @@ COMMANDS = {
     "index": "list the usable samples of a folder of images",
     "split": "divide the models into training, validation and test",
     "train": "train a model, or resume a training",
+    "launch": "run train or infer in several processes, one for each GPU",
     "evaluate": "measure a model on a split",
     "render": "render the demo data set",
     "pretrain": "train the weights that come with the package",

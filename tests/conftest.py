@@ -5,6 +5,7 @@ gigabyte of memory, is imported in the fixtures.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,15 @@ def data_dir(tmp_path) -> Path:
     from toys import write_unlabelled_images
 
     return write_unlabelled_images(tmp_path / "data")
+
+
+@pytest.fixture
+def default_signals():
+    """Signals as a terminal delivers them. SIGHUP is ignored where the tests run under nohup, and
+    child processes inherit that."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ ORDER = (
     *("commands/demo", "commands/index", "commands/split", "commands/train", "commands/infer"),
     *(
         "commands/evaluate",
+        "commands/launch",
         "commands/pretrain",
         "commands/doctor",
         "commands/web",

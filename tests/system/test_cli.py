@@ -14,6 +14,8 @@ from programs import start
 
 from partloc.system.cli import MAX_SUMMARY_LINES, print_json, print_summary
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 @pytest.mark.parametrize(
     ("encoding", "text", "is_escaped"),

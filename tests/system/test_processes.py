@@ -11,6 +11,8 @@ from programs import start
 
 from partloc.system.processes import map_in_processes
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 WORKERS = """
 import time
 from partloc.system.cli import run_command

@@ -1,6 +1,13 @@
-"""Two processes under torchrun train the same model as one process."""
+"""Two processes under torchrun train the same model as one process; `launch` ends like one."""
 
+import os
+import signal
+import sys
+
+import pytest
 import torch
+from checkout import ROOT
+from processes import Command
 from toys import (
     TORCHRUN,
     assert_every_term_is_used,
@@ -99,3 +106,28 @@ def test_a_process_on_another_disk_resumes_from_the_state_of_the_main_process(tm
     done = run_python(tmp_path, *TORCHRUN, "disks.py", tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split()) == ["0:3", "1:3"]
+
+
+def launch(root, *options: str) -> Command:
+    write_params(root, tiny_config(train={"num_epochs": 100}))
+    arguments = [sys.executable, "-m", "partloc", "launch", "--processes", "2", "train", *options]
+    environment = {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return Command(arguments, root, root / "log", os.environ | environment, outlives_process=True)
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_launcher_ends_like_one_to_the_command(tmp_path, name):
+    write_split(tmp_path)
+    with launch(tmp_path) as command:
+        command.wait_for("epoch   1/100")
+        command.process.send_signal(signal.Signals[name])
+        assert command.finish() == 128 + signal.Signals[name]
+        last = f"{name}: stopped; the same command resumes from the last saved state"
+        assert command.read_log().splitlines()[-1] == last
+
+
+def test_an_error_of_a_launched_command_is_its_own(tmp_path):
+    with launch(tmp_path) as command:
+        assert command.finish() == 2
+        assert "split/train.csv: no such file" in command.read_log().splitlines()[-1]
