@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.common import ROOT
 from benchmarks.metric_tables import (
     TEST_ROWS,
+    backbones_table,
     baselines_table,
     breakdown_table,
     constant_inputs_table,
@@ -85,6 +86,7 @@ def make_tables() -> dict[str, dict[str, str]]:
                 small_data["rows"], omitted={"seeds", "difference", "validation"}
             ),
             "renders": renders_table(read_metrics("renders")["rows"]),
+            "backbones": backbones_table(read_metrics("backbones")["rows"]),
             "real": cross_validation_table(real),
             "real-breakdown": breakdown_table(as_shipped["by"]),
         },
@@ -94,6 +96,9 @@ def make_tables() -> dict[str, dict[str, str]]:
         "docs/reliability.md": {"torture": torture_table(read_metrics("torture"))},
         "docs/ablations.md": {
             "constant-inputs": constant_inputs_table(read_metrics("constant_inputs")["rows"]),
+            "constant-inputs-real": constant_inputs_table(
+                read_metrics("constant_inputs_real")["rows"]
+            ),
             "ablations": experiment_table(
                 ablations["rows"], omitted={"labelled error, mean", "relative scale error, mean"}
             ),

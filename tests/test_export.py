@@ -1,6 +1,7 @@
 """The ONNX file predicts what PyTorch predicts."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -39,11 +40,13 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 def test_the_exported_file_agrees_with_pytorch_on_the_example(tmp_path, monkeypatch, capsys):
+    """Without the exporter's optimisation, which takes a minute."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     path = tmp_path / "partloc.onnx"
     arguments = ["--output", str(path), "--checkpoint", str(find_pretrained())]
     monkeypatch.setattr(sys, "argv", ["partloc export", *arguments])
+    monkeypatch.setattr(torch.onnx, "export", partial(torch.onnx.export, optimize=False))
     command.main()
     assert f"written: {path}" in capsys.readouterr().err
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
