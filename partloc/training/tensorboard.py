@@ -66,21 +66,22 @@ class TensorBoardLog:
         Raises: OSError naming the folder, e.g. when the disk is full.
         """
         record = history[-1]
+        sheets = {} if results is None else self._draw_cases(results, camera)
         with name_file_in_errors(self.folder):
             write_scalars(self.writer, record, **machine_metrics)
-            if results is not None:
-                self._write_cases(int(record["epoch"]), results, camera)
+            for tag, sheet in sheets.items():
+                self.writer.add_image(tag, np.asarray(sheet), record["epoch"], dataformats="HWC")
             if record["epoch"] == self.config.train.num_epochs:
                 write_hparams(self.writer, self.config, history)
             self.writer.flush()
 
-    def _write_cases(
-        self, epoch: int, results: ValidationResults, camera: PinholeCamera | None
-    ) -> None:
-        """Draw the cases. One without an image, which a cached encoder does not read, is left out.
-
-        An image is no reason to lose the epoch, whose state is not saved yet.
+    def _draw_cases(
+        self, results: ValidationResults, camera: PinholeCamera | None
+    ) -> dict[str, Image.Image]:
+        """The cases by tag. Those without an image, which a cached encoder does not read, are left
+        out: an image is no reason to lose the epoch, whose state is not saved yet.
         """
+        sheets = {}
         for row in list(self.rows):
             try:
                 sheet = draw_validation_case(self.val_table, row, results, camera, self.config)
@@ -88,8 +89,8 @@ class TensorBoardLog:
                 print(f"warning: not drawn for TensorBoard: {error}", file=sys.stderr)
                 self.rows.remove(row)
                 continue
-            tag = f"validation cases/{self.val_table.part_paths[row]}"
-            self.writer.add_image(tag, np.asarray(sheet), epoch, dataformats="HWC")
+            sheets[f"validation cases/{self.val_table.part_paths[row]}"] = sheet
+        return sheets
 
     def close(self) -> None:
         with name_file_in_errors(self.folder):
