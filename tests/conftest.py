@@ -4,10 +4,11 @@ The process that starts the test workers also reads this file. It runs no test, 
 gigabyte of memory, is imported in the fixtures.
 """
 
+import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -59,6 +60,14 @@ def full_precision():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cpu, "get_capabilities", dict)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_unused_memory() -> Iterator[None]:
+    """Return freed memory to the system, of which glibc would keep a gigabyte in each worker."""
+    yield
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -78,13 +78,12 @@ class Stage(Command):
     launcher: options of Python that make `process` another program, which starts the stage.
     """
 
-    def __init__(
-        self, root: Path, *options: str, log: str = "stderr.txt", launcher: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, root: Path, *options: str, launcher: tuple[str, ...] = ()) -> None:
         script = str(ROOT / "stages" / "train.py")
         environment = os.environ | {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
         arguments = [sys.executable, *launcher, script, *options]
-        super().__init__(arguments, root, root / log, environment, bool(launcher))
+        log = root / "stderr.txt"
+        super().__init__(arguments, root, log, environment, bool(launcher))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from checkout import ROOT
 from processes import Command
+from torch.distributed.elastic.multiprocessing import SignalException
 from toys import (
     TORCHRUN,
     assert_every_term_is_used,
@@ -17,6 +19,7 @@ from toys import (
     write_split,
 )
 
+from partloc.commands import launch, train
 from partloc.system.files import load_tensors
 
 # The train stage. Fails if the process group ends before all DistributedDataParallel models, which
@@ -42,20 +45,23 @@ CONFIG = tiny_config(
 )
 
 
-def train(root, *launcher: str):
+def make_project(root) -> Path:
     write_split(root)
     write_params(root, CONFIG)
-    (root / "stage.py").write_text(STAGE)
-    return run_python(root, *launcher, "stage.py")
+    return root
 
 
 def load_newest_state(root) -> dict:
     return load_tensors(max(root.glob("runs/train/*/state-*.pth")))["state"]
 
 
-def test_two_processes_train_the_same_model_as_one(tmp_path):
-    one, two = train(tmp_path / "one"), train(tmp_path / "two", *TORCHRUN)
-    assert one.returncode == 0, one.stderr
+def test_two_processes_train_the_same_model_as_one(run_command, monkeypatch, tmp_path):
+    monkeypatch.chdir(make_project(tmp_path / "one"))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "one"))
+    one = run_command(train)
+    assert one.status == 0, one.err
+    (make_project(tmp_path / "two") / "stage.py").write_text(STAGE)
+    two = run_python(tmp_path / "two", *TORCHRUN, "stage.py")
     assert two.returncode == 0, two.stderr
 
     single, distributed = (load_newest_state(tmp_path / name) for name in ("one", "two"))
@@ -108,26 +114,34 @@ def test_a_process_on_another_disk_resumes_from_the_state_of_the_main_process(tm
     assert sorted(done.stdout.split()) == ["0:3", "1:3"]
 
 
-def launch(root, *options: str) -> Command:
+def start_launcher(root) -> Command:
     write_params(root, tiny_config(train={"num_epochs": 100}))
-    arguments = [sys.executable, "-m", "partloc", "launch", "--processes", "2", "train", *options]
+    arguments = [sys.executable, "-m", "partloc", "launch", "--processes", "2", "train"]
     environment = {"DVC_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return Command(arguments, root, root / "log", os.environ | environment, outlives_process=True)
 
 
 @pytest.mark.usefixtures("default_signals")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_to_the_launcher_ends_like_one_to_the_command(tmp_path, name):
+def test_a_signal_to_the_launcher_ends_like_one_to_the_command(tmp_path):
     write_split(tmp_path)
-    with launch(tmp_path) as command:
+    with start_launcher(tmp_path) as command:
         command.wait_for("epoch   1/100")
-        command.process.send_signal(signal.Signals[name])
-        assert command.finish() == 128 + signal.Signals[name]
-        last = f"{name}: stopped; the same command resumes from the last saved state"
+        command.process.send_signal(signal.SIGHUP)
+        assert command.finish() == 128 + signal.SIGHUP
+        last = "SIGHUP: stopped; the same command resumes from the last saved state"
         assert command.read_log().splitlines()[-1] == last
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_the_status_of_the_launcher_tells_the_signal(run_command, monkeypatch, name):
+    def stop(_arguments):
+        raise SignalException("", signal.Signals[name])
+
+    monkeypatch.setattr(launch, "run", stop)
+    assert run_command(launch, "train").status == 128 + signal.Signals[name]
+
+
 def test_an_error_of_a_launched_command_is_its_own(tmp_path):
-    with launch(tmp_path) as command:
+    with start_launcher(tmp_path) as command:
         assert command.finish() == 2
         assert "split/train.csv: no such file" in command.read_log().splitlines()[-1]

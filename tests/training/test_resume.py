@@ -1,4 +1,4 @@
-"""The train stage, killed, interrupted, edited and started twice, always has the same result.
+"""The train stage, killed and interrupted, always has the same result.
 
 The tests start real processes, because signals, locks and exit codes are those of processes.
 """
@@ -13,12 +13,12 @@ from processes import PARENT, Stage, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import assert_every_term_is_used, tiny_config, write_params, write_split
 
-EPOCHS = 4
+EPOCHS = 3
 # Everything that uses random numbers: dropout, jitter, augmentation, workers, a shuffled plan.
 CHANGES = {
     "model": {"dropout": 0.2},
     "train": {"num_epochs": EPOCHS, "batch_size": 1, "learning_rate": 1e-3, "crop_jitter": 0.3},
-    "machine": {"num_workers": 2},
+    "machine": {"num_workers": 1},
 }
 CONFIG = tiny_config(**CHANGES)
 SAVES_EACH_STEP = CHANGES["train"] | {"state_every_minutes": 1e-9}
@@ -68,32 +68,22 @@ def expected_outputs(root) -> list[bytes]:
     return expected
 
 
-def test_sigkill_sigterm_and_sigint_do_not_change_the_result(root, expected_outputs):
+def test_sigkill_and_sigterm_do_not_change_the_result(root, expected_outputs):
     write_params(root, tiny_config(**CHANGES | {"train": SAVES_EACH_STEP}))
     with Stage(root) as stage:
         stage.wait_for(progress_line(1))
         wait_for_state(root, 1.3)
-        os.kill(stage.process.pid, signal.SIGKILL)  # its workers survive
+        os.kill(stage.process.pid, signal.SIGKILL)  # its worker survives
         stage.process.wait()
 
     write_params(root, CONFIG)
     with Stage(root, "--resume") as stage:
         stage.wait_for("resuming after epoch 1 and ")
-        os.kill(stage.process.pid, signal.SIGSTOP)  # keeps the lock for as long as needed
-        with Stage(root, log="second.txt") as second:
-            assert second.finish() == 2, second.read_log()
-        os.kill(stage.process.pid, signal.SIGCONT)
-        message = f"another training (process {stage.process.pid}) is running on"
-        assert message in second.read_log()
         stage.wait_for(progress_line(2))
-        os.killpg(stage.process.pid, signal.SIGTERM)  # the workers receive it too
+        os.killpg(stage.process.pid, signal.SIGTERM)  # the worker receives it too
         assert stage.finish() == 128 + signal.SIGTERM, stage.read_log()
     assert "SIGTERM: stopped; the same command resumes" in stage.read_log()
 
-    with Stage(root) as stage:
-        stage.wait_for(progress_line(3))
-        os.kill(stage.process.pid, signal.SIGINT)
-        assert stage.finish() == 128 + signal.SIGINT, stage.read_log()
     assert not any((root / name).exists() for name in OUTPUTS)
 
     with Stage(root, launcher=("-c", PARENT)) as stage:
@@ -125,40 +115,3 @@ def test_tensorboard_has_each_epoch_once(root, expected_outputs):
     events = EventAccumulator(str(folder)).Reload()
     for tag in ("loss/training", "loss/validation", "rate/learning_rate", "machine/pairs_per_s"):
         assert [event.step for event in events.Scalars(tag)] == list(range(1, EPOCHS + 1)), tag
-
-
-def test_a_finished_training_that_dvc_has_not_recorded_writes_its_outputs_again(
-    root, expected_outputs
-):
-    """DVC was killed at the end, and deletes the outputs before it runs the stage again."""
-    delete_outputs(root)
-    with Stage(root) as stage:
-        assert stage.finish() == 0, stage.read_log()
-    assert "already trained; the outputs are written from" in stage.read_log()
-    assert "epoch   " not in stage.read_log()
-    assert read_outputs(root) == expected_outputs
-    assert (root / "runs/train/best_model.pth").read_bytes() == expected_outputs[0]
-
-
-def test_parameters_edited_during_the_run_are_refused_and_restored_ones_reuse_it(
-    root, expected_outputs
-):
-    delete_outputs(root)
-    edited = tiny_config(**CHANGES | {"train": CHANGES["train"] | {"w_scale": 2.0}})
-    with Stage(root, "--no-resume") as stage:  # the previous one has finished
-        stage.wait_for("starting a new training")
-        assert (root / "runs/train/best_model.pth").read_bytes() == expected_outputs[0]
-        write_params(root, edited)
-        assert stage.finish() == 2
-    assert "error: edited while the training ran: train.w_scale. DVC would" in stage.read_log()
-    assert not any((root / name).exists() for name in OUTPUTS)
-
-    with Stage(root) as stage:  # with the edited parameters
-        stage.wait_for("unfinished state of another configuration or split stays in")
-        assert "starting a new training" in stage.read_log()
-
-    write_params(root, CONFIG)
-    with Stage(root) as stage:
-        assert stage.finish() == 0, stage.read_log()
-    assert "already trained; the outputs are written from" in stage.read_log()
-    assert read_outputs(root) == expected_outputs

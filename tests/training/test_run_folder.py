@@ -137,12 +137,15 @@ def test_an_unfinished_run_of_other_code_is_resumed_with_a_warning(folder, capsy
     )
 
 
-def test_unfinished_runs_of_other_configurations_are_found(folder, tmp_path):
+def test_unfinished_runs_of_other_configurations_stay_and_are_named(folder, tmp_path, capsys):
     for name in ("a" * 16, "b" * 16):
         other = RunFolder(tmp_path, name)
         other.save_state(1, {})
     other.mark_finished()
-    assert [path.name for path in folder.other_unfinished_runs()] == ["a" * 16]
+    assert load_or_reset(folder, SINGLE_PROCESS, True, CODE) is None
+    message = f"unfinished state of another configuration or split stays in {tmp_path}: {'a' * 16}"
+    assert message in capsys.readouterr().err.splitlines()
+    assert state_path(RunFolder(tmp_path, "a" * 16), 1).exists()
 
 
 # -- the lock ----------------------------------------------------------------------------------
