@@ -15,9 +15,26 @@ from partloc.config import Config, ModelConfig
 from partloc.diagnosis import environment, full_size
 from partloc.diagnosis.environment import Check
 from partloc.system.cli import EXTRA_OF_PACKAGE
+from partloc.training.activation_memory import StepMemory
 
 # Fake tensors access a missing gradient; torch's own filter of that warning is overruled by ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def measured_once():
+    """Measures the memory of each configuration once: a second and more each time."""
+    measure, known = full_size._step_memory, {}
+
+    def step_memory(config: Config, precision: torch.dtype | None) -> StepMemory:
+        key = config.model_dump_json(), precision
+        if key not in known:
+            known[key] = measure(config, precision)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full_size, "_step_memory", step_memory)
+        yield
 
 
 # -- memory ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,7 +19,8 @@ HIDDEN_MODULES = (
     *("dvc", "matplotlib", "pydantic", "pyvista", "ruamel", "tensorboard", "vtk"),
     "partloc.config",
 )
-# Runs a module as a script, with HIDDEN_MODULES not installed.
+OPTIONS = ("--backbone", "dinov2_vitt14", "--image-size", "28")
+# Runs modules as scripts, with HIDDEN_MODULES not installed.
 RUN_WITHOUT_MODULES = """
 import runpy, sys
 class Finder:
@@ -26,28 +28,45 @@ class Finder:
         if name in {hidden!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Finder())
-sys.argv = {argv!r}
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+for command in {commands!r}:
+    sys.argv = list(command)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    print({end!r})
 """
+END = "-- end of a command --"
 
 
-def run_without_modules(*argv: str) -> str:
-    code = RUN_WITHOUT_MODULES.format(hidden=HIDDEN_MODULES, argv=list(argv))
+class Printed(NamedTuple):
+    """The results of `benchmarks.gpu` and what both benchmarks have printed."""
+
+    results: dict[str, Any]
+    gpu: str
+    memory: str
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory) -> Printed:
+    """Runs both benchmarks in one process, since importing torch takes longer than they do."""
+    file = tmp_path_factory.mktemp("gpu") / "gpu.json"
+    sizes = ("--batch", "2", "--workers", "1", "--batches", "1")
+    commands = (
+        ("benchmarks.gpu", *OPTIONS, *sizes, "--output", str(file)),
+        ("benchmarks.memory", *OPTIONS, "--batches", "1"),
+    )
+    code = RUN_WITHOUT_MODULES.format(hidden=HIDDEN_MODULES, commands=commands, end=END)
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return run.stdout
+    gpu, memory, _ = run.stdout.split(END)
+    return Printed(json.loads(file.read_text()), gpu, memory)
 
 
-def test_the_gpu_benchmark_runs_with_only_the_networks_packages(tmp_path):
-    options = ["--backbone", "dinov2_vitt14", "--image-size", "56", "--batch", "4"]
-    options += ["--workers", "1", "--batches", "2", "--output", str(tmp_path / "gpu.json")]
-    printed = run_without_modules("benchmarks.gpu", *options)
-    results = json.loads((tmp_path / "gpu.json").read_text())
+def test_the_gpu_benchmark_runs_with_only_the_networks_packages(printed):
+    results = printed.results
     for name in ("training", "inference"):
         row = results[name]
         assert row["pairs_per_s"] > 0
         assert row["tflops"] / results["matrix_tflops"] == pytest.approx(row["utilization"], 1e-3)
-        printed_speed = float(re.search(rf"\| {name} \| ([\d.]+) \|", printed)[1])
+        printed_speed = float(re.search(rf"\| {name} \| ([\d.]+) \|", printed.gpu)[1])
         assert printed_speed == pytest.approx(row["pairs_per_s"], abs=0.01)
     assert results["training"].keys() >= {"precision", "fused_adamw", "peak_gb", "first_step_s"}
     assert 0 < results["loader"]["waiting_fraction"] < 1
@@ -55,15 +74,14 @@ def test_the_gpu_benchmark_runs_with_only_the_networks_packages(tmp_path):
     fractions = [row["time_fraction"] for row in results["kernels"]]
     assert len(fractions) == 10 and fractions == sorted(fractions, reverse=True)
     assert sum(fractions) <= 1
-    assert all(row["kernel"] in printed for row in results["kernels"])
+    assert all(row["kernel"] in printed.gpu for row in results["kernels"])
     # A step on fake tensors would show Python's own work.
     assert not any("Python" in row["kernel"] for row in results["kernels"])
 
 
-def test_the_memory_benchmark_runs_with_only_the_networks_packages():
-    options = ["--backbone", "dinov2_vitt14", "--image-size", "56", "--batches", "1"]
-    printed = run_without_modules("benchmarks.memory", *options)
-    assert [line.split(" | ")[1] for line in printed.splitlines()[-4:]] == list(memory.MODES)
+def test_the_memory_benchmark_runs_with_only_the_networks_packages(printed):
+    rows = printed.memory.splitlines()[-4:]
+    assert [row.split(" | ")[1] for row in rows] == list(memory.MODES)
 
 
 def test_full_size_config_has_the_defaults_of_the_configuration():

@@ -1,6 +1,8 @@
 """The evaluation of a split, and the command `evaluate`."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from samples import (
 from toys import make_untrained_model
 
 from partloc.commands import evaluate as command
+from partloc.commands import infer
 from partloc.data.table import PairTable
 from partloc.evaluation.accumulator import ERROR_COLUMNS, ErrorAccumulator
 from partloc.evaluation.evaluate import (
@@ -232,6 +235,22 @@ def run_evaluate(project, run_command):
     return partial(run_command, command)
 
 
+def predict_in_this_process(monkeypatch) -> None:
+    """Make `evaluate` run the command `infer`, which it starts as a process, in this one."""
+
+    def run(arguments: list, **_environment) -> subprocess.CompletedProcess:
+        assert arguments[:5] == [sys.executable, "-P", "-m", "partloc", "infer"]
+        monkeypatch.setattr(sys, "argv", ["partloc infer", *map(str, arguments[5:])])
+        status = 0
+        try:
+            infer.main()
+        except SystemExit as end:
+            status = end.code
+        return subprocess.CompletedProcess(arguments, status)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
 def read_results(project: Path) -> dict[str, bytes]:
     """The outputs of the pipeline's stage, by path."""
     folder = project / "outputs/evaluate"
@@ -260,6 +279,7 @@ def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(
         patch.setattr(command, "run_infer", lambda *_: pytest.fail("runs the network"))
         assert run_evaluate().status == 0
     assert read_results(project) == before
+    predict_in_this_process(monkeypatch)  # the first call has started a process
     assert run_evaluate("--split", "val").status == 0
     assert read_results(project) == before
     assert (project / "outputs/evaluate-val/metrics.json").is_file()
@@ -270,7 +290,8 @@ def test_the_stage_writes_equal_bytes_each_time_and_other_splits_elsewhere(
     assert read_results(project) == before
 
 
-def test_predictions_of_another_model_file_are_not_evaluated(project, run_evaluate):
+def test_predictions_of_another_model_file_are_not_evaluated(project, run_evaluate, monkeypatch):
+    predict_in_this_process(monkeypatch)
     assert run_evaluate().status == 0
     save_model(project / "models/best_model.pth", make_untrained_model(), {"changed": True})
     run = run_evaluate()
@@ -278,7 +299,8 @@ def test_predictions_of_another_model_file_are_not_evaluated(project, run_evalua
     assert "not the predictions of models/best_model.pth; run `dvc repro infer`" in run.err
 
 
-def test_an_image_without_prediction_is_reported_in_one_line(project, run_evaluate):
+def test_an_image_without_prediction_is_reported_in_one_line(project, run_evaluate, monkeypatch):
+    predict_in_this_process(monkeypatch)
     (project / "data/m1/m1-c.png").write_bytes(b"no image")
     run = run_evaluate()
     assert run.status == 2
@@ -293,9 +315,11 @@ def test_a_missing_checkpoint_is_reported_in_one_line(run_evaluate):
     assert "Traceback" not in run.err
 
 
-def test_an_error_of_the_prediction_ends_the_evaluation(project, run_evaluate):
+def test_an_error_of_the_prediction_ends_the_evaluation(project, run_evaluate, monkeypatch):
+    predict_in_this_process(monkeypatch)
     (project / "other.pth").write_bytes(b"no model")
     run = run_evaluate("--checkpoint", "other.pth")
     assert run.status == 2
     assert "error: other.pth: not a readable checkpoint" in run.err
+    assert run.err.count("error: ") == 1
     assert "Traceback" not in run.err

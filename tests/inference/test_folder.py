@@ -101,12 +101,12 @@ def test_no_more_images_are_read_than_are_soon_needed(predictor, data_dir, monke
     read, load = [], predictor._read
     monkeypatch.setattr(predictor, "_read", lambda source: read.append(source) or load(source))
     lamp = find_jobs(data_dir)[0]
-    outcomes = predict_jobs(predictor, [lamp] * 40, data_dir)
+    outcomes = predict_jobs(predictor, [lamp] * 16, data_dir)
     first = next(outcomes)
     assert 2 <= len(read) <= 2 + IMAGES_AHEAD
     expected = all_values(first.predictions[0])
-    assert [all_values(p) for p in predictions_of(outcomes)] == [expected] * 39
-    assert len(read) == 80
+    assert [all_values(p) for p in predictions_of(outcomes)] == [expected] * 15
+    assert len(read) == 32
 
 
 def test_unusable_images_are_skipped_and_reported(predictor, data_dir, predict_and_write, tmp_path):

@@ -163,11 +163,11 @@ def test_a_generator_is_drawn_only_as_far_as_images_are_soon_needed(locator, ima
     monkeypatch.setattr(locator.predictor, "_encode", encode)
 
     def parts() -> Iterator[Image.Image]:
-        for number in range(60):
+        for number in range(32):
             drawn.append(number)
             yield noise_image(number)
 
-    assert len(locator.locate(whole, parts())) == 60
+    assert len(locator.locate(whole, parts())) == 32
     assert largest_lead[0] <= 8 + IMAGES_AHEAD + 2
 
 

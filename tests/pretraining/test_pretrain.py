@@ -1,6 +1,7 @@
 """The command `partloc pretrain`: it improves a model, stops, continues, and writes one file."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,12 +106,18 @@ def project(tmp_path_factory) -> Path:
     return root
 
 
+def render_batches(dataset: RenderedBatches, start: int, stop: int) -> Iterator[RenderedBatch]:
+    """Replaces load_batches, without a process of its own."""
+    return (dataset[number] for number in range(start, stop))
+
+
 def test_the_command_writes_weights_and_a_later_call_trains_further(
     project, run_command, monkeypatch
 ):
     monkeypatch.chdir(project)
     monkeypatch.setenv("DVC_ROOT", str(project))  # for the run folder
     monkeypatch.setattr(pretrain, "NUM_VAL_BATCHES", 1)
+    monkeypatch.setattr(batches_module, "MODELS_PER_BATCH", 2)  # of those rendered in this process
 
     def train_to(steps: int, *options: str) -> None:
         arguments = ("--steps", str(steps), "--start-from", "start.pth", "--out", "out.pth")
@@ -121,11 +128,15 @@ def test_the_command_writes_weights_and_a_later_call_trains_further(
     train_to(1)
     assert matches_checksum(project / "out.pth")
     first = load_model(project / "out.pth").state_dict()
+    first_pairs = json.loads((project / "out.json").read_text())["pairs"]
+    # The first call has started a process that renders; the others render in this one.
+    monkeypatch.setattr(pretrain, "load_batches", render_batches)
     train_to(2)
     second = load_model(project / "out.pth").state_dict()
     assert any(not torch.equal(second[name], first[name]) for name in first)
     summary = json.loads((project / "out.json").read_text())
     assert summary["pairs"] > 10 and summary["history"][0]["step"] == 0
+    assert 0 < first_pairs < summary["pairs"]
     train_to(2, "--start-share", "1")  # trains no further
     written, start = (load_model(project / f"{n}.pth").state_dict() for n in ("out", "start"))
     assert all(torch.equal(written[name], start[name].half().float()) for name in written)

@@ -148,7 +148,7 @@ def test_no_image_of_the_demo_is_in_the_pretraining_set(tmp_path):
     """Not even of a part: a box that both have differs in colours and proportions."""
 
     def write_and_read(folder: Path, distribution) -> set[bytes]:
-        write_dataset(folder, 60, 64, seed=0, workers=2, distribution=distribution)
+        write_dataset(folder, 60, 48, seed=0, workers=0, distribution=distribution)
         return {path.read_bytes() for path in folder.rglob("*.png")}
 
     demo = write_and_read(tmp_path / "demo", DEMO_OBJECTS)

@@ -1,7 +1,7 @@
 """The cost of a configuration: FLOPs and memory."""
 
 import torch
-from toys import make_untrained_model, tiny_config
+from toys import make_small_model, tiny_config
 
 from partloc.config import Config
 from partloc.training.summary import count_flops, main, summarize_model
@@ -19,7 +19,7 @@ def test_the_summary_of_the_full_size_states_patches_tokens_and_flops(capsys):
 
 def test_counting_flops_leaves_the_model_usable():
     """FLOPs are counted on tensors without values."""
-    model = make_untrained_model()
+    model = make_small_model()
     count_flops(model)
     images = torch.rand(1, 3, 56, 56)
     prediction = model(images, images, torch.tensor([0]))
