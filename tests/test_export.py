@@ -1,6 +1,5 @@
 """The ONNX file predicts what PyTorch predicts."""
 
-import gc
 import sys
 from functools import partial
 
@@ -39,15 +38,6 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     assert "package onnx; install partloc[onnx]: pip install '.[onnx]'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def without_garbage_collection():
-    """The exporter makes millions of objects, which the collector passes over again and again."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("without_garbage_collection")
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 def test_the_exported_file_agrees_with_pytorch_on_the_example(tmp_path, monkeypatch, capsys):
     """Without the exporter's optimisation, which takes a minute."""
