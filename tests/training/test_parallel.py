@@ -56,13 +56,13 @@ def load_newest_state(root) -> dict:
 
 
 def test_two_processes_train_the_same_model_as_one(run_command, monkeypatch, tmp_path):
+    (make_project(tmp_path / "two") / "stage.py").write_text(STAGE)
+    two = run_python(tmp_path / "two", *TORCHRUN, "stage.py")
+    assert two.returncode == 0, two.stderr
     monkeypatch.chdir(make_project(tmp_path / "one"))
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "one"))
     one = run_command(train)
     assert one.status == 0, one.err
-    (make_project(tmp_path / "two") / "stage.py").write_text(STAGE)
-    two = run_python(tmp_path / "two", *TORCHRUN, "stage.py")
-    assert two.returncode == 0, two.stderr
 
     single, distributed = (load_newest_state(tmp_path / name) for name in ("one", "two"))
     assert_every_term_is_used(distributed["history"][-1], prefix="train_")
