@@ -291,13 +291,16 @@ def torture_table(results: dict[str, Any]) -> str:
 
 def backbones_table(rows: list[dict[str, Any]]) -> str:
     """Errors of each encoder with the inherited weights, relative to the first row."""
-    head = ["encoder", "image", "translation error", "ratio", "scale", "after a short training"]
+    head = ["encoder", "image", "translation error", "ratio", "scale"]
+    head += ["after a short training", "scale, after it"]
     reference = rows[0]["first"]["translation_error"]["mean"]
     cells = []
     for row in rows:
-        first = row["first"]["translation_error"]
-        scale = f"{row['first']['relative_scale_error']['mean']:.0%}".replace("%", " %")
-        trained = row.get("trained")
+        first, trained = row["first"]["translation_error"], row.get("trained")
+        scales = [
+            format_value(errors, "relative_scale_error/mean", ".0%")
+            for errors in (row["first"], trained or {})
+        ]
         millions = row["encoder_weights"] / 1e6
         cells.append(
             [
@@ -305,8 +308,9 @@ def backbones_table(rows: list[dict[str, Any]]) -> str:
                 f"{row['image_size']} px",
                 _with_interval(first, ".3f"),
                 f"{first['mean'] / reference:.2f}",
-                scale,
+                scales[0],
                 _with_interval(trained["translation_error"], ".3f") if trained else "",
+                scales[1],
             ]
         )
     return markdown_table(head, cells)
