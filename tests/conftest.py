@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from partloc.inference.predictor import Predictor
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
-SLOWEST_FILES = ("test_pipeline.py", "test_resume.py", "test_pretrain.py", "test_trainer.py")
+SLOWEST_FILES = (
+    *("test_pipeline.py", "test_resume.py", "test_pretrain.py", "test_trainer.py"),
+    "test_export.py",
+)
 
 # Examples of each property in test_properties.py: few, and always the same. A larger number in
 # PARTLOC_EXAMPLES searches further, at random.
