@@ -30,12 +30,6 @@ def read_outputs(root: Path) -> list[bytes]:
     return [(root / name).read_bytes() for name in OUTPUTS]
 
 
-def delete_outputs(root: Path) -> None:
-    """Delete the outputs, as DVC does before it runs a stage."""
-    for name in OUTPUTS:
-        (root / name).unlink(missing_ok=True)
-
-
 def progress_line(epoch: int) -> str:
     """The beginning of the line that reports a finished epoch."""
     return f"epoch {epoch:>3}/{EPOCHS}"
@@ -63,7 +57,8 @@ def expected_outputs(root) -> list[bytes]:
         assert stage.finish() == 0, stage.read_log()
     assert "starting a new training" in stage.read_log()
     expected = read_outputs(root)
-    delete_outputs(root)
+    for name in OUTPUTS:
+        (root / name).unlink()
     (root / "runs").rename(root / "runs-uninterrupted")
     return expected
 

@@ -159,3 +159,12 @@ def test_a_full_disk_names_the_folder(tables, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be written: No space left on device") as failure:
         train(tables, folder)
     assert str(folder.tensorboard) in str(failure.value)
+
+
+def test_an_error_of_drawing_is_not_called_one_of_writing(tables, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("of drawing")
+
+    monkeypatch.setattr(tensorboard, "draw_validation_case", fail)
+    with pytest.raises(RuntimeError, match="^of drawing$"):
+        train(tables, RunFolder(tmp_path, "f" * 16))
