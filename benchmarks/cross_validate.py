@@ -236,6 +236,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     add("--folds", type=int, default=3, metavar="N", help="default 3")
     add("--epochs", type=int, metavar="N", help="instead of train.num_epochs")
+    add("--read-size", type=int, metavar="PX", help="instead of data.read_size")
     add("--output", type=Path, default=Path("outputs/cross-validation"), metavar="DIR")
     add("--metrics", type=Path, metavar="FILE", help="write the metrics as JSON")
     return parser.parse_args()
@@ -244,7 +245,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     config = load_config(args.config)
-    data = config.data.model_copy(update={"data_dir": str(args.data_dir)})
+    read_size = args.read_size or config.data.read_size
+    images = {"data_dir": str(args.data_dir), "read_size": read_size}
+    data = config.data.model_copy(update=images)
     epochs = {"num_epochs": args.epochs or config.train.num_epochs}
     train = config.train.model_copy(update=epochs)
     config = config.model_copy(update={"data": data, "train": train})

@@ -88,7 +88,7 @@ class ModelConfig(Group):
     mlp_hidden_dim: Count = 256
     match_size: Annotated[int, Field(ge=0, le=256)] = 32
     depth_maps: bool = True
-    hypotheses: Annotated[int, Field(ge=1, le=64)] = 16
+    hypotheses: Annotated[int, Field(ge=1, le=64)] = 24
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")

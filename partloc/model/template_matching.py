@@ -29,7 +29,9 @@ STEP_SCALE = 10.0
 NUM_DISTANCES = 3  # colour, edges, features
 CONTEXT_WIDTH = 48  # channels of the context network
 CONTEXT_RANGE = 8.0  # evidence further below the maximum is clipped for the context network
-WINDOW_STD = (0.25, 0.25, 0.35)  # of the window around a peak: right, down, log size
+# Standard deviation of the window around a peak: right and down, in half sides of the part, within
+# limits in those of the whole; log size.
+WINDOW_STD, WINDOW_LIMITS, WINDOW_LOG_SIZE_STD = 0.3, (0.04, 0.25), 0.35
 
 
 class MatchResult(NamedTuple):
@@ -84,7 +86,6 @@ class TemplateMatching(nn.Module):
     """
 
     positions: Tensor
-    window_std: Tensor
     whole_resize: Tensor
 
     def __init__(self, size: int, tokens_per_side: int) -> None:
@@ -106,7 +107,6 @@ class TemplateMatching(nn.Module):
         self.size_bias = nn.Parameter(torch.zeros(len(self.sizes)))
         self.context = _context_network(len(self.sizes))
         self.register_buffer("positions", self._positions(), persistent=False)  # (H, 3)
-        self.register_buffer("window_std", torch.tensor(WINDOW_STD), persistent=False)
 
     def _positions(self) -> Tensor:
         """(H, 3): right, down, log size of every position."""
@@ -227,13 +227,20 @@ class TemplateMatching(nn.Module):
         """The highest positions (B, K, 3), none within another's window, and their log weights."""
         remaining, positions, log_weights = log_probability, [], []
         for _ in range(count):
-            peak = self.positions[remaining.argmax(1)]  # (B, 3)
-            distance = ((self.positions - peak[:, None]) / self.window_std).square().sum(-1)
-            windowed = remaining - distance / 2  # (B, H)
+            peak = self.positions[remaining.argmax(1)][:, None]  # (B, 1, 3)
+            distance = ((self.positions - peak) / _window_std(peak)).square().sum(-1)  # (B, H)
+            windowed = remaining - distance / 2
             positions.append(windowed.detach().softmax(1) @ self.positions)
             log_weights.append(windowed.logsumexp(1))
             remaining = remaining.masked_fill(distance < 1, -1e4)
         return torch.stack(positions, 1), torch.stack(log_weights, 1)
+
+
+def _window_std(peak: Tensor) -> Tensor:
+    """(..., 3) -> (..., 3). A window as wide for small parts as for large ones would hide the true
+    position of a small part beside a better-looking one, and blur the position that it averages."""
+    across = (WINDOW_STD * peak[..., 2:].exp()).clamp(*WINDOW_LIMITS)
+    return torch.cat([across, across, torch.full_like(across, WINDOW_LOG_SIZE_STD)], -1)
 
 
 def _context_network(num_sizes: int) -> nn.Sequential:

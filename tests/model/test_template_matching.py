@@ -65,6 +65,21 @@ def test_features_find_a_part_that_colours_and_edges_do_not_show():
     assert all(field.grad.abs().sum() > 0 for field in features)
 
 
+@pytest.mark.parametrize(("size", "second_is_beside"), [(0.125, True), (0.9, False)])
+def test_positions_of_small_parts_may_be_close_to_each_other(size, second_is_beside):
+    match = TemplateMatching(32, tokens_per_side=8)
+    nearest_size = (match.positions[:, 2] - math.log(size)).abs()
+    level = match.positions[nearest_size.argmin(), 2]
+    places = [torch.tensor([x, 0.0, level]) for x in (0.0, 0.1875, -0.75)]
+    cells = [(match.positions - place).abs().sum(1).argmin() for place in places]
+    log_probability = torch.full((1, len(match.positions)), -20.0)
+    log_probability[0, cells] = torch.tensor([-1.0, -1.1, -2.0])
+    proposals, _ = match._peaks(log_probability, 2)
+    second = places[1] if second_is_beside else places[2]
+    assert_close(proposals[0, 0, :2], places[0][:2], atol=0.1, rtol=0)
+    assert_close(proposals[0, 1, :2], second[:2], atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("brightness", [-1.0, 0.5])
 def test_edges_do_not_depend_on_contrast(brightness):
     image = torch.zeros(1, 3, 16, 16)
