@@ -22,7 +22,7 @@ MODEL = {
     "mlp_hidden_dim": 256,
     "match_size": 32,
     "depth_maps": True,
-    "hypotheses": 16,
+    "hypotheses": 24,
 }
 TRAIN = {
     "use_amp": True,

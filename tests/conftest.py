@@ -8,7 +8,6 @@ import ctypes
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -143,17 +142,11 @@ def default_signals():
 def run_command(monkeypatch, capfd, tmp_path) -> "Callable[..., FinishedRun]":
     """Runs a module of partloc.commands in the folder `tmp_path`, but in this process, which has
     loaded torch already."""
-    from programs import FinishedRun
+    from programs import FinishedRun, run_here
 
     monkeypatch.chdir(tmp_path)
 
     def run(command: ModuleType, *arguments: str | Path) -> FinishedRun:
-        monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
-        status = 0
-        try:
-            command.main()
-        except SystemExit as end:
-            status = end.code
-        return FinishedRun(status, *capfd.readouterr())
+        return FinishedRun(run_here(monkeypatch, command, *arguments), *capfd.readouterr())
 
     return run

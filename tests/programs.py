@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from types import ModuleType
 from typing import NamedTuple
 
+import pytest
 from checkout import ROOT
 
 
@@ -14,6 +16,17 @@ class FinishedRun(NamedTuple):
     status: int
     out: str
     err: str
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, command: ModuleType, *arguments: object) -> int:
+    """Run a module of partloc.commands in this process; return its exit status."""
+    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
+    try:
+        command.main()
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+    return 0
 
 
 def start(*arguments: object, **options) -> subprocess.Popen:

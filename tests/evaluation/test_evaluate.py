@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from programs import run_here
 from samples import (
     FRONT_CAMERA,
     labels_of,
@@ -240,13 +241,7 @@ def predict_in_this_process(monkeypatch) -> None:
 
     def run(arguments: list, **_environment) -> subprocess.CompletedProcess:
         assert arguments[:5] == [sys.executable, "-P", "-m", "partloc", "infer"]
-        monkeypatch.setattr(sys, "argv", ["partloc infer", *map(str, arguments[5:])])
-        status = 0
-        try:
-            infer.main()
-        except SystemExit as end:
-            status = end.code
-        return subprocess.CompletedProcess(arguments, status)
+        return subprocess.CompletedProcess(arguments, run_here(monkeypatch, infer, *arguments[5:]))
 
     monkeypatch.setattr(subprocess, "run", run)
 
