@@ -304,29 +304,41 @@ def _coverage(
 ) -> np.ndarray:
     """(H, W), 0..1: how much of a pixel the object covers; between 0 and 1 on its rim only.
 
-    A rim pixel mixes the background with the object. The neighbour that differs most from the
-    background shows the object's colour.
+    A rim pixel mixes the background with the object, whose colour its neighbours further inside
+    show. The neighbour that leaves the least of the background counts, because a dark face beside
+    a bright one is no mixture of it with black. In lines so thin that no pixel is further inside,
+    the neighbour that differs most from the background shows the colour.
     """
-    near = ndimage.binary_dilation(mask, np.ones((3, 3)), RIM_PX)
-    rows, columns = np.nonzero(near & ~mask)
+    depth = ndimage.distance_transform_cdt(~mask, "chessboard")
+    rows, columns = np.nonzero((depth > 0) & (depth <= RIM_PX))
     height, width = mask.shape
     own = pixels[rows, columns] - model[rows, columns]  # (R, 3)
     purest, most = own.copy(), difference[rows, columns].copy()
+    is_thin, share = np.ones(len(rows), bool), np.zeros(len(rows), np.float32)
     for down in range(-RIM_PX, RIM_PX + 1):
         for right in range(-RIM_PX, RIM_PX + 1):
             y, x = (rows + down).clip(0, height - 1), (columns + right).clip(0, width - 1)
+            neighbor = pixels[y, x] - model[y, x]
             better = difference[y, x] > most
             most = np.where(better, difference[y, x], most)
-            purest[better] = (pixels[y, x] - model[y, x])[better]
-    length = (purest**2).sum(-1).clip(1)
-    share = ((own * purest).sum(-1) / length).clip(0, 1)  # (R,)
-    # Another colour than the neighbour's is no mixture with it.
-    apart = _largest_channel(np.abs(own - share[:, None] * purest))
-    share = np.where(apart < MIXTURE_LEVELS, share, 1.0)
+            purest[better] = neighbor[better]
+            inside = depth[y, x] > depth[rows, columns]
+            is_thin &= ~inside
+            share = np.where(inside, np.maximum(share, _share(own, neighbor)), share)
+    share = np.where(is_thin, _share(own, purest), share)
+    share[share == 0] = 1.0  # another colour than all neighbours is no mixture
     alpha = np.ones_like(difference)
     alpha[rows, columns] = share
     alpha[mask] = 0.0
     return alpha
+
+
+def _share(mixed: np.ndarray, pure: np.ndarray) -> np.ndarray:
+    """(R, 3), (R, 3), differences from the background -> (R,), 0..1: how much of a pure colour a
+    mixture with the background contains; 0 if it is none."""
+    share = ((mixed * pure).sum(-1) / (pure**2).sum(-1).clip(1)).clip(0, 1)
+    apart = _largest_channel(np.abs(mixed - share[:, None] * pure))
+    return np.where(apart < MIXTURE_LEVELS, share, 0.0)
 
 
 def _largest_channel(values: np.ndarray) -> np.ndarray:

@@ -72,6 +72,14 @@ def test_a_plain_background_of_any_colour_becomes_white(color):
     assert (painted[SIDE // 2 - 14, SIDE // 2 - 6] > 250).all()  # also inside the hole
 
 
+def test_a_dark_face_beside_a_bright_one_is_no_mixture_with_black():
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    image[40:90, 40:70] = RED
+    image[40:90, 70:74] = [value // 3 for value in RED]
+    painted, _ = paint_white(image)
+    np.testing.assert_array_equal(painted[40:90, 40:74], image[40:90, 40:74])
+
+
 @pytest.mark.parametrize(
     "change", [with_gradient, with_vignette, with_shadow, with_logo, with_frame]
 )
